@@ -1,0 +1,2 @@
+//! The `highwater-chaos` command.
+fn main() {}

@@ -1,0 +1,201 @@
+//! The seam for time, randomness, tasks and threads.
+//!
+//! Monotonic time is `tokio::time` everywhere (virtual in simulation). All else that a program takes from its
+//! surroundings comes from an [`Env`]. In simulation every task belongs to a node's [`TaskSet`]: whatever a task
+//! spawns, by whichever library, joins the same set, so that a crash drops all that ran on the node.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+use tokio::task::AbortHandle;
+
+/// A future that stays on its thread.
+pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Where a node takes its surroundings from. Clones share.
+#[derive(Clone)]
+pub struct Env(Arc<Kind>);
+
+enum Kind {
+    Real(Mutex<u64>),
+    Simulated { rng: Mutex<u64>, epoch_ms: u64, start: tokio::time::Instant, skew_ms: std::sync::atomic::AtomicI64, tasks: TaskSet },
+}
+
+impl Env {
+    /// The operating system's clock, threads and entropy.
+    pub fn real() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        let entropy = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        Self(Arc::new(Kind::Real(Mutex::new(entropy ^ (u64::from(std::process::id()) << 32) ^ wall_ms()))))
+    }
+
+    /// Virtual time and seeded randomness; tasks belong to `tasks`. Wall-clock time starts at `epoch_ms`.
+    pub fn simulated(seed: u64, epoch_ms: u64, tasks: TaskSet) -> Self {
+        Self(Arc::new(Kind::Simulated {
+            rng: Mutex::new(seed),
+            epoch_ms,
+            start: tokio::time::Instant::now(),
+            skew_ms: Default::default(),
+            tasks,
+        }))
+    }
+
+    /// Whether time is virtual.
+    pub fn is_simulated(&self) -> bool {
+        matches!(*self.0, Kind::Simulated { .. })
+    }
+
+    /// Milliseconds since 1970 by the wall clock; may jump.
+    pub fn now_ms(&self) -> u64 {
+        match &*self.0 {
+            Kind::Real(_) => wall_ms(),
+            Kind::Simulated { epoch_ms, start, skew_ms, .. } => {
+                let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                (epoch_ms + elapsed).saturating_add_signed(skew_ms.load(std::sync::atomic::Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Simulation: moves the wall clock by `ms` from now on.
+    pub fn jump_clock(&self, ms: i64) {
+        if let Kind::Simulated { skew_ms, .. } = &*self.0 {
+            skew_ms.fetch_add(ms, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// A random number (splitmix64 over the seed; not for secrets).
+    pub fn random_u64(&self) -> u64 {
+        let (Kind::Real(rng) | Kind::Simulated { rng, .. }) = &*self.0;
+        let mut state = rng.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A random number below `limit` (0 when `limit` is 0).
+    pub fn random_below(&self, limit: u64) -> u64 {
+        if limit == 0 { 0 } else { self.random_u64() % limit }
+    }
+
+    /// 16 random bytes, as for a UUID.
+    pub fn random_bytes(&self) -> [u8; 16] {
+        ((u128::from(self.random_u64()) << 64) | u128::from(self.random_u64())).to_be_bytes()
+    }
+
+    /// Runs a task on the current runtime.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        match &*self.0 {
+            Kind::Real(_) => drop(tokio::spawn(future)),
+            Kind::Simulated { tasks, .. } => tasks.spawn(future),
+        }
+    }
+
+    /// Runs a task on the current thread's `LocalSet` (an arbiter has one).
+    pub fn spawn_local(&self, future: impl Future<Output = ()> + 'static) {
+        match &*self.0 {
+            Kind::Real(_) => drop(tokio::task::spawn_local(future)),
+            Kind::Simulated { tasks, .. } => tasks.spawn_local(future),
+        }
+    }
+
+    /// Runs `start` on a thread of its own with a current-thread runtime; in simulation as a task.
+    pub fn spawn_thread(&self, name: &str, start: impl FnOnce() -> LocalFuture + Send + 'static) -> std::io::Result<()> {
+        match &*self.0 {
+            Kind::Real(_) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                std::thread::Builder::new().name(name.into()).spawn(move || {
+                    tokio::task::LocalSet::new().block_on(&runtime, async move { start().await });
+                })?;
+            }
+            Kind::Simulated { tasks, .. } => tasks.spawn_local(async move { start().await }),
+        }
+        Ok(())
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<TaskSet>> = const { RefCell::new(None) };
+}
+
+/// All tasks of one simulated node's life.
+#[derive(Clone, Default)]
+pub struct TaskSet(Arc<Mutex<Tasks>>);
+
+#[derive(Default)]
+struct Tasks {
+    dead: bool,
+    handles: Vec<AbortHandle>,
+}
+
+impl TaskSet {
+    /// The set of the task that is being polled on this thread.
+    pub fn current() -> Option<TaskSet> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    /// Spawns into this set.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.keep(tokio::spawn(Tagged { set: self.clone(), future: Box::pin(future) }).abort_handle());
+    }
+
+    /// Spawns into this set, on the thread's `LocalSet`.
+    pub fn spawn_local(&self, future: impl Future<Output = ()> + 'static) {
+        self.keep(tokio::task::spawn_local(Tagged { set: self.clone(), future: Box::pin(future) }).abort_handle());
+    }
+
+    /// Tags a future as belonging to this set without spawning it.
+    pub fn tag<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+        Tagged { set: self.clone(), future: Box::pin(future) }
+    }
+
+    /// Registers a task that was spawned elsewhere.
+    pub fn keep(&self, handle: AbortHandle) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.dead {
+            handle.abort();
+        } else {
+            if tasks.handles.len() >= 64 && tasks.handles.len().is_power_of_two() {
+                tasks.handles.retain(|h| !h.is_finished());
+            }
+            tasks.handles.push(handle);
+        }
+    }
+
+    /// Drops all tasks of the set, and whatever they would still spawn.
+    pub fn crash(&self) {
+        let handles = {
+            let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.dead = true;
+            std::mem::take(&mut tasks.handles)
+        };
+        handles.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A future during whose polls its set is the current one.
+struct Tagged<F> {
+    set: TaskSet,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Tagged<F> {
+    type Output = F::Output;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let before = CURRENT.replace(Some(self.set.clone()));
+        let poll = self.future.as_mut().poll(cx);
+        CURRENT.replace(before);
+        poll
+    }
+}

@@ -22,7 +22,13 @@ pub struct Env(Arc<Kind>);
 
 enum Kind {
     Real(Mutex<u64>),
-    Simulated { rng: Mutex<u64>, epoch_ms: u64, start: tokio::time::Instant, skew_ms: std::sync::atomic::AtomicI64, tasks: TaskSet },
+    Simulated {
+        rng: Mutex<u64>,
+        epoch_ms: u64,
+        start: tokio::time::Instant,
+        skew_ms: std::sync::atomic::AtomicI64,
+        tasks: TaskSet,
+    },
 }
 
 impl Env {
@@ -105,7 +111,11 @@ impl Env {
     }
 
     /// Runs `start` on a thread of its own with a current-thread runtime; in simulation as a task.
-    pub fn spawn_thread(&self, name: &str, start: impl FnOnce() -> LocalFuture + Send + 'static) -> std::io::Result<()> {
+    pub fn spawn_thread(
+        &self,
+        name: &str,
+        start: impl FnOnce() -> LocalFuture + Send + 'static,
+    ) -> std::io::Result<()> {
         match &*self.0 {
             Kind::Real(_) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

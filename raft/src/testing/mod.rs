@@ -1,1 +1,3 @@
 //! Simulated disk and network.
+
+pub mod network;

@@ -2,8 +2,11 @@
 //! (`transport::quic`) and the simulated network (`testing::network`) behind it. Requests and answers, the failure
 //! detector and everything above use the seam only.
 
+pub mod detector;
+pub mod rpc;
+
 use crate::{BootId, NodeId, Payload};
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// Which connection of a peer a message takes. They never wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +17,21 @@ pub enum Lane {
     Data,
     /// Checkpoints and catch-up; rate-limited.
     Bulk,
+}
+
+impl Lane {
+    /// All lanes, in order.
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Data, Lane::Bulk];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lane::Control => "control",
+            Lane::Data => "data",
+            Lane::Bulk => "bulk",
+        })
+    }
 }
 
 /// Ordered, at-most-once messages to known peers.
@@ -28,8 +46,9 @@ pub trait Network: Send + Sync + 'static {
     fn set_peers(&self, peers: Vec<Peer>);
     /// Registers the receiver; called once, before the first `set_peers`.
     fn set_inbox(&self, inbox: Arc<dyn Inbox>);
-    /// Drops all connections to a peer (it is suspected): pending messages are lost, `down` is called.
-    fn disconnect(&self, peer: NodeId);
+    /// Drops one lane's connections to and from a peer (it is suspected): messages that wait are lost, `down` is called
+    /// soon after (never from within this call), and the dialler begins anew.
+    fn disconnect(&self, peer: NodeId, lane: Lane);
 }
 
 /// A peer's addresses.
@@ -47,7 +66,7 @@ pub struct Peer {
 pub trait Inbox: Send + Sync + 'static {
     /// A message of an identified peer; `boot` is the life it said in HELLO.
     fn message(&self, from: NodeId, boot: BootId, lane: Lane, message: Payload);
-    /// The lane to that peer is connected (we dialled and HELLO was answered).
+    /// The lane is connected in both directions, so that what is asked now can be answered. Not called again before a `down`.
     fn up(&self, peer: NodeId, boot: BootId, lane: Lane);
     /// The lane to or from that peer broke: answers that were expected over it will not come.
     fn down(&self, peer: NodeId, lane: Lane);

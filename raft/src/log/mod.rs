@@ -1,11 +1,34 @@
 //! The durable log of one data directory: a shared write-ahead log, and segments of applied entries per group.
 //! No Raft words here: a *group* is a numbered sequence of entries with a vote beside it.
 //!
-//! (Contract; the implementation fills it in. See the files of this folder.)
+//! ```text
+//!  append ─▶ slots (readable at once) ─▶ queue ─▶ WAL thread: one frame, one write, one fdatasync ─▶ Done
+//!                                                   │ file full
+//!                                                   ▼
+//!  retirer thread: applied entries ─▶ segments (synced) ─▶ restart checkpoint ─▶ rest carried forward ─▶ recycle
+//! ```
+//!
+//! * **Invariant:** a `Done` fires with `Ok` only after `fdatasync` of the frame that holds its record and of all before it.
+//! * **Invariant:** flush n+1 is not issued before flush n is synced; so a frame with a later frame behind it was synced.
+//! * **Invariant:** no page of a synced frame is written again (frames start on 4 KiB boundaries).
+//! * **Invariant:** an entry is in the WAL or in a synced segment, never in neither; segments hold applied entries only.
+//! * **Invariant:** recovery writes to no old file, and what it could not prove flushed is in a new, synced file before
+//!   anybody sees it.
+//!
+//! A bit that flips in the last flush before its seal (50 ms) cannot be told from a torn write: it is cut.
+//! Deliberately not here: when to trim, what an entry means, who is leader.
 
-use crate::{DirectoryId, GroupId, Payload, ReplicaId, disk::Disk, env::Env};
+mod directory;
+mod error;
+mod group;
+
+pub use directory::{Directory, Health, Options, Stats};
+pub use error::{CreateError, OpenError, ReadError};
+pub use group::{Checkpointer, Group};
+
+use crate::Payload;
 use bytes::Bytes;
-use std::{io, sync::Arc};
+use std::io;
 
 /// One entry as the log sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,3 +1,4 @@
 //! Simulated disk and network.
 
 pub mod network;
+pub mod disk;

@@ -1,5 +1,11 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![forbid(unsafe_code)]
 
+// In layer order, lowest first: a module uses those above it (`tests/tidy.rs` has the list).
+pub mod advice;
+pub mod limits;
 pub mod types;
+
+pub mod batch;
+
 pub mod wire;

@@ -1,1 +1,0 @@
-//! Groups as the broker sees them.

@@ -258,7 +258,8 @@ impl Machine {
 
     fn tick(&mut self, now: Instant) -> Vec<Output> {
         // What we did not hear while we were not running says nothing about the others.
-        let slept = self.ticked.map_or(Duration::ZERO, |last| (now - last).saturating_sub(2 * self.timing.heartbeat));
+        let gap = self.ticked.map_or(Duration::ZERO, |last| now - last);
+        let slept = if gap > 2 * self.timing.heartbeat { gap } else { Duration::ZERO };
         self.ticked = Some(now);
         let mut outputs: Vec<_> = self.peers.keys().map(|node| Output::Beat(*node)).collect();
         let mut changed = false;

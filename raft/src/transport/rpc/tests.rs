@@ -1,1 +1,132 @@
+use super::*;
+use crate::{
+    env::TaskSet,
+    testing::network::{Hub, SimNetwork, Timing},
+    transport::Peer,
+};
 
+const ECHO: u8 = 100;
+const HOLD: u8 = 101;
+const DROP: u8 = 102;
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Echo;
+impl Service for Echo {
+    fn call(&self, _from: NodeId, body: Payload, answer: Answer) {
+        answer.send(body);
+    }
+}
+
+/// Keeps requests and their slots.
+#[derive(Default)]
+struct Hold(Mutex<Vec<(Payload, Answer)>>);
+impl Service for Hold {
+    fn call(&self, _from: NodeId, body: Payload, answer: Answer) {
+        self.0.lock().unwrap().push((body, answer));
+    }
+}
+
+struct Drops;
+impl Service for Drops {
+    fn call(&self, _from: NodeId, _body: Payload, _answer: Answer) {}
+}
+
+struct Node {
+    network: Arc<SimNetwork>,
+    rpc: Arc<Rpc>,
+    held: Arc<Hold>,
+}
+
+fn node(hub: &Hub, id: u32, other: u32) -> Node {
+    let env = Env::simulated(u64::from(id), 0, TaskSet::default());
+    let network = hub.join(NodeId(id), BootId(1), &env);
+    let rpc = Rpc::new(network.clone(), env);
+    let held = Arc::<Hold>::default();
+    rpc.serve(ECHO, Arc::new(Echo));
+    rpc.serve(HOLD, held.clone());
+    rpc.serve(DROP, Arc::new(Drops));
+    network.set_peers(vec![Peer { node: NodeId(other), address: String::new(), control_address: String::new() }]);
+    Node { network, rpc, held }
+}
+
+async fn two(hub: &Hub) -> (Node, Node) {
+    let nodes = (node(hub, 1, 2), node(hub, 2, 1));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    nodes
+}
+
+fn ask(node: &Node, service: u8, body: u8) -> impl Future<Output = Result<Payload, CallError>> + use<> {
+    node.rpc.call(NodeId(2), Lane::Data, 1, service, Bytes::copy_from_slice(&[body]).into(), SECOND)
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_come_back_and_each_failure_has_its_name() {
+    let hub = Hub::new(1, Timing::default());
+    let (a, _b) = two(&hub).await;
+    assert_eq!(ask(&a, ECHO, 7).await.unwrap().contiguous(), [7u8][..]);
+    assert_eq!(ask(&a, DROP, 7).await, Err(CallError::Dropped { node: NodeId(2) }));
+    assert_eq!(ask(&a, 99, 7).await, Err(CallError::NotServed { node: NodeId(2), service: 99 }));
+    assert_eq!(ask(&a, HOLD, 7).await, Err(CallError::TimedOut { node: NodeId(2), after: SECOND }));
+    let unknown = a.rpc.call(NodeId(9), Lane::Data, 1, ECHO, Payload::default(), SECOND).await;
+    assert_eq!(unknown, Err(CallError::NotSent(SendError::UnknownPeer { node: NodeId(9) })));
+    assert_eq!(a.rpc.stats(), Stats::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_leave_in_the_order_of_calling_not_of_polling() {
+    let hub = Hub::new(1, Timing::default());
+    let (a, b) = two(&hub).await;
+    let calls: Vec<_> = (0..50).map(|n| ask(&a, HOLD, n)).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let held = std::mem::take(&mut *b.held.0.lock().unwrap());
+    let order: Vec<u8> = held.iter().map(|(body, _)| body.contiguous()[0]).collect();
+    assert_eq!(order, (0..50).collect::<Vec<u8>>());
+    for (body, answer) in held.into_iter().rev() {
+        answer.send(body);
+    }
+    for (n, call) in calls.into_iter().enumerate().rev() {
+        assert_eq!(usize::from(call.await.unwrap().contiguous()[0]), n);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_lane_fails_what_waits_on_it_and_nothing_else() {
+    let hub = Hub::new(1, Timing::default());
+    let (a, b) = two(&hub).await;
+    let data = ask(&a, HOLD, 1);
+    let control = a.rpc.call(NodeId(2), Lane::Control, 1, HOLD, Payload::default(), SECOND);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(a.rpc.stats().pending, 2);
+    hub.break_connection(NodeId(2), NodeId(1), Lane::Data);
+    assert_eq!(data.await, Err(CallError::Down { node: NodeId(2), lane: Lane::Data }));
+    b.held.0.lock().unwrap().drain(..).for_each(|(body, answer)| answer.send(body));
+    assert!(control.await.is_ok());
+    let forgotten = ask(&a, HOLD, 1);
+    drop(forgotten);
+    assert_eq!(a.rpc.stats().pending, 0);
+    a.rpc.fail_pending(NodeId(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_frames_are_counted_and_dropped() {
+    let hub = Hub::new(1, Timing::default());
+    let (a, b) = two(&hub).await;
+    for length in 0..HEADER_BYTES + 4 {
+        let bytes = Bytes::from(vec![0xff; length]);
+        a.network.send(NodeId(2), Lane::Data, 1, bytes.into()).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(b.rpc.stats().broken, 24);
+    assert!(ask(&a, ECHO, 1).await.is_ok());
+}
+
+#[test]
+fn a_header_survives_any_cut_into_parts() {
+    let header = Header { kind: Kind::Call, service: 6, id: 0x0102_0304_0506_0708, key: 9 };
+    let whole = header.before(&Bytes::from_static(b"body").into()).contiguous();
+    for cut in 0..=whole.len() {
+        let message = Payload::new([whole.slice(..cut), whole.slice(cut..)]);
+        let (read, body) = Header::split(&message).unwrap();
+        assert_eq!((read, body.contiguous()), (header, Bytes::from_static(b"body")), "cut at {cut}");
+    }
+}

@@ -126,7 +126,8 @@ impl Frame {
         out.put_bytes(0, HEADER_LEN);
         self.message.encode(&mut out);
         let head_len = u32::try_from(out.len() - HEADER_LEN).expect("heads are far below 4 GiB");
-        let body_len = u32::try_from(self.body.iter().map(Bytes::len).sum::<usize>()).expect("bodies are bounded by BODY_BYTES_MAX");
+        let body_len = u32::try_from(self.body.iter().map(Bytes::len).sum::<usize>())
+            .expect("bodies are bounded by BODY_BYTES_MAX");
         let mut header = &mut out[..HEADER_LEN];
         header.put_u8(VERSION);
         header.put_u8(self.message.kind() as u8);

@@ -1,5 +1,5 @@
 //! The seam between a client and a gateway: a connection opens links, a link carries frames both ways in order.
-//! QUIC (client: `client::quic`, broker: `gateway::native`) and channels in memory (`gateway::local`, simulation) stand behind it.
+//! QUIC (`wire::quic`, for client and gateway) and channels in memory (`gateway::local`, simulation) stand behind it.
 
 use super::Frame;
 use futures_util::future::BoxFuture;
@@ -55,7 +55,11 @@ pub fn memory_connection() -> (MemoryConnection, MemoryConnection) {
     let (to_b, from_a) = mpsc::channel(16);
     let (to_a, from_b) = mpsc::channel(16);
     let closed = std::sync::Arc::new(tokio::sync::watch::Sender::new(None));
-    let side = |opened, accepted| MemoryConnection { opened, accepted: tokio::sync::Mutex::new(accepted), closed: closed.clone() };
+    let side = |opened, accepted| MemoryConnection {
+        opened,
+        accepted: tokio::sync::Mutex::new(accepted),
+        closed: closed.clone(),
+    };
     (side(to_b, from_b), side(to_a, from_a))
 }
 

@@ -15,7 +15,9 @@
 mod frame;
 mod heads;
 mod link;
+#[cfg(feature = "client")]
+pub mod quic;
 
-pub use frame::{Frame, FrameError, HEADER_LEN, Header, VERSION};
+pub use frame::{BODY_BYTES_MAX, Frame, FrameError, HEAD_BYTES_MAX, HEADER_LEN, Header, VERSION};
 pub use heads::*;
 pub use link::{Connection, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection, memory_connection};

@@ -1,0 +1,376 @@
+//! Links over QUIC: one bidirectional stream each. Client and gateway share this side of the seam.
+//!
+//! Invariants:
+//! - no buffer is larger than twice what has arrived, whatever a header claims; limits are checked before the first byte is kept;
+//! - `receive` may be dropped at any await: what has arrived stays in the link;
+//! - bytes that are no frame close the connection, and the other side is told which;
+//! - small pieces leave in contiguous buffers, large ones as they are.
+//!
+//! Not here: certificates (`tls`), and who may connect (`gateway`).
+
+use super::{Connection, Frame, FrameError, HEADER_LEN, Header, Link, LinkClosed, LinkReceiver, LinkSender};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use quinn::{
+    ConnectionError, ReadError, TransportConfig, VarInt, WriteError,
+    crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
+};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"highwater/1";
+/// A connection on which nothing arrives for this long is dead.
+pub const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How often a client shows that it lives.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Links of one connection that may be open at a time.
+pub const LINKS_MAX: u32 = 1024;
+
+/// Bytes of one link that may be under way to a reader that does not read.
+const LINK_WINDOW: u32 = 2 << 20;
+/// The same for all links of a connection.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Pieces below this are copied together before they are written.
+const PIECE_BYTES_MIN: usize = 16 << 10;
+/// Read at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// First buffer for a frame, bytes; it grows only as bytes arrive.
+const FIRST_BUFFER: usize = 16 << 10;
+
+/// Closed on purpose.
+const CLOSED: VarInt = VarInt::from_u32(0);
+/// Closed because of bytes that are no frame.
+const MALFORMED: VarInt = VarInt::from_u32(1);
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(LINKS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(LINK_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
+    const { assert!(IDLE_MAX.as_millis() == 10_000 && KEEP_ALIVE.as_millis() * 3 < IDLE_MAX.as_millis()) };
+    transport
+}
+
+/// QUIC's settings for a client. Sets [`ALPN`].
+pub fn client_config(mut tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    let mut transport = transport();
+    transport.keep_alive_interval(Some(KEEP_ALIVE));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// QUIC's settings for a gateway. Sets [`ALPN`].
+pub fn server_config(mut tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport()));
+    Ok(config)
+}
+
+/// Dials `address`, whose certificate must name `name`. The caller sets the deadline.
+pub async fn connect(
+    endpoint: &quinn::Endpoint,
+    address: SocketAddr,
+    name: &str,
+) -> Result<QuicConnection, LinkClosed> {
+    let connecting = endpoint.connect(address, name).map_err(|e| LinkClosed(format!("cannot dial {address}: {e}")))?;
+    let connection =
+        connecting.await.map_err(|e| LinkClosed(format!("cannot connect to {address}: {}", closed_by(e).0)))?;
+    Ok(QuicConnection::new(connection))
+}
+
+/// A connection over QUIC.
+#[derive(Clone)]
+pub struct QuicConnection {
+    connection: quinn::Connection,
+}
+
+impl QuicConnection {
+    /// Of a finished handshake.
+    pub fn new(connection: quinn::Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Where the other side is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// Resolves when the connection is closed, by whomever.
+    pub async fn closed(&self) -> LinkClosed {
+        closed_by(self.connection.closed().await)
+    }
+
+    fn link(&self, (send, receive): (quinn::SendStream, quinn::RecvStream)) -> Link {
+        Link {
+            sender: Box::new(QuicSender { stream: send }),
+            receiver: Box::new(QuicReceiver {
+                connection: self.connection.clone(),
+                stream: receive,
+                chunk: Bytes::new(),
+                header: None,
+                buffer: BytesMut::new(),
+            }),
+        }
+    }
+}
+
+impl Connection for QuicConnection {
+    fn open(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+        Box::pin(async move { self.connection.open_bi().await.map(|s| self.link(s)).map_err(closed_by) })
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+        Box::pin(async move { self.connection.accept_bi().await.map(|s| self.link(s)).map_err(closed_by) })
+    }
+
+    fn close(&self, reason: &str) {
+        self.connection.close(CLOSED, reason.as_bytes());
+    }
+}
+
+fn closed_by(error: ConnectionError) -> LinkClosed {
+    LinkClosed(match error {
+        ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
+        ConnectionError::LocallyClosed => "closed by this side".into(),
+        ConnectionError::TimedOut => format!("nothing came from the other side for {} s", IDLE_MAX.as_secs()),
+        ConnectionError::Reset => "the other side restarted".into(),
+        other => other.to_string(),
+    })
+}
+
+struct QuicSender {
+    stream: quinn::SendStream,
+}
+
+impl LinkSender for QuicSender {
+    fn send(&mut self, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LinkClosed>> {
+        Box::pin(async move {
+            self.stream.write_all_chunks(&mut pieces(frames)).await.map_err(|error| match error {
+                WriteError::ConnectionLost(error) => closed_by(error),
+                WriteError::Stopped(_) => LinkClosed("the other side closed the link".into()),
+                other => LinkClosed(other.to_string()),
+            })
+        })
+    }
+}
+
+/// The frames as buffers: small neighbours together, large parts shared.
+fn pieces(frames: Vec<Frame>) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(frames.len());
+    let mut small = BytesMut::new();
+    for frame in frames {
+        for part in std::iter::once(frame.encode_head()).chain(frame.body) {
+            if part.len() < PIECE_BYTES_MIN {
+                small.extend_from_slice(&part);
+                if small.len() >= PIECE_BYTES_MIN {
+                    pieces.push(small.split().freeze());
+                }
+            } else {
+                if !small.is_empty() {
+                    pieces.push(small.split().freeze());
+                }
+                pieces.push(part);
+            }
+        }
+    }
+    if !small.is_empty() {
+        pieces.push(small.freeze());
+    }
+    pieces
+}
+
+struct QuicReceiver {
+    connection: quinn::Connection,
+    stream: quinn::RecvStream,
+    /// What was read and not yet taken.
+    chunk: Bytes,
+    /// Of the frame that is under way.
+    header: Option<Header>,
+    /// Its bytes so far: of the header, or behind it.
+    buffer: BytesMut,
+}
+
+impl QuicReceiver {
+    async fn frame(&mut self) -> Result<Frame, LinkClosed> {
+        let header = match self.header {
+            Some(header) => header,
+            None => {
+                self.fill(HEADER_LEN).await?;
+                let header = Header::decode(&self.buffer.split()).map_err(|e| self.malformed(&e))?;
+                self.buffer.reserve(header.rest_len().min(FIRST_BUFFER));
+                *self.header.insert(header)
+            }
+        };
+        self.fill(header.rest_len()).await?;
+        self.header = None;
+        let rest = std::mem::take(&mut self.buffer).freeze();
+        Frame::decode(header, rest).map_err(|e| self.malformed(&e))
+    }
+
+    /// Reads until the buffer holds `want` bytes.
+    async fn fill(&mut self, want: usize) -> Result<(), LinkClosed> {
+        while self.buffer.len() < want {
+            if self.chunk.is_empty() {
+                self.chunk = match self.stream.read_chunk(CHUNK_BYTES, true).await {
+                    Ok(Some(chunk)) => chunk.bytes,
+                    Ok(None) if self.buffer.is_empty() && self.header.is_none() => {
+                        return Err(LinkClosed("the link was closed".into()));
+                    }
+                    Ok(None) => {
+                        let found = self.buffer.len() + self.header.map_or(0, |_| HEADER_LEN);
+                        let expected = want + self.header.map_or(0, |_| HEADER_LEN);
+                        return Err(self.malformed(&FrameError::CutOff { found, expected }));
+                    }
+                    Err(ReadError::ConnectionLost(error)) => return Err(closed_by(error)),
+                    Err(other) => return Err(LinkClosed(other.to_string())),
+                };
+            }
+            let take = self.chunk.len().min(want - self.buffer.len());
+            self.buffer.extend_from_slice(&self.chunk.split_to(take));
+        }
+        Ok(())
+    }
+
+    fn malformed(&self, error: &FrameError) -> LinkClosed {
+        let reason = error.to_string();
+        self.connection.close(MALFORMED, reason.as_bytes());
+        LinkClosed(reason)
+    }
+}
+
+impl LinkReceiver for QuicReceiver {
+    fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>> {
+        Box::pin(self.frame())
+    }
+}
+
+#[cfg(all(test, feature = "node"))]
+mod tests {
+    use super::*;
+    use crate::wire::{Done, Hello, Kind, Produced};
+
+    struct Pair {
+        client: QuicConnection,
+        server: QuicConnection,
+        _endpoints: [quinn::Endpoint; 2],
+    }
+
+    async fn pair() -> Pair {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = quinn::Endpoint::server(server_config(server).unwrap(), any).unwrap();
+        let mut dialler = quinn::Endpoint::client(any).unwrap();
+        dialler.set_default_client_config(client_config(client).unwrap());
+        let address = listener.local_addr().unwrap();
+        let (dialled, accepted) = tokio::join!(connect(&dialler, address, "localhost"), async {
+            listener.accept().await.unwrap().await.unwrap()
+        });
+        Pair { client: dialled.unwrap(), server: QuicConnection::new(accepted), _endpoints: [listener, dialler] }
+    }
+
+    #[tokio::test]
+    async fn frames_arrive_whole_and_in_order_whatever_their_size() {
+        let pair = pair().await;
+        let mut here = pair.client.open().await.unwrap();
+        let sizes = [0_usize, 1, 15, 16 << 10, 100, 3 << 20, 7];
+        let frames: Vec<_> = (0_u32..)
+            .zip(sizes)
+            .map(|(n, len)| {
+                let parts =
+                    vec![Bytes::from(vec![u8::try_from(n).unwrap(); len / 2]), Bytes::from(vec![9; len - len / 2])];
+                Frame::new(n, Produced::default()).with_body(parts)
+            })
+            .collect();
+        let sent = frames.clone();
+        let (_, got) = tokio::join!(async { here.sender.send(sent).await.unwrap() }, async {
+            let mut there = pair.server.accept().await.unwrap();
+            let mut got = Vec::new();
+            for _ in 0..sizes.len() {
+                got.push(there.receiver.receive().await.unwrap());
+            }
+            there.sender.send(vec![Frame::new(99, Done {})]).await.unwrap();
+            got
+        });
+        for (sent, got) in frames.iter().zip(&got) {
+            assert_eq!((sent.correlation, &sent.message, sent.body()), (got.correlation, &got.message, got.body()));
+        }
+        assert_eq!(here.receiver.receive().await.unwrap().correlation, 99);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_receive_loses_nothing() {
+        let pair = pair().await;
+        let (mut send, _receive) = pair.client.connection.open_bi().await.unwrap();
+        let frame = Frame::new(5, Produced::default()).with_body(vec![Bytes::from(vec![3; 1000])]);
+        let bytes: Vec<u8> = pieces(vec![frame.clone()]).concat();
+        send.write_all(&bytes[..20]).await.unwrap();
+        let mut there = pair.server.accept().await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), there.receiver.receive()).await;
+        assert!(early.is_err(), "half a frame is no frame");
+        send.write_all(&bytes[20..]).await.unwrap();
+        assert_eq!(there.receiver.receive().await.unwrap(), frame);
+    }
+
+    #[tokio::test]
+    async fn the_other_side_is_told_why() {
+        let pair = pair().await;
+        let mut here = pair.client.open().await.unwrap();
+        here.sender.send(vec![Frame::new(0, Hello::default())]).await.unwrap();
+        let _there = pair.server.accept().await.unwrap();
+        pair.server.close("this node is shutting down");
+        assert_eq!(here.receiver.receive().await.unwrap_err().0, "this node is shutting down");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_frame_close_the_connection_with_the_reason() {
+        let long = |at: usize| {
+            let mut bytes = Frame::new(0, Done {}).encode_head().to_vec();
+            bytes[at..at + 4].copy_from_slice(&(1_u32 << 31).to_be_bytes());
+            bytes
+        };
+        let table: [(Vec<u8>, &str); 6] = [
+            (vec![7; 64], "frame version 7, this side speaks 1"),
+            (vec![1, 250, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "unknown frame kind 250"),
+            (long(8), "head of 2147483648 bytes, at most 1048576 are allowed"),
+            (long(12), "body of 2147483648 bytes, at most 67108864 are allowed"),
+            (
+                vec![1, Kind::Hello as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xc1],
+                "head of Hello does not decode",
+            ),
+            (vec![1, Kind::Hello as u8, 0, 0, 0], "frame cut off: 5 of 16 bytes"),
+        ];
+        for (bytes, reason) in table {
+            let pair = pair().await;
+            let (mut send, _receive) = pair.client.connection.open_bi().await.unwrap();
+            send.write_all(&bytes).await.unwrap();
+            send.finish().unwrap();
+            let mut there = pair.server.accept().await.unwrap();
+            let error = there.receiver.receive().await.unwrap_err();
+            assert!(error.0.starts_with(reason), "{}", error.0);
+            assert!(pair.client.closed().await.0.starts_with(reason));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What clients did and saw: one event per line of JSON. A history is all that the checker knows.
+//!
+//! Outcomes follow Jepsen's: `ok` surely happened, `fail` surely did not, `info` is unknown. `fail` is written only when it is certain.
+//! Times are microseconds since the start of the run (virtual in simulation); a sequence number orders events of one instant.
+
+use serde::{Deserialize, Serialize};
+
+/// A partition, by number within the run (topic and partition of the run's one topic).
+pub type Partition = u32;
+/// A value: unique in the run. The producer is in the upper half, its own count in the lower.
+pub type Value = u64;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When it was written down, microseconds.
+    pub at: u64,
+    /// Who did it.
+    pub process: u32,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "e", rename_all = "snake_case")]
+pub enum What {
+    /// A producer hands a value to its client. One producer's values of one partition are sent in the order of these events.
+    Send {
+        /// To which partition.
+        partition: Partition,
+        /// What.
+        value: Value,
+    },
+    /// It was acknowledged.
+    SendOk {
+        /// Which partition.
+        partition: Partition,
+        /// What.
+        value: Value,
+        /// Where.
+        offset: u64,
+    },
+    /// It surely was not appended.
+    SendFail {
+        /// Which partition.
+        partition: Partition,
+        /// What.
+        value: Value,
+    },
+    /// Nobody knows.
+    SendInfo {
+        /// Which partition.
+        partition: Partition,
+        /// What.
+        value: Value,
+    },
+    /// Records were given to a consumer.
+    Poll {
+        /// Which partition.
+        partition: Partition,
+        /// `(offset, value)` in the order given.
+        records: Vec<(u64, Value)>,
+        /// The reader follows assigned partitions alone (no group): it may not skip.
+        assigned: bool,
+    },
+    /// The reader went to another offset, or is a new one: continuity starts again.
+    Seek {
+        /// Which partition.
+        partition: Partition,
+    },
+    /// A consumer was told that its offset is out of range.
+    OutOfRange {
+        /// Which partition.
+        partition: Partition,
+        /// Which offset.
+        offset: u64,
+    },
+    /// Somebody asked for the high watermark …
+    Latest {
+        /// Of which partition.
+        partition: Partition,
+        /// When the question was asked, microseconds.
+        asked: u64,
+        /// … and was told.
+        offset: u64,
+    },
+    /// A group member's record, with what the delivery said of itself.
+    Given {
+        /// Which group.
+        group: u32,
+        /// Which partition.
+        partition: Partition,
+        /// Where.
+        offset: u64,
+        /// What.
+        value: Value,
+        /// The delivery said that it may have been given before.
+        redelivered: bool,
+    },
+    /// At the end, healed and quiet: one replica's whole partition.
+    Replica {
+        /// Which node.
+        node: u32,
+        /// Which partition.
+        partition: Partition,
+        /// First offset.
+        log_start: u64,
+        /// Next offset.
+        high_watermark: u64,
+        /// A hash over all served bytes.
+        digest: u64,
+    },
+    /// At the end: a read of everything from the log start, by a fresh reader.
+    Final {
+        /// Which partition.
+        partition: Partition,
+        /// `(offset, value)`.
+        records: Vec<(u64, Value)>,
+    },
+    /// A fault was made (for reports; the checker does not look).
+    Fault {
+        /// Which, in words.
+        text: String,
+    },
+}
+
+/// Events in the order in which they were written.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+impl History {
+    /// Appends.
+    pub fn push(&mut self, at: u64, process: u32, what: What) {
+        self.events.push(Event { at, process, what });
+    }
+
+    /// A hash over all events: equal histories, equal hashes.
+    pub fn hash(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        for event in &self.events {
+            let line = serde_json::to_string(event).unwrap_or_default();
+            for byte in line.bytes().chain(*b"\n") {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        }
+        hash
+    }
+
+    /// One JSON line per event.
+    pub fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        for event in &self.events {
+            serde_json::to_writer(&mut *out, event)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+}

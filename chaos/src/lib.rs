@@ -1,0 +1,12 @@
+//! Faults on Highwater clusters, simulated and real; histories of what clients saw; and a checker that judges them.
+//!
+//! ```text
+//! sim  ─┐                                 ┌─▶ anomalies, with evidence
+//!       ├─ workload ─▶ history ─▶ checker ┤
+//! real ─┘   + faults                      └─▶ one line of verdict
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod checker;
+pub mod history;

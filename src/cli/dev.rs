@@ -1,0 +1,263 @@
+//! `highwater dev`: a cluster of real node processes on this machine. Makes certificates and config files, starts and
+//! supervises `highwater serve` for each node, and says what to type next. Ctrl-C stops all cleanly.
+//!
+//! ```text
+//! highwater-dev/
+//!   dev.toml               where clients find the cluster
+//!   certs/                 the authority and one certificate per node
+//!   node-1.toml …          each node's config
+//!   node-1/ …              each node's data; node-1.log its log
+//! ```
+
+use super::find::{ClusterFile, ClusterNode};
+use anyhow::{Context as _, bail};
+use std::{
+    net::UdpSocket,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
+
+/// How `dev` starts.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Nodes in the cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    nodes: u32,
+    /// Where certificates, configs, data and logs go
+    #[arg(long, default_value = "highwater-dev", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// First port; each node takes four, ten apart from the next node's
+    #[arg(long, default_value_t = 7420)]
+    port: u16,
+    /// Leave a node that died dead
+    #[arg(long)]
+    no_restart: bool,
+}
+
+/// How long nodes may take to become ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How long nodes may take to stop before they are killed.
+const STOP_MAX: Duration = Duration::from_secs(15);
+/// A node that died is started again after this.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// How often the supervisor looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cluster = prepare(&args)?;
+    let path = args.data_dir.join("dev.toml");
+    let mut nodes: Vec<Node> = Vec::new();
+    for node in &cluster.nodes {
+        nodes.push(Node { child: Some(start(&args.data_dir, node)?), died: None, node: node.clone() });
+    }
+    write(&path, &cluster, &nodes)?;
+
+    let stopped = tokio::select! {
+        biased;
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => true,
+        ready = wait_ready(&args.data_dir, &mut nodes) => { if let Err(error) = ready { stop(nodes).await; return Err(error); } false }
+    };
+    if !stopped {
+        say_hello(&args, &cluster);
+        loop {
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if supervise(&args, &mut nodes)? {
+                write(&path, &cluster, &nodes)?;
+            }
+        }
+    }
+    eprintln!("stopping {} nodes", nodes.len());
+    let clean = stop(nodes).await;
+    write(&path, &cluster, &[])?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Node {
+    node: ClusterNode,
+    child: Option<Child>,
+    died: Option<Instant>,
+}
+
+/// Makes what is not there yet: folder, certificates, configs.
+fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
+    let dir = &args.data_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
+    let path = dir.join("dev.toml");
+    let cluster = if path.exists() {
+        let before = ClusterFile::read(&path)?;
+        if before.nodes.len() != args.nodes as usize {
+            bail!(
+                "{} holds a cluster of {} nodes; start it with --nodes {}, or choose another --data-dir",
+                dir.display(),
+                before.nodes.len(),
+                before.nodes.len()
+            );
+        }
+        let text = std::fs::read_to_string(&path)?;
+        toml::from_str(&text)?
+    } else {
+        let nodes = (1..=args.nodes).map(|id| super::config::dev_node(args.port, id)).collect();
+        let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes };
+        super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
+        for node in &cluster.nodes {
+            std::fs::write(dir.join(&node.config), super::config::dev_config(args.port, args.nodes, node))?;
+        }
+        cluster
+    };
+    for node in &cluster.nodes {
+        UdpSocket::bind(&node.native)
+            .with_context(|| format!("{} is in use: is another cluster running? (choose other ports with --port)", node.native))?;
+    }
+    Ok(cluster)
+}
+
+fn start(dir: &Path, node: &ClusterNode) -> anyhow::Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("node-{}.log", node.id)))?;
+    let config = node.config.file_name().context("a config file has a name")?;
+    // A process group of its own: Ctrl-C in the terminal reaches the supervisor alone.
+    Command::new(std::env::current_exe()?)
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .current_dir(dir)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("could not start node {}", node.id))
+}
+
+/// Starts dead nodes again. Says whether a process id changed.
+fn supervise(args: &Args, nodes: &mut [Node]) -> anyhow::Result<bool> {
+    let mut changed = false;
+    for node in nodes {
+        if let Some(child) = &mut node.child
+            && let Some(status) = child.try_wait()?
+        {
+            eprintln!("node {} died ({status})", node.node.id);
+            node.child = None;
+            node.died = Some(Instant::now());
+            changed = true;
+        }
+        if node.child.is_none() && !args.no_restart && node.died.is_some_and(|died| died.elapsed() >= RESTART_AFTER) {
+            node.child = Some(start(&args.data_dir, &node.node)?);
+            node.died = None;
+            eprintln!("node {} started again", node.node.id);
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+fn write(path: &Path, cluster: &ClusterFile, nodes: &[Node]) -> anyhow::Result<()> {
+    let mut file = cluster.clone();
+    for node in &mut file.nodes {
+        node.pid = nodes.iter().find(|n| n.node.id == node.id).and_then(|n| n.child.as_ref()).map(Child::id);
+    }
+    file.write(path)
+}
+
+async fn wait_ready(dir: &Path, nodes: &mut [Node]) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let mut waiting = Vec::new();
+        for node in nodes.iter_mut() {
+            if let Some(child) = &mut node.child
+                && let Some(status) = child.try_wait()?
+            {
+                let id = node.node.id;
+                let log = dir.join(format!("node-{id}.log"));
+                bail!("node {id} stopped at once ({status}); the end of {}:\n{}", log.display(), tail(&log));
+            }
+            if !is_ready(&node.node.http).await {
+                waiting.push(node.node.id.to_string());
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > READY_MAX {
+            bail!("node {} is not ready after {} s; see {}", waiting.join(" and "), READY_MAX.as_secs(), dir.join("node-*.log").display());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// Asks a node's health endpoint.
+pub(super) async fn is_ready(address: &str) -> bool {
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream.write_all(format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(1), ask).await, Ok(Ok(true)))
+}
+
+/// Stops all at once: no leaderships are moved, since nobody stays to take them. Says whether all ended by themselves.
+async fn stop(nodes: Vec<Node>) -> bool {
+    let mut children: Vec<(u32, Child)> = nodes.into_iter().filter_map(|n| n.child.map(|child| (n.node.id, child))).collect();
+    for (_, child) in &children {
+        send(child.id(), rustix::process::Signal::INT);
+    }
+    let start = Instant::now();
+    let mut clean = true;
+    while !children.is_empty() && start.elapsed() < STOP_MAX {
+        children.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (id, mut child) in children {
+        eprintln!("node {id} did not stop within {} s and was killed", STOP_MAX.as_secs());
+        clean = child.kill().is_err() && clean;
+        let _ = child.wait();
+    }
+    clean
+}
+
+fn send(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn say_hello(args: &Args, cluster: &ClusterFile) {
+    println!("A cluster of {} nodes is ready.\n", cluster.nodes.len());
+    let rows = cluster.nodes.iter().map(|node| {
+        vec![format!("node {}", node.id), node.native.clone(), format!("http://{}/metrics", node.http)]
+    });
+    println!("{}\n", super::output::table(&["", "CLIENTS", "METRICS"], rows));
+    let flag = if args.data_dir == Path::new("highwater-dev") {
+        String::new()
+    } else {
+        format!(" --cluster {}", args.data_dir.join("dev.toml").display())
+    };
+    println!("Try, in another terminal:");
+    println!("  highwater{flag} topic create orders --partitions 3");
+    println!("  seq 1000 | highwater{flag} produce orders");
+    println!("  highwater{flag} consume orders -g billing --count 1000");
+    println!("  highwater{flag} cluster status");
+    println!("\nCtrl-C stops it; the data stays in {}.", args.data_dir.display());
+}

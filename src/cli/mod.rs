@@ -1,0 +1,147 @@
+//! The `highwater` command: what operators and newcomers type. Uses the client for everything that a program could do too;
+//! only `serve`, `dev`, `cert` and `config` know nodes, certificates and files.
+//!
+//! Output is a table or lines for people, or JSON (`-o json`) for machines; what a person should do next goes to stderr.
+
+#![allow(clippy::print_stdout, reason = "the command line speaks on stdout")]
+
+mod bench;
+mod cert;
+mod cluster;
+mod config;
+mod consume;
+mod dev;
+mod find;
+mod group;
+mod output;
+mod produce;
+mod serve;
+mod topic;
+
+use clap::{Parser, Subcommand};
+use output::Output;
+use std::{path::PathBuf, process::ExitCode};
+
+/// A message broker: replicated streams that lose nothing they acknowledged.
+#[derive(Parser)]
+#[command(name = "highwater", version, propagate_version = true, max_term_width = 110)]
+struct Args {
+    /// Which cluster: a `dev.toml` or a node's config file [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine, ready to use; Ctrl-C stops it
+    Dev(dev::Args),
+    /// Run one node from its config file
+    Serve(serve::Args),
+    /// Check config files
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Make a certificate authority, and certificates for nodes and clients
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Create, list, describe, alter and delete topics
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Send lines from stdin or a file to a topic
+    Produce(produce::Args),
+    /// Print a topic's records, alone or as a member of a group
+    Consume(consume::Args),
+    /// List, describe and reset consumer groups
+    #[command(subcommand)]
+    Group(group::Command),
+    /// How the cluster is
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Measure a cluster: produce, consume, latency
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Kill nodes under load and count what is lost (runs `highwater-chaos`)
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// Given to `highwater-chaos run` as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+}
+
+/// What every client command needs to know.
+pub(crate) struct Context {
+    cluster: Option<PathBuf>,
+    output: Output,
+}
+
+/// Runs the command line; the exit code is 0 when all was done, 1 when something failed, 2 when the words make no sense.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let context = Context { cluster: args.cluster, output: args.output };
+    let result = match args.command {
+        Command::Dev(args) => block_on(dev::run(args)),
+        Command::Serve(args) => serve::run(args),
+        Command::Config(command) => config::run(command),
+        Command::Cert(command) => cert::run(command),
+        Command::Topic(command) => block_on(topic::run(context, command)),
+        Command::Produce(args) => block_on(produce::run(context, args)),
+        Command::Consume(args) => block_on(consume::run(context, args)),
+        Command::Group(command) => block_on(group::run(context, command)),
+        Command::Cluster(command) => block_on(cluster::run(context, command)),
+        Command::Bench(command) => block_on(bench::run(context, command)),
+        Command::Chaos { args } => chaos(context, &args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reader that had enough (`| head`) is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    start_logging("warn");
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// Logs go to stderr; `RUST_LOG` chooses which.
+fn start_logging(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).try_init();
+}
+
+/// `highwater chaos …` is `highwater-chaos run …`: a crate of its own, because it needs the test kit.
+fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    let name = "highwater-chaos";
+    let beside = std::env::current_exe()?.with_file_name(name);
+    let program = if beside.exists() { beside } else { PathBuf::from(name) };
+    let mut command = std::process::Command::new(&program);
+    command.arg("run").args(args);
+    if let Some(cluster) = context.cluster {
+        command.arg("--cluster").arg(cluster);
+    }
+    match command.status() {
+        Ok(status) => Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(anyhow::anyhow!(
+            "{name} is neither beside this program nor on PATH; build it with `cargo build --release -p {name}` (or `cargo install --path chaos`)"
+        )),
+        Err(error) => Err(anyhow::Error::from(error).context(format!("could not start {}", program.display()))),
+    }
+}

@@ -105,7 +105,12 @@ pub struct Host(Arc<()>);
 
 impl Host {
     /// Starts serving the network. Call it on the runtime on which the network and the elections are to run.
-    pub fn start(options: HostOptions, directory: log::Directory, network: Arc<dyn Network>, env: Env) -> io::Result<Host> {
+    pub fn start(
+        options: HostOptions,
+        directory: log::Directory,
+        network: Arc<dyn Network>,
+        env: Env,
+    ) -> io::Result<Host> {
         let _ = (options, directory, network, env);
         todo!()
     }

@@ -10,7 +10,9 @@ pub enum OpenError {
     #[error("data directory: {0}")]
     Io(#[from] io::Error),
     /// Something that all groups depend on cannot be read: the directory's identity or its whole write-ahead log.
-    #[error("{file} is damaged: {why}; the directory cannot be used (its replicas come back under new ids on an empty one)")]
+    #[error(
+        "{file} is damaged: {why}; the directory cannot be used (its replicas come back under new ids on an empty one)"
+    )]
     Damaged {
         /// Which file.
         file: String,

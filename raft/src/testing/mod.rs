@@ -1,4 +1,4 @@
 //! Simulated disk and network.
 
-pub mod network;
 pub mod disk;
+pub mod network;

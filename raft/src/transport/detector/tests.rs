@@ -81,9 +81,10 @@ fn the_detectors_own_sleep_is_not_held_against_others() {
     let mut script = Script::new();
     script.beat(0, 1, Vouched::default());
     script.ticks(0..400);
-    assert_eq!(script.ticks(9000..9400), []);
+    assert_eq!(script.ticks(9000..9200), []);
     assert_eq!(script.state(), State::Alive);
-    assert_eq!(script.ticks(9400..9800).len(), 2);
+    // 300 ms of silence before the sleep and 200 after it.
+    assert_eq!(script.ticks(9200..9300).len(), 2);
 }
 
 #[test]

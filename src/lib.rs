@@ -9,3 +9,12 @@ pub mod types;
 pub mod batch;
 
 pub mod wire;
+
+#[cfg(feature = "node")]
+pub mod runtime;
+
+#[cfg(feature = "node")]
+pub mod replica;
+
+#[cfg(feature = "node")]
+pub mod partition;

@@ -1,0 +1,257 @@
+//! What can go wrong, per operation, and how the native protocol says it.
+
+use crate::{
+    advice::{Advice, Reaction},
+    runtime::Lost,
+    types::NodeId,
+    wire::{Code, Refused},
+};
+
+fn or_unknown(leader: &Option<NodeId>) -> String {
+    leader.map_or_else(|| "unknown".into(), |node| format!("node {node}"))
+}
+
+/// Why batches were not appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProduceError {
+    /// Another replica leads.
+    #[error("this node does not lead the partition (leader: {})", or_unknown(leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// Leads, but is not sure of its log yet.
+    #[error("the leader of epoch {epoch} is not ready yet")]
+    NotReady {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// A gap in the producer's sequence.
+    #[error("sequence {found} of the producer does not follow; expected {expected}")]
+    OutOfOrder {
+        /// What would follow.
+        expected: u32,
+        /// What came.
+        found: u32,
+    },
+    /// A newer epoch of the producer is known.
+    #[error("the producer's epoch {found} is fenced by epoch {current}")]
+    Fenced {
+        /// The newest epoch.
+        current: u16,
+        /// What came.
+        found: u16,
+    },
+    /// The sequence does not begin at 0 and the producer is not known (any more).
+    #[error("the partition does not know producer {producer}")]
+    UnknownProducer {
+        /// Its id.
+        producer: i64,
+    },
+    /// The machine does not take the batch.
+    #[error("bad batch: {why}")]
+    BadBatch {
+        /// What is wrong.
+        why: String,
+    },
+    /// Free space is low.
+    #[error("the data directory is below its low-water mark of free space")]
+    DiskFull,
+    /// The leader lost its role with the batches on their way: they may appear or not.
+    #[error("leadership moved while the batches were on their way (leader now: {})", or_unknown(leader))]
+    Unknown {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// The replica has failed, was removed, or the node shuts down.
+    #[error("the replica is gone from this node")]
+    Gone,
+}
+
+impl Lost for Result<super::Produced, ProduceError> {
+    fn lost() -> Self {
+        Err(ProduceError::Unknown { leader: None, epoch: 0 })
+    }
+}
+
+
+impl ProduceError {
+    /// As the native protocol says it.
+    pub fn refused(&self) -> Refused {
+        let (code, leader, leader_epoch) = match self {
+            Self::NotLeader { leader, epoch } | Self::Unknown { leader, epoch } => (Code::NotLeader, *leader, *epoch),
+            Self::NotReady { epoch } => (Code::NotReady, None, *epoch),
+            Self::OutOfOrder { .. } => (Code::OutOfOrderSequence, None, 0),
+            Self::Fenced { .. } => (Code::ProducerFenced, None, 0),
+            Self::UnknownProducer { .. } => (Code::UnknownProducer, None, 0),
+            Self::BadBatch { .. } => (Code::BadBatch, None, 0),
+            Self::DiskFull => (Code::DiskFull, None, 0),
+            Self::Gone => (Code::NotLeader, None, 0),
+        };
+        Refused { code, message: self.to_string(), leader, leader_epoch }
+    }
+}
+
+impl Advice for ProduceError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::NotLeader { .. } | Self::Unknown { .. } | Self::Gone => Reaction::Refresh,
+            Self::NotReady { .. } => Reaction::Retry { after_ms: 20 },
+            Self::DiskFull => Reaction::Retry { after_ms: 1_000 },
+            Self::OutOfOrder { .. } | Self::Fenced { .. } | Self::UnknownProducer { .. } | Self::BadBatch { .. } => Reaction::Reject,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NotLeader { .. } | Self::Gone => "ask for the partition's leader again and produce there".into(),
+            Self::Unknown { .. } => "send the same batches with the same sequence to the new leader; it drops what it has".into(),
+            Self::NotReady { .. } => "try again in some milliseconds".into(),
+            Self::OutOfOrder { .. } => "send the batches of one producer in order, or take a new producer id".into(),
+            Self::Fenced { .. } => "stop this producer: another one with the same id took over".into(),
+            Self::UnknownProducer { .. } => "take a new producer id and begin at sequence 0".into(),
+            Self::BadBatch { .. } => "make the batch again; a client of this version never sends such a one".into(),
+            Self::DiskFull => "free space on the leader's disk, or shorten the retention of its topics".into(),
+        }
+    }
+}
+
+/// Why a read gives nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// Trimmed.
+    #[error("offset {offset} is below the log start {log_start}")]
+    OutOfRange {
+        /// What was asked.
+        offset: u64,
+        /// First offset there.
+        log_start: u64,
+    },
+    /// Not known here yet: a later leader or a lagging replica will know it.
+    #[error("offset {offset} is above the high watermark {high_watermark} of this replica")]
+    NotYet {
+        /// What was asked.
+        offset: u64,
+        /// The next offset here.
+        high_watermark: u64,
+    },
+    /// This replica does not serve readers now.
+    #[error("this node cannot serve the partition now (leader: {})", or_unknown(leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// Leads, but is not sure of its log yet.
+    #[error("the leader of epoch {epoch} is not ready yet")]
+    NotReady {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The bytes on disk do not check out.
+    #[error("the log is damaged at offset {offset}: {why}")]
+    Damaged {
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk failed.
+    #[error("reading the log failed: {why}")]
+    Io {
+        /// The system's words.
+        why: String,
+    },
+}
+
+impl FetchError {
+    /// As the native protocol says it.
+    pub fn refused(&self) -> Refused {
+        let (code, leader, leader_epoch) = match self {
+            Self::OutOfRange { .. } => (Code::OffsetOutOfRange, None, 0),
+            Self::NotYet { .. } => (Code::NotReady, None, 0),
+            Self::NotReady { epoch } => (Code::NotReady, None, *epoch),
+            Self::NotLeader { leader, epoch } => (Code::NotLeader, *leader, *epoch),
+            Self::Damaged { .. } | Self::Io { .. } => (Code::Internal, None, 0),
+        };
+        Refused { code, message: self.to_string(), leader, leader_epoch }
+    }
+}
+
+impl Advice for FetchError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::OutOfRange { .. } => Reaction::Reject,
+            Self::NotYet { .. } | Self::NotReady { .. } => Reaction::Retry { after_ms: 50 },
+            Self::NotLeader { .. } | Self::Damaged { .. } | Self::Io { .. } => Reaction::Refresh,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::OutOfRange { log_start, .. } => format!("go on at offset {log_start}, or keep records longer than consumers need"),
+            Self::NotYet { .. } | Self::NotReady { .. } => "try again in some milliseconds".into(),
+            Self::NotLeader { .. } => "ask for the partition's leader again and read there".into(),
+            Self::Damaged { .. } => "read from another replica; this one is repaired from its peers".into(),
+            Self::Io { .. } => "read from another replica and look at this node's disk".into(),
+        }
+    }
+}
+
+/// Why the leader could not show that it leads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// Another replica leads.
+    #[error("this node does not lead (leader: {})", or_unknown(leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// No quorum answered in time.
+    #[error("no quorum of replicas answered in time")]
+    NoQuorum,
+    /// The replica has failed, was removed, or the node shuts down.
+    #[error("the replica is gone from this node")]
+    Gone,
+}
+
+impl Lost for Result<(), Unavailable> {
+    fn lost() -> Self {
+        Err(Unavailable::NotLeader { leader: None, epoch: 0 })
+    }
+}
+
+impl Unavailable {
+    /// As the native protocol says it.
+    pub fn refused(&self) -> Refused {
+        let (code, leader, leader_epoch) = match self {
+            Self::NotLeader { leader, epoch } => (Code::NotLeader, *leader, *epoch),
+            Self::NoQuorum => (Code::NoQuorum, None, 0),
+            Self::Gone => (Code::NotLeader, None, 0),
+        };
+        Refused { code, message: self.to_string(), leader, leader_epoch }
+    }
+}
+
+impl Advice for Unavailable {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::NotLeader { .. } | Self::Gone => Reaction::Refresh,
+            Self::NoQuorum => Reaction::Retry { after_ms: 200 },
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NotLeader { .. } | Self::Gone => "ask for the leader again".into(),
+            Self::NoQuorum => "try again; if it stays so, start the nodes that are down".into(),
+        }
+    }
+}

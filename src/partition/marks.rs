@@ -1,0 +1,98 @@
+//! Marks of a partition as atomics: one writer (the partition's actor), any number of readers.
+
+use crate::types::NodeId;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What a replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads the epoch of the marks.
+    Leader,
+    /// It follows, or nobody leads that it knows of.
+    Follower,
+    /// It has failed, was removed, or has not opened its log yet: nothing is served.
+    Gone,
+}
+
+/// Marks at one instant. `log_start ≤ stable ≤ high_watermark`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// First offset that is still there.
+    pub log_start: u64,
+    /// Consumers that read committed transactions only see what is below it.
+    pub stable: u64,
+    /// The next offset that is not yet there.
+    pub high_watermark: u64,
+    /// Bytes of batches ever appended below the watermark, as this replica counted them since it started.
+    pub bytes_at_hw: u64,
+    /// The leader's epoch: Raft's term.
+    pub epoch: u64,
+    /// What this replica is.
+    pub role: Role,
+    /// Leader: the first entry of its epoch is applied. Follower: it is open. Else nothing is served.
+    pub ready: bool,
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// The atomics.
+///
+/// Rising marks are stored from the highest to the lowest and read from the lowest to the highest, so that a reader
+/// never sees them out of order.
+#[derive(Default)]
+pub(super) struct MarkCells {
+    log_start: AtomicU64,
+    stable: AtomicU64,
+    high_watermark: AtomicU64,
+    bytes_at_hw: AtomicU64,
+    epoch: AtomicU64,
+    /// Node in the low 32 bits of a leader word; 0 is nobody.
+    leader: AtomicU32,
+    /// Bit 0 ready, bits 1–2 role + 1, 0 while never written.
+    state: AtomicU32,
+}
+
+impl MarkCells {
+    pub(super) fn read(&self) -> Marks {
+        let state = self.state.load(Ordering::Acquire);
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let leader = self.leader.load(Ordering::Acquire);
+        let log_start = self.log_start.load(Ordering::Acquire);
+        let stable = self.stable.load(Ordering::Acquire);
+        // Bytes first: a session may see a watermark that is newer than the bytes, and then waits for fewer bytes too many.
+        let bytes_at_hw = self.bytes_at_hw.load(Ordering::Acquire);
+        let high_watermark = self.high_watermark.load(Ordering::Acquire);
+        Marks {
+            log_start,
+            stable,
+            high_watermark,
+            bytes_at_hw,
+            epoch,
+            role: match state >> 1 {
+                1 => Role::Leader,
+                2 => Role::Follower,
+                _ => Role::Gone,
+            },
+            ready: state & 1 == 1,
+            leader: (leader != 0).then_some(NodeId(leader)),
+        }
+    }
+
+    pub(super) fn write(&self, marks: &Marks) {
+        assert!(marks.log_start <= marks.stable && marks.stable <= marks.high_watermark, "marks out of order: {marks:?}");
+        let before = self.high_watermark.load(Ordering::Relaxed);
+        assert!(before <= marks.high_watermark, "the watermark went back from {before} to {}", marks.high_watermark);
+        self.high_watermark.store(marks.high_watermark, Ordering::Release);
+        self.bytes_at_hw.store(marks.bytes_at_hw, Ordering::Release);
+        self.stable.store(marks.stable, Ordering::Release);
+        self.log_start.store(marks.log_start, Ordering::Release);
+        self.leader.store(marks.leader.map_or(0, |node| node.0), Ordering::Release);
+        self.epoch.store(marks.epoch, Ordering::Release);
+        let role = match marks.role {
+            Role::Leader => 1,
+            Role::Follower => 2,
+            Role::Gone => 3,
+        };
+        self.state.store((role << 1) | u32::from(marks.ready), Ordering::Release);
+    }
+}

@@ -1,0 +1,15 @@
+//! A partition: a replicated log of record batches, its marks, and who waits at them.
+//!
+//! Entry points: [`Handle`] for sessions; `machine` for the rules. **Invariant:** nothing above the high watermark is served.
+
+mod directory;
+mod error;
+mod handle;
+mod marks;
+mod tail;
+
+pub use directory::Partitions;
+pub use error::{FetchError, ProduceError, Unavailable};
+pub use handle::{Found, Handle, Park, Produce, Produced, Read, Served};
+pub use marks::{Marks, Role};
+pub use tail::TailLog;

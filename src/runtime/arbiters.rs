@@ -1,0 +1,157 @@
+//! Threads for actors. A real node owns a thread with an actix `System` and its arbiters; in simulation everything
+//! runs on the thread that is there. Placement goes through [`Arbiters::run`] only.
+
+use crate::advice::{Advice, Reaction};
+use actix::{Actor, Addr, AsyncContext, Context};
+use actix_rt::{Arbiter, ArbiterHandle, System};
+use highwater_raft::env::Env;
+use std::{future::Future, io, sync::Arc};
+use tokio::sync::oneshot;
+
+/// The arbiters of one node. Clones share.
+#[derive(Clone)]
+pub struct Arbiters(Arc<Kind>);
+
+enum Kind {
+    Here,
+    Own { handles: Vec<ArbiterHandle>, stop: std::sync::Mutex<Option<oneshot::Sender<()>>> },
+}
+
+/// An arbiter does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArbitersError {
+    /// Its thread has ended.
+    #[error("arbiter {arbiter} has stopped")]
+    Stopped {
+        /// Which one.
+        arbiter: usize,
+    },
+}
+
+impl Advice for ArbitersError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Stopped { .. } => Reaction::Stop,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Stopped { .. } => "restart the node; if it was not stopping, report the lines of its log before this".into(),
+        }
+    }
+}
+
+impl Arbiters {
+    /// Everything on the current thread, which must be in a `LocalSet`: the simulation, and tests.
+    pub fn here() -> Self {
+        Self(Arc::new(Kind::Here))
+    }
+
+    /// A thread `name` with a System of its own and `count` arbiters.
+    pub fn own(name: &str, count: usize) -> io::Result<Self> {
+        let count = count.max(1);
+        let (started, start) = std::sync::mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            let system = System::new();
+            let arbiters: Vec<Arbiter> = (0..count).map(|_| Arbiter::new()).collect();
+            let handles = arbiters.iter().map(Arbiter::handle).collect::<Vec<_>>();
+            if started.send(handles).is_err() {
+                return;
+            }
+            // An error means that the last owner of the handles is gone: the same as being told.
+            let _ = system.block_on(stopped);
+            for arbiter in &arbiters {
+                arbiter.stop();
+            }
+            for arbiter in arbiters {
+                let _ = arbiter.join();
+            }
+        })?;
+        let handles = start.recv().map_err(|_| io::Error::other("the actors' thread ended while it started"))?;
+        Ok(Self(Arc::new(Kind::Own { handles, stop: std::sync::Mutex::new(Some(stop)) })))
+    }
+
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        match &*self.0 {
+            Kind::Here => 1,
+            Kind::Own { handles, .. } => handles.len(),
+        }
+    }
+
+    /// Which arbiter `key` belongs to, for life.
+    pub fn of(&self, key: u64) -> usize {
+        let len = u64::try_from(self.len()).expect("a count of threads");
+        // Fibonacci hashing: neighbouring groups of a topic land on different arbiters whatever their stride.
+        usize::try_from((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % len).expect("below len")
+    }
+
+    /// Runs `start` on the arbiter and gives its result. The future stays on that thread.
+    pub async fn run<T, F, S>(&self, env: &Env, arbiter: usize, start: S) -> Result<T, ArbitersError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+        S: FnOnce() -> F + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let on_it = env.clone();
+        let begin = move || {
+            on_it.spawn_local(async move {
+                let _ = answer.send(start().await);
+            });
+        };
+        match &*self.0 {
+            Kind::Here => begin(),
+            Kind::Own { handles, .. } => {
+                if !handles[arbiter].spawn_fn(begin) {
+                    return Err(ArbitersError::Stopped { arbiter });
+                }
+            }
+        }
+        answered.await.map_err(|_| ArbitersError::Stopped { arbiter })
+    }
+
+    /// Stops the threads. What still runs on them is dropped.
+    pub fn stop(&self) {
+        if let Kind::Own { stop, .. } = &*self.0
+            && let Some(stop) = stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        {
+            let _ = stop.send(());
+        }
+    }
+}
+
+/// Starts an actor on the current arbiter, as a task of the node (so that a simulated crash drops it).
+pub fn start<A: Actor<Context = Context<A>>>(env: &Env, create: impl FnOnce(&mut Context<A>) -> A) -> Addr<A> {
+    let mut context = Context::new();
+    let actor = create(&mut context);
+    let address = context.address();
+    env.spawn_local(async move {
+        context.into_future(actor).await;
+    });
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_spread_over_arbiters_that_live_on_their_own_threads() {
+        let arbiters = Arbiters::own("test-actors", 3).unwrap();
+        let mut counts = [0; 3];
+        for group in 1024..1024 + 300 {
+            counts[arbiters.of(group)] += 1;
+        }
+        assert!(counts.iter().all(|n| (70..=130).contains(n)), "{counts:?}");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let ids: Vec<_> = (0..3)
+            .map(|i| runtime.block_on(arbiters.run(&Env::real(), i, || async { std::thread::current().id() })).unwrap())
+            .collect();
+        assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+        arbiters.stop();
+    }
+}

@@ -1,0 +1,51 @@
+//! How effects reach other nodes: asked of a [`Courier`], which `peer/` implements.
+
+use crate::{
+    advice::{Advice, Reaction},
+    types::NodeId,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::time::Duration;
+
+/// Carries broker-to-broker requests.
+pub trait Courier: Send + Sync + 'static {
+    /// Asks the broker of node `to`; a request to this node is served here.
+    fn ask(&self, to: NodeId, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>>;
+    /// The other nodes that are alive, as far as this one knows, ascending.
+    fn others(&self) -> Vec<NodeId>;
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CourierError {
+    /// It was not sent.
+    #[error("node {node} cannot be reached")]
+    Unreachable {
+        /// Which node.
+        node: NodeId,
+    },
+    /// It may have been served.
+    #[error("node {node} gave no answer: {why}")]
+    NoAnswer {
+        /// Which node.
+        node: NodeId,
+        /// What happened.
+        why: String,
+    },
+}
+
+impl Advice for CourierError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Unreachable { .. } | Self::NoAnswer { .. } => Reaction::Retry { after_ms: 200 },
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Unreachable { node } => format!("check that node {node} runs and that its peer ports are open to this node"),
+            Self::NoAnswer { node, .. } => format!("try again; if it stays so, read the log of node {node}"),
+        }
+    }
+}

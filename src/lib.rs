@@ -7,6 +7,8 @@ pub mod limits;
 pub mod types;
 
 pub mod batch;
+#[cfg(feature = "node")]
+pub mod config;
 
 pub mod wire;
 

@@ -34,6 +34,8 @@ pub const REPLICATION_FACTOR_DEFAULT: u32 = 3;
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// How long records are kept, in milliseconds: 7 days, as Kafka's users expect.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+/// How often a leader looks for records to remove, in milliseconds.
+pub const RETENTION_CHECK_MS_DEFAULT: u64 = 30_000;
 /// Producers that a partition remembers: 10,000 with five batches each are about 1 MB of checkpoint.
 pub const PRODUCERS_PER_PARTITION_MAX: u32 = 10_000;
 /// A producer that was silent for so long is forgotten, in milliseconds: 1 day, longer than any client retries.

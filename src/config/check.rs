@@ -1,7 +1,7 @@
 //! What a config must hold beyond its types.
 
 use super::{Address, Config, Listener, ListenerKind, load::Report};
-use crate::{limits, types};
+use crate::{limits, tls, types};
 use std::{collections::BTreeMap, net::SocketAddr};
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
@@ -17,14 +17,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
 
 fn cluster(config: &Config, report: &mut Report<'_>) {
     let cluster = &config.cluster;
-    // The name is a label of the DNS name that peers dial: `node-1.<name>.highwater`.
-    let letters = cluster.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if cluster.name.is_empty()
-        || cluster.name.len() > 63
-        || !letters
-        || cluster.name.starts_with('-')
-        || cluster.name.ends_with('-')
-    {
+    if !tls::is_cluster_name(&cluster.name) {
         let said = format!(
             "{:?} cannot name a cluster; use 1 to 63 of a-z, 0-9 and '-' (not at its ends): certificates carry it",
             cluster.name

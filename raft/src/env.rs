@@ -166,7 +166,7 @@ impl TaskSet {
     }
 
     /// Tags a future as belonging to this set without spawning it.
-    pub fn tag<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+    pub fn tag<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         Tagged { set: self.clone(), future: Box::pin(future) }
     }
 

@@ -4,6 +4,7 @@ use super::{BarrierError, ChangeError, Role, TransferError};
 use crate::{
     GroupId, NodeId, Payload, ReplicaId,
     log::{self, LogId},
+    openraft::{Node, Proposed, Replica},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,79 +15,76 @@ use tokio::sync::watch;
 
 /// One replica of a group, hosted here. Clones share; may be used from any thread.
 #[derive(Clone)]
-pub struct Group(Arc<()>);
+pub struct Group {
+    pub(super) replica: Arc<Replica>,
+    pub(super) node: Arc<Node>,
+}
 
 impl Group {
     /// Which group.
     pub fn id(&self) -> GroupId {
-        todo!()
+        self.replica.shared.group
     }
 
     /// As which replica.
     pub fn replica(&self) -> ReplicaId {
-        todo!()
+        self.replica.shared.replica
     }
 
     /// Proposes an entry for `term`. The outcome comes as events under the caller's number `proposal`.
     pub fn propose(&self, proposal: u64, term: u64, payload: Payload) {
-        let _ = (proposal, term, payload);
-        todo!()
+        self.replica.propose(Proposed { proposal, term, payload });
     }
 
     /// What this replica is now.
     pub fn role(&self) -> watch::Receiver<Role> {
-        todo!()
+        self.replica.role.subscribe()
     }
 
     /// Read-index: after a quorum said that this replica still leads, waits until all that was committed before is
     /// applied here, and returns the index of the last of it.
     pub async fn barrier(&self) -> Result<u64, BarrierError> {
-        todo!()
+        self.replica.barrier().await
     }
 
     /// Writes the first membership. Only on one replica, only when all are empty.
     pub async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
-        let _ = voters;
-        todo!()
+        self.replica.initialize(voters).await
     }
 
     /// Adds a replica that gets the log but does not vote.
     pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), ChangeError> {
-        let _ = (replica, node);
-        todo!()
+        self.replica.add_learner(replica, node).await
     }
 
     /// Changes who votes; all of them are members already. Former voters leave with `remove_others`, else they stay
     /// as learners.
     pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>, remove_others: bool) -> Result<(), ChangeError> {
-        let _ = (voters, remove_others);
-        todo!()
+        self.replica.set_voters(voters, remove_others).await
     }
 
     /// Hands leadership to another voter. After the deadline the other voters are asked to elect.
     pub async fn transfer(&self, to: ReplicaId) -> Result<(), TransferError> {
-        let _ = to;
-        todo!()
+        self.replica.transfer(to).await
     }
 
     /// Leader only: up to where each replica's log is known to equal ours.
     pub fn progress(&self) -> Option<BTreeMap<ReplicaId, Option<LogId>>> {
-        todo!()
+        self.replica.progress()
     }
 
     /// Drops whole segments below `start_offset` and moves Raft's start behind them.
     pub async fn compact(&self, start_offset: u64) -> io::Result<()> {
-        let _ = start_offset;
-        todo!()
+        self.replica.compact(start_offset).await
     }
 
     /// Its log, for reads of applied entries.
     pub fn log(&self) -> log::Group {
-        todo!()
+        self.replica.shared.log.clone()
     }
 
     /// Leaves Raft until it is opened again.
     pub async fn close(&self) {
-        todo!()
+        self.node.close(self.replica.shared.group).await;
     }
 }

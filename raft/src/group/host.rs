@@ -5,9 +5,21 @@ use crate::{
     BootId, GroupId, NodeId, Payload, ReplicaId,
     env::Env,
     log,
-    transport::{Network, Peer, detector::Life},
+    openraft::Node,
+    transport::{
+        Lane, Network, Peer,
+        detector::Life,
+        rpc::{Answer, BROKER, CallError, Service},
+    },
 };
-use std::{collections::BTreeMap, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Time since each arbiter's last progress; asked on the detector's thread, must not wait.
@@ -101,64 +113,89 @@ pub trait Server: Send + Sync + 'static {
 
 /// The groups of one node: registry, demux, failure detector, election driver. Clones share.
 #[derive(Clone)]
-pub struct Host(Arc<()>);
+pub struct Host {
+    node: Arc<Node>,
+    server: Arc<OnceLock<Arc<dyn Server>>>,
+}
 
 impl Host {
-    /// Starts serving the network. Call it on the runtime on which the network and the elections are to run.
+    /// Starts serving the network. Call it on the runtime on which the network is to run; the detector gets a thread.
     pub fn start(
         options: HostOptions,
         directory: log::Directory,
         network: Arc<dyn Network>,
         env: Env,
     ) -> io::Result<Host> {
-        let _ = (options, directory, network, env);
-        todo!()
+        Ok(Host { node: Node::start(options, directory, network, env)?, server: Arc::default() })
     }
 
     /// Opens a group on the current runtime, where all its tasks then live. Creates the group's log if it is not there.
     /// The owner gets [`super::Event::Restore`] first if there is a checkpoint, and must answer while this waits.
     pub async fn open(&self, group: GroupId, replica: ReplicaId, owner: Arc<dyn Owner>) -> Result<Group, OpenError> {
-        let _ = (group, replica, owner);
-        todo!()
+        let replica = self.node.open(group, replica, owner).await?;
+        Ok(Group { replica, node: self.node.clone() })
     }
 
     /// Closes the group and removes its log for ever.
     pub async fn remove(&self, group: GroupId) -> io::Result<()> {
-        let _ = group;
-        todo!()
+        self.node.remove(group).await
     }
 
     /// The group, if it is open here.
     pub fn group(&self, group: GroupId) -> Option<Group> {
-        let _ = group;
-        todo!()
+        self.node.replica(group).map(|replica| Group { replica, node: self.node.clone() })
     }
 
     /// Where the other nodes are.
     pub fn set_peers(&self, peers: Vec<Peer>) {
-        let _ = peers;
-        todo!()
+        self.node.set_peers(peers);
     }
 
     /// Which nodes are alive, as this node sees it.
     pub fn liveness(&self) -> watch::Receiver<BTreeMap<NodeId, Life>> {
-        todo!()
+        self.node.liveness()
     }
 
-    /// Registers who answers [`Host::request`]s of other nodes; called once.
+    /// Registers who answers [`Host::request`]s, of other nodes and of this one; called once.
     pub fn serve(&self, server: Arc<dyn Server>) {
-        let _ = server;
-        todo!()
+        let _ = self.server.set(server.clone());
+        self.node.net.rpc.serve(BROKER, Arc::new(Requests { server, env: self.node.env.clone() }));
     }
 
     /// Asks another node's [`Server`]; a request to this node is served here.
     pub async fn request(&self, to: NodeId, body: Payload, deadline: Duration) -> Result<Payload, RequestError> {
-        let _ = (to, body, deadline);
-        todo!()
+        if to == self.node.net.node {
+            let Some(server) = self.server.get() else {
+                return Err(RequestError::Lost { node: to, why: "nobody serves requests yet".into() });
+            };
+            let answer = tokio::time::timeout(deadline, server.request(to, body));
+            return answer.await.map_err(|_| RequestError::TimedOut { node: to, after: deadline });
+        }
+        let answer = self.node.net.rpc.call(to, Lane::Data, REQUESTS, BROKER, body, deadline);
+        answer.await.map_err(|error| match error {
+            CallError::NotSent(_) => RequestError::Unreachable { node: to },
+            CallError::TimedOut { after, .. } => RequestError::TimedOut { node: to, after },
+            error => RequestError::Lost { node: to, why: error.to_string() },
+        })
     }
 
-    /// Closes all groups.
+    /// Closes all groups and stops serving.
     pub async fn shutdown(&self) {
-        todo!()
+        self.node.shutdown().await;
+    }
+}
+
+/// The stream of requests on the data lane: not that of a group.
+const REQUESTS: u64 = u64::MAX;
+
+struct Requests {
+    server: Arc<dyn Server>,
+    env: Env,
+}
+
+impl Service for Requests {
+    fn call(&self, from: NodeId, body: Payload, answer: Answer) {
+        let response = self.server.request(from, body);
+        self.env.spawn(async move { answer.send(response.await) });
     }
 }

@@ -1,0 +1,302 @@
+//! Who leads, when openraft's ticks are off: heartbeats of a leader, elections of a follower.
+//!
+//! A leader's group is heartbeaten while it took a proposal lately or has uncommitted entries; else it is left alone and
+//! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when nobody is
+//! known to lead, or when it is asked to. The k-th live voter tries k steps after the others, from the moment at which the
+//! lease that it gave ends, and again until a leader is known.
+//!
+//! **Invariant:** a group with a live quorum is not leaderless for ever: after the back-stop openraft's own timer is on.
+//! **Invariant:** timers of all groups beat together, so that messages of one beat leave together.
+
+use super::{codec::Request, codec::Route, replica::Replica};
+use crate::{
+    NodeId, ReplicaId,
+    group::{Role, Timing},
+    transport::{
+        Lane,
+        detector::{Life, State},
+        rpc::ELECT,
+    },
+};
+use ::openraft::ServerState;
+use openraft_rt::WatchReceiver;
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::{sync::mpsc, time::Instant};
+
+/// What a driver is told.
+pub(super) enum Command {
+    /// The leader of this term cannot go on.
+    Elect {
+        /// Whose.
+        term: u64,
+    },
+    /// This replica leads that term and cannot go on: a transfer failed.
+    Abandoned {
+        /// Which term.
+        term: u64,
+    },
+}
+
+type Lives = BTreeMap<NodeId, Life>;
+
+struct Driver {
+    replica: Arc<Replica>,
+    opened: Instant,
+    /// Leaders of terms up to this one are as good as dead.
+    deposed: Option<u64>,
+    /// This replica leads that term in vain.
+    abandoned: Option<u64>,
+    leaderless: Option<Leaderless>,
+    ticking: bool,
+    /// Term in which this replica already acts as leader.
+    leads: Option<u64>,
+    greeted: Lives,
+}
+
+/// A time without a leader.
+#[derive(Clone, Copy)]
+struct Leaderless {
+    since: Instant,
+    /// Where ranks count from: later when another's attempt was seen.
+    base: Instant,
+    term: u64,
+    tried: Option<Instant>,
+}
+
+pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut roles = replica.role.subscribe();
+    let mut lives = replica.shared.net.lives.clone();
+    let mut stirred = replica.stirred.subscribe();
+    let mut driver = Driver {
+        replica: replica.clone(),
+        opened: Instant::now(),
+        deposed: None,
+        abandoned: None,
+        leaderless: None,
+        ticking: false,
+        leads: None,
+        greeted: Lives::new(),
+    };
+    loop {
+        let role = roles.borrow_and_update().clone();
+        let seen = lives.borrow_and_update().clone();
+        stirred.borrow_and_update();
+        let next = driver.step(Instant::now(), &role, seen).await;
+        let idle = role.leading && next.is_none();
+        tokio::select! {
+            biased;
+            Some(command) = commands.recv() => driver.obey(&command),
+            changed = roles.changed() => if changed.is_err() { return },
+            changed = lives.changed() => if changed.is_err() { return },
+            changed = stirred.changed(), if idle => if changed.is_err() { return },
+            () = sleep_until(next), if next.is_some() => {}
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    fn timing(&self) -> &Timing {
+        &self.replica.shared.options.timing
+    }
+
+    fn obey(&mut self, command: &Command) {
+        match command {
+            Command::Elect { term } => self.deposed = self.deposed.max(Some(*term)),
+            Command::Abandoned { term } => self.abandoned = Some(*term),
+        }
+    }
+
+    /// Does what is due; says when there is something to do next.
+    async fn step(&mut self, now: Instant, role: &Role, lives: Lives) -> Option<Instant> {
+        let next = if role.leading {
+            self.end_election();
+            self.lead(now, role, &lives).await
+        } else {
+            self.leads = None;
+            self.abandoned = None;
+            self.follow(now, role, &lives).await
+        };
+        self.greeted = lives;
+        next
+    }
+
+    async fn lead(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
+        if self.leads != Some(role.term) {
+            self.leads = Some(role.term);
+            self.replica.stirred.send_if_modified(|last| {
+                *last = now;
+                false
+            });
+        }
+        if self.abandoned == Some(role.term) {
+            ask_to_elect(&self.replica);
+            return Some(now + self.timing().transfer);
+        }
+        let mut beat = false;
+        let back = self.came_back(role, lives);
+        if !back.is_empty() {
+            // They may not know any more who leads, and their back-off is long.
+            let _ = self.replica.raft.trigger().reset_backoff(back).await;
+            beat = true;
+        }
+        let active = now - *self.replica.stirred.borrow() < self.timing().idle || self.has_uncommitted();
+        let due = self.on_beat(now);
+        if beat || (active && due) {
+            let _ = self.replica.raft.trigger().heartbeat().await;
+        }
+        active.then(|| self.next_beat(now))
+    }
+
+    /// Replicas whose node was started anew or is no longer suspected.
+    fn came_back(&self, role: &Role, lives: &Lives) -> Vec<ReplicaId> {
+        let is_back = |node: &NodeId| match (self.greeted.get(node), lives.get(node)) {
+            (before, Some(Life { boot, state: State::Alive })) => {
+                before.is_none_or(|before| before.boot != *boot || before.state != State::Alive)
+            }
+            _ => false,
+        };
+        role.members.iter().filter(|(_, member)| is_back(&member.node)).map(|(replica, _)| *replica).collect()
+    }
+
+    fn has_uncommitted(&self) -> bool {
+        let metrics = self.replica.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: Option<&super::types::LogId>| id.map(|id| id.index);
+        index(metrics.last_log.as_ref()) > index(metrics.local_committed.as_ref())
+    }
+
+    fn beats(&self, now: Instant) -> u32 {
+        let beats = (now - self.replica.shared.net.epoch).as_nanos() / self.timing().heartbeat.as_nanos().max(1);
+        u32::try_from(beats).unwrap_or(u32::MAX)
+    }
+
+    /// Whether this instant is within a timer's slack of a common beat.
+    fn on_beat(&self, now: Instant) -> bool {
+        let beat = self.replica.shared.net.epoch + self.timing().heartbeat * self.beats(now);
+        now - beat < self.timing().heartbeat / 8
+    }
+
+    fn next_beat(&self, now: Instant) -> Instant {
+        self.replica.shared.net.epoch + self.timing().heartbeat * (self.beats(now) + 1)
+    }
+
+    async fn follow(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
+        let me = self.replica.shared.replica;
+        if !role.members.get(&me).is_some_and(|member| member.voter) {
+            self.end_election();
+            return None;
+        }
+        let wait = match self.leader_is(now, role, lives) {
+            Leader::Alive => {
+                self.end_election();
+                return None;
+            }
+            Leader::Unheard { until } => return Some(until),
+            Leader::Dead => self.rank(role, lives) * self.timing().rank_step,
+        };
+        let lease_end =
+            self.replica.shared.contact().map_or(self.opened, |contact| contact.at + self.timing().election_max);
+        let base = now.max(lease_end);
+        let standing = self.leaderless.get_or_insert(Leaderless { since: base, base, term: role.term, tried: None });
+        let campaigning = self.replica.raft.server_metrics().borrow_watched().state == ServerState::Candidate;
+        if standing.term != role.term {
+            standing.term = role.term;
+            standing.base = now;
+        }
+        // A campaign gets the time of one request before the next begins; another's attempt, one rank.
+        let mut due = standing.base + if campaigning { self.replica.shared.options.timing.heartbeat } else { wait };
+        let long = now >= standing.since + self.replica.shared.options.timing.backstop;
+        if let Some(tried) = standing.tried {
+            let pause = if long {
+                self.replica.shared.options.timing.election_min
+            } else {
+                self.replica.shared.options.timing.retry
+            };
+            due = due.max(tried + pause);
+        }
+        if now >= due {
+            standing.tried = Some(now);
+            due = now + self.replica.shared.options.timing.retry;
+            let _ = self.replica.raft.trigger().elect(true).await;
+        }
+        if long && !self.ticking {
+            tracing::warn!(group = %self.replica.shared.group, term = role.term, "no leader: Raft's own timer is on");
+            self.replica.raft.runtime_config().tick(true);
+            self.ticking = true;
+        }
+        Some(due)
+    }
+
+    fn leader_is(&self, now: Instant, role: &Role, lives: &Lives) -> Leader {
+        if self.deposed.is_some_and(|deposed| role.term <= deposed) {
+            return Leader::Dead;
+        }
+        let grace = self.opened + self.timing().suspicion;
+        let heard = self.replica.shared.contact().filter(|contact| contact.term == role.term);
+        match (role.leader, heard) {
+            (Some((_, node)), _) if is_suspected(lives, node) => Leader::Dead,
+            (Some((_, node)), Some(contact)) => {
+                let boot = lives.get(&node).and_then(|life| life.boot);
+                let replaced = contact.boot.is_some() && boot.is_some() && contact.boot != boot;
+                if replaced { Leader::Dead } else { Leader::Alive }
+            }
+            // Just started: a leader that lives says so as soon as it sees this node.
+            (Some(_), None) if now < grace => Leader::Unheard { until: grace },
+            _ => Leader::Dead,
+        }
+    }
+
+    /// How many live voters try before this one: in the order of replica ids, rotated by the group.
+    fn rank(&self, role: &Role, lives: &Lives) -> u32 {
+        let shared = &self.replica.shared;
+        let is_live =
+            |node: NodeId| node == shared.net.node || lives.get(&node).is_some_and(|life| life.state == State::Alive);
+        let voters: Vec<_> = role.members.iter().filter(|(_, member)| member.voter).collect();
+        let first = usize::try_from(shared.group.0 % u64::try_from(voters.len().max(1)).unwrap_or(1)).unwrap_or(0);
+        let order = voters.iter().cycle().skip(first).take(voters.len());
+        let before =
+            order.take_while(|(replica, _)| **replica != shared.replica).filter(|(_, member)| is_live(member.node));
+        u32::try_from(before.count()).unwrap_or(u32::MAX)
+    }
+
+    fn end_election(&mut self) {
+        self.leaderless = None;
+        if self.ticking {
+            self.replica.raft.runtime_config().tick(false);
+            self.ticking = false;
+        }
+    }
+}
+
+/// What is known of the leader.
+enum Leader {
+    Alive,
+    /// Named by a saved vote, not heard in this life yet.
+    Unheard {
+        until: Instant,
+    },
+    Dead,
+}
+
+fn is_suspected(lives: &Lives, node: NodeId) -> bool {
+    lives.get(&node).is_some_and(|life| matches!(life.state, State::Suspected(_)))
+}
+
+/// Asks all other voters to elect: the leader of the current term cannot go on.
+pub(super) fn ask_to_elect(replica: &Replica) {
+    let role = replica.role.borrow().clone();
+    let shared = &replica.shared;
+    for (to, member) in role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica) {
+        let route = Route { group: shared.group, from: shared.replica, to: *to };
+        let request = Request::Elect { term: role.term }.encode(route);
+        // Best effort: it is repeated, and the others' own timers are behind it.
+        let _ = shared.net.rpc.tell(member.node, Lane::Control, shared.group.0, ELECT, request);
+    }
+}

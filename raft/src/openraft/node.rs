@@ -1,0 +1,200 @@
+//! What the replicas of a node share.
+
+use super::{replica::Replica, serve::Demux};
+use crate::{
+    BootId, GroupId, NodeId, ReplicaId,
+    env::Env,
+    group::{HostOptions, OpenError, Owner},
+    log,
+    transport::{
+        Network, Peer,
+        detector::{self, Detector, Life, State, Vouched},
+        rpc::{self, Rpc},
+    },
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+
+/// The way to other nodes, and what is known of their lives.
+pub(crate) struct Net {
+    pub(crate) node: NodeId,
+    pub(crate) rpc: Arc<Rpc>,
+    pub(super) lives: watch::Receiver<BTreeMap<NodeId, Life>>,
+    streams: AtomicU64,
+    /// Timers of all groups beat together from here, so that their messages leave together.
+    pub(super) epoch: Instant,
+}
+
+impl Net {
+    /// A number for an append stream: never used before by this process, nor by an earlier one of this node.
+    pub(super) fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Relaxed)
+    }
+
+    pub(super) fn is_suspected(&self, node: NodeId) -> bool {
+        self.lives.borrow().get(&node).is_some_and(|life| matches!(life.state, State::Suspected(_)))
+    }
+
+    pub(super) fn boot_of(&self, node: NodeId) -> Option<BootId> {
+        self.lives.borrow().get(&node).and_then(|life| life.boot)
+    }
+}
+
+/// The replicas of a node, and what they share.
+pub(crate) struct Node {
+    options: Arc<HostOptions>,
+    directory: log::Directory,
+    pub(crate) env: Env,
+    pub(crate) net: Arc<Net>,
+    detector: Detector,
+    demux: Arc<Demux>,
+    replicas: Mutex<BTreeMap<GroupId, Slot>>,
+}
+
+/// A group that is open, or about to be.
+enum Slot {
+    Opening(ReplicaId),
+    Open(Arc<Replica>),
+}
+
+impl Node {
+    pub(crate) fn start(
+        options: HostOptions,
+        directory: log::Directory,
+        network: Arc<dyn Network>,
+        env: Env,
+    ) -> io::Result<Arc<Node>> {
+        let rpc = Rpc::new(network, env.clone());
+        let timing = detector::Timing { suspicion: options.timing.suspicion, ..detector::Timing::default() };
+        let vouch = {
+            let (directory, arbiters) = (directory.clone(), options.arbiters.clone());
+            Arc::new(move || {
+                let flush = directory.stats().flush_age_ms;
+                Vouched {
+                    arbiters: arbiters.as_ref().map(|ages| ages()).unwrap_or_default(),
+                    flush: (flush > 0).then(|| Duration::from_millis(flush)),
+                }
+            })
+        };
+        let detector = Detector::start(detector::Options { boot: options.boot, timing, vouch }, &rpc, &env)?;
+        let demux = Arc::new(Demux::default());
+        for service in [rpc::APPEND, rpc::VOTE, rpc::SNAPSHOT, rpc::ELECT] {
+            rpc.serve(service, demux.clone());
+        }
+        let net = Arc::new(Net {
+            node: options.node,
+            rpc,
+            lives: detector.liveness(),
+            streams: AtomicU64::new(env.random_u64()),
+            epoch: Instant::now(),
+        });
+        let options = Arc::new(options);
+        Ok(Arc::new(Node { options, directory, env, net, detector, demux, replicas: Mutex::default() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Slot>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        owner: Arc<dyn Owner>,
+    ) -> Result<Arc<Replica>, OpenError> {
+        match self.lock().entry(group) {
+            std::collections::btree_map::Entry::Occupied(slot) => {
+                let replica = match slot.get() {
+                    Slot::Opening(replica) => *replica,
+                    Slot::Open(replica) => replica.shared.replica,
+                };
+                return Err(OpenError::AlreadyOpen { group, replica });
+            }
+            std::collections::btree_map::Entry::Vacant(slot) => drop(slot.insert(Slot::Opening(replica))),
+        }
+        // Whatever ends the opening frees the slot, also when this future is dropped.
+        let mut opening = Opening { node: self, group, opened: None };
+        let log = match self.directory.group(group).filter(|log| log.replica() == replica) {
+            Some(log) => log,
+            None => self.directory.create(group, replica).await.map_err(|source| OpenError::Log { group, source })?,
+        };
+        let messages = self.demux.add(group, replica);
+        let started = Replica::start(
+            group,
+            replica,
+            log,
+            owner,
+            self.options.clone(),
+            self.net.clone(),
+            self.env.clone(),
+            messages,
+        );
+        let started = started.await.map_err(|why| OpenError::Start { group, why: why.to_string() })?;
+        opening.opened = Some(started.clone());
+        Ok(started)
+    }
+
+    pub(crate) fn replica(&self, group: GroupId) -> Option<Arc<Replica>> {
+        match self.lock().get(&group) {
+            Some(Slot::Open(replica)) => Some(replica.clone()),
+            Some(Slot::Opening(_)) | None => None,
+        }
+    }
+
+    pub(crate) async fn close(&self, group: GroupId) {
+        self.demux.remove(group);
+        if let Some(replica) = self.replica(group) {
+            replica.stop().await;
+            self.lock().remove(&group);
+        }
+    }
+
+    pub(crate) async fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.close(group).await;
+        self.directory.remove(group).await
+    }
+
+    pub(crate) fn set_peers(&self, peers: Vec<Peer>) {
+        let others = peers.iter().map(|peer| peer.node).filter(|node| *node != self.net.node).collect();
+        self.detector.set_peers(others);
+        self.net.rpc.network().set_peers(peers);
+    }
+
+    pub(crate) fn liveness(&self) -> watch::Receiver<BTreeMap<NodeId, Life>> {
+        self.net.lives.clone()
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        let groups: Vec<GroupId> = self.lock().keys().copied().collect();
+        for group in groups {
+            self.close(group).await;
+        }
+        self.net.rpc.close();
+    }
+}
+
+struct Opening<'n> {
+    node: &'n Node,
+    group: GroupId,
+    opened: Option<Arc<Replica>>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        match self.opened.take() {
+            Some(replica) => drop(self.node.lock().insert(self.group, Slot::Open(replica))),
+            None => {
+                self.node.demux.remove(self.group);
+                self.node.lock().remove(&self.group);
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Appends to one follower: many in flight, bounded in number and in bytes, answered in order.
+//!
+//! **Invariant:** one stream is one run of messages on one lane and key; at the first error it ends, and what was in
+//! flight is forgotten. openraft then begins another from what it knows to match.
+//! There is no deadline that matters on an append (openraft takes an error as a reason to begin again from an earlier
+//! entry): the failure detector ends the calls to a node that it suspects.
+
+use super::{
+    codec::{Reply, Request},
+    network::{AskError, Client},
+    types::Types,
+};
+use crate::{
+    Payload,
+    transport::{
+        Lane,
+        rpc::{APPEND, CallError},
+    },
+};
+use ::openraft::{
+    EntryPayload,
+    errors::RPCError,
+    raft::{AppendEntriesRequest, StreamAppendResult},
+};
+use futures_util::{Stream, StreamExt};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// Far above any suspicion.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The answers to the appends of `input`.
+pub(super) struct Pipeline<'c, S> {
+    client: &'c Client,
+    number: u64,
+    input: Option<S>,
+    in_flight: VecDeque<InFlight>,
+    bytes: usize,
+}
+
+struct InFlight {
+    answer: Pin<Box<dyn Future<Output = Result<Payload, CallError>> + Send>>,
+    bytes: usize,
+}
+
+impl<'c, S> Pipeline<'c, S> {
+    pub(super) fn new(client: &'c Client, input: S) -> Self {
+        let number = client.shared.net.next_stream();
+        Pipeline { client, number, input: Some(input), in_flight: VecDeque::new(), bytes: 0 }
+    }
+
+    fn has_room(&self) -> bool {
+        let options = &self.client.shared.options;
+        self.in_flight.len() < options.append_window && self.bytes < options.append_window_bytes
+    }
+
+    fn send(&mut self, append: AppendEntriesRequest<Types>) {
+        let bytes = append.entries.iter().map(|entry| 64 + content_len(&entry.payload)).sum::<usize>();
+        let request = Request::Append { stream: self.number, append };
+        let answer = Box::pin(self.client.send(Lane::Data, APPEND, &request, DEADLINE));
+        self.in_flight.push_back(InFlight { answer, bytes });
+        self.bytes += bytes;
+    }
+
+    fn end(&mut self) {
+        self.input = None;
+        self.in_flight.clear();
+    }
+
+    fn settle(&mut self, answer: Result<Payload, CallError>) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        let reply = answer.map_err(AskError::from).and_then(|answer| self.client.read(&answer));
+        let result = match reply {
+            Ok(Reply::Append(result)) => Ok(result),
+            Ok(_) => Err(AskError::Mismatch.into()),
+            Err(error) => Err(error.into()),
+        };
+        if !matches!(result, Ok(Ok(_))) {
+            self.end();
+        }
+        result
+    }
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<'_, S> {
+    type Item = Result<StreamAppendResult<Types>, RPCError<Types>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            // Answers first: nothing is sent behind an error that is already known.
+            if let Some(first) = this.in_flight.front_mut()
+                && let Poll::Ready(answer) = first.answer.as_mut().poll(cx)
+            {
+                this.bytes -= first.bytes;
+                this.in_flight.pop_front();
+                return Poll::Ready(Some(this.settle(answer)));
+            }
+            if !this.has_room() {
+                return Poll::Pending;
+            }
+            let Some(input) = &mut this.input else {
+                return if this.in_flight.is_empty() { Poll::Ready(None) } else { Poll::Pending };
+            };
+            match input.poll_next_unpin(cx) {
+                Poll::Ready(Some(append)) => {
+                    // Only here: asking for the request is what waits for openraft's back-off.
+                    if this.client.shared.net.is_suspected(this.client.node) {
+                        this.end();
+                        return Poll::Ready(Some(Err(AskError::Suspected { node: this.client.node }.into())));
+                    }
+                    this.send(append);
+                }
+                Poll::Ready(None) => this.input = None,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn content_len(content: &super::types::Content) -> usize {
+    match content {
+        EntryPayload::Normal(proposal) => proposal.payload.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}

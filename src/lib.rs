@@ -21,4 +21,8 @@ pub mod runtime;
 pub mod replica;
 
 #[cfg(feature = "node")]
+pub mod controller;
+#[cfg(feature = "node")]
+pub mod group;
+#[cfg(feature = "node")]
 pub mod partition;

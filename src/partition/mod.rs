@@ -5,6 +5,7 @@
 mod directory;
 mod error;
 mod handle;
+pub mod machine;
 mod marks;
 mod tail;
 

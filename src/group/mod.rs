@@ -1,0 +1,3 @@
+//! Consumer groups: members, assignment and offsets, at each group's home.
+
+pub mod machine;

@@ -4,6 +4,7 @@
 
 pub mod detector;
 pub mod rpc;
+pub mod tls;
 
 use crate::{BootId, NodeId, Payload};
 use std::{fmt, sync::Arc};

@@ -3,6 +3,7 @@
 //! detector and everything above use the seam only.
 
 pub mod detector;
+pub mod quic;
 pub mod rpc;
 pub mod tls;
 

@@ -26,3 +26,6 @@ pub mod controller;
 pub mod group;
 #[cfg(feature = "node")]
 pub mod partition;
+
+#[cfg(feature = "client")]
+pub mod client;

@@ -110,6 +110,18 @@ impl Batch {
         self.header.producer()
     }
 
+    /// The same records under this producer: header and checksum anew, nothing recompressed.
+    pub fn with_producer(&self, producer: Producer) -> Self {
+        let mut header = self.header;
+        header.producer_id = producer.id.0;
+        header.producer_epoch = producer.epoch.cast_signed();
+        header.base_sequence = producer.sequence.cast_signed();
+        let records = &self.bytes[HEADER_LEN..];
+        header.crc = crc32c::crc32c_append(crc32c::crc32c(&header.to_bytes()[CHECKED_FROM..]), records);
+        let bytes = [&header.to_bytes()[..], records].concat();
+        Self { header, bytes: bytes.into() }
+    }
+
     /// The records, decompressed when the first one is asked for. Offsets count from the header's base offset.
     pub fn records(&self) -> Records {
         Records::new(self.clone())

@@ -1,0 +1,386 @@
+//! What the client knows of the cluster: nodes, topics and who leads each partition.
+//!
+//! Invariants:
+//! - a partition's leader epoch never goes back, whatever node is asked;
+//! - after a node refused a request for a partition as its leader of epoch e, the route is empty until a later epoch (or another
+//!   node of at least e) is known: nothing new goes to the old node ([`Cluster::refused`]);
+//! - one refresh is under way at a time; who asks for one gets one that began after the question.
+
+use super::{
+    error::{LookupError, RequestError},
+    pool::{Live, Pool, lock, unexpected},
+    stats::Counters,
+};
+use crate::{
+    types::{NodeId, TopicId, TopicName, TopicPartition},
+    wire::{Message, Metadata, MetadataAnswer, Refused},
+};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+/// A node that did not answer a metadata request for this long gets company: the next node is asked too.
+const HEDGE_AFTER: Duration = Duration::from_millis(200);
+/// Pauses between refreshes that learn nothing.
+const PACE_MIN: Duration = Duration::from_millis(20);
+const PACE_MAX: Duration = Duration::from_millis(250);
+/// After this time a refused route is tried again, should no other become known: the way out if an epoch was misjudged.
+const FENCE_MAX: Duration = Duration::from_secs(3);
+/// How long a topic that nobody knows is asked for again: a node that lags may not have heard of it yet.
+const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_millis(600);
+
+/// A topic as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its id.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// Copies of each.
+    pub replication_factor: u32,
+    /// Settings that differ from the defaults, by name.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Who leads a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) node: NodeId,
+    pub(super) epoch: u64,
+}
+
+#[derive(Default)]
+struct Known {
+    leader: Option<NodeId>,
+    epoch: u64,
+    fence: Option<(Route, Instant)>,
+}
+
+impl Known {
+    fn route(&self) -> Option<Route> {
+        let route = Route { node: self.leader?, epoch: self.epoch };
+        let fenced = self.fence.is_some_and(|(fence, since)| {
+            route.epoch <= fence.epoch
+                && (route.node == fence.node || route.epoch < fence.epoch)
+                && since.elapsed() < FENCE_MAX
+        });
+        (!fenced).then_some(route)
+    }
+
+    /// Takes news that are not older; gives whether the leader changed.
+    fn learn(&mut self, leader: Option<NodeId>, epoch: u64) -> bool {
+        let news = leader.is_some() && (epoch > self.epoch || self.leader.is_none() && epoch == self.epoch);
+        // A first leader may be known before its epoch is.
+        let news = news || leader.is_some() && epoch == 0 && self.epoch == 0 && self.leader != leader;
+        if news {
+            (self.leader, self.epoch) = (leader, epoch);
+        }
+        news
+    }
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    nodes: BTreeMap<NodeId, String>,
+    topics: BTreeMap<TopicName, Arc<Topic>>,
+    interest: BTreeSet<TopicName>,
+    routes: BTreeMap<TopicPartition, Known>,
+}
+
+pub(super) struct Cluster {
+    pub(super) pool: Pool,
+    bootstrap: Vec<String>,
+    request_timeout: Duration,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+    asked: AtomicU64,
+    answered: watch::Sender<(u64, Option<RequestError>)>,
+    wake: mpsc::Sender<()>,
+}
+
+impl Cluster {
+    /// The knowledge, and the task that refreshes it.
+    pub(super) fn new(
+        pool: Pool,
+        bootstrap: Vec<String>,
+        request_timeout: Duration,
+        counters: Arc<Counters>,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send) {
+        let (wake, asked_again) = mpsc::channel(1);
+        let cluster = Arc::new(Self {
+            pool,
+            bootstrap,
+            request_timeout,
+            counters,
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+            asked: AtomicU64::new(0),
+            answered: watch::Sender::new((0, None)),
+            wake,
+        });
+        let refresher = refresher(Arc::downgrade(&cluster), asked_again);
+        (cluster, refresher)
+    }
+
+    /// Rises with each change of topics or leaders.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Where requests for the partition go now; `None` while that is not known.
+    pub(super) fn route(&self, partition: TopicPartition) -> Option<Route> {
+        lock(&self.state).routes.get(&partition).and_then(Known::route)
+    }
+
+    /// A node refused as a leader: nothing goes there until there is news. Its hint, when good, is the news.
+    pub(super) fn refused(&self, partition: TopicPartition, by: Route, refused: &Refused) {
+        let changed = {
+            let mut state = lock(&self.state);
+            let known = state.routes.entry(partition).or_default();
+            if known.fence.is_none_or(|(fence, _)| fence.epoch <= by.epoch) {
+                known.fence = Some((by, Instant::now()));
+            }
+            let hint = refused.leader.filter(|node| *node != by.node || refused.leader_epoch > by.epoch);
+            // A node's own word about its later leader needs no metadata; without an epoch it is only a rumour.
+            hint.is_some() && refused.leader_epoch > 0 && known.learn(hint, refused.leader_epoch)
+        };
+        if changed {
+            Counters::one(&self.counters.leader_changes);
+            self.changed.send_modify(|n| *n += 1);
+        } else {
+            self.ask();
+        }
+    }
+
+    /// Makes sure that a refresh comes.
+    pub(super) fn ask(&self) {
+        self.asked.fetch_add(1, Relaxed);
+        // Full = one is already due.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Waits for a refresh that begins after this call.
+    pub(super) async fn refresh(&self) -> Result<(), RequestError> {
+        let mut answered = self.answered.subscribe();
+        let ticket = self.asked.fetch_add(1, Relaxed) + 1;
+        let _ = self.wake.try_send(());
+        match answered.wait_for(|(done, _)| *done >= ticket).await {
+            Ok(outcome) => outcome.1.clone().map_or(Ok(()), Err),
+            Err(_) => Err(RequestError::Closed),
+        }
+    }
+
+    /// The topic, asked for if it is not known yet.
+    pub(super) async fn topic(&self, name: &TopicName) -> Result<Arc<Topic>, LookupError> {
+        if let Some(topic) = self.known(name) {
+            return Ok(topic);
+        }
+        lock(&self.state).interest.insert(name.clone());
+        let begun = Instant::now();
+        loop {
+            let refreshed = self.refresh().await;
+            if let Some(topic) = self.known(name) {
+                return Ok(topic);
+            }
+            match refreshed {
+                Err(error) if begun.elapsed() >= self.request_timeout || error == RequestError::Closed => {
+                    return Err(LookupError::Unreachable { topic: name.clone(), why: error.to_string() });
+                }
+                Ok(()) if begun.elapsed() >= UNKNOWN_TOPIC_PATIENCE => {
+                    lock(&self.state).interest.remove(name);
+                    return Err(LookupError::UnknownTopic { topic: name.clone() });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn known(&self, name: &TopicName) -> Option<Arc<Topic>> {
+        lock(&self.state).topics.get(name).cloned()
+    }
+
+    /// The topic's partitions that have a leader now.
+    pub(super) fn led(&self, topic: &Topic) -> Vec<u32> {
+        let state = lock(&self.state);
+        let led = |p: &u32| {
+            let partition = TopicPartition { topic: topic.id, partition: *p };
+            state.routes.get(&partition).and_then(Known::route).is_some()
+        };
+        (0..topic.partitions).filter(led).collect()
+    }
+
+    /// Asks any node, others when one does not answer, until the request's time is up.
+    pub(super) async fn any(&self, message: impl Into<Message>) -> Result<(NodeId, crate::wire::Frame), RequestError> {
+        let message = message.into();
+        let begun = Instant::now();
+        let mut pause = PACE_MIN;
+        loop {
+            let asked = self.hedged(&message).await;
+            let error = match asked {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let hopeless = match &error {
+                RequestError::Refused { refused } => !refused.code.is_retriable(),
+                RequestError::Unexpected { .. } | RequestError::Closed => true,
+                RequestError::Unreachable { .. } | RequestError::TimedOut { .. } => false,
+            };
+            if hopeless || begun.elapsed() >= self.request_timeout {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PACE_MAX);
+        }
+    }
+
+    /// Asks nodes one after the other without waiting for the slow ones.
+    async fn hedged(&self, message: &Message) -> Result<(NodeId, crate::wire::Frame), RequestError> {
+        let ask = |to: Target| async move {
+            let live = match &to {
+                Target::Node(node) => self.pool.connection(*node).await?,
+                Target::Address(address) => self.pool.bootstrap(address).await?,
+            };
+            let answer = live.call(message.clone(), self.request_timeout).await?;
+            Ok::<_, RequestError>((live.node(), answer))
+        };
+        let mut targets = self.targets().into_iter();
+        let mut asked = FuturesUnordered::new();
+        let mut last = None;
+        loop {
+            match targets.next() {
+                Some(target) => asked.push(ask(target)),
+                None if asked.is_empty() => {
+                    return Err(last.unwrap_or_else(|| super::pool::unreachable(&NodeId(0), "no node is known")));
+                }
+                None => {}
+            }
+            let more = targets.len() > 0;
+            tokio::select! {
+                biased;
+                Some(answer) = asked.next() => match answer {
+                    Ok(answer) => return Ok(answer),
+                    Err(error @ RequestError::Refused { .. }) if error.code().is_some_and(|c| !c.is_retriable()) => return Err(error),
+                    Err(error) => last = Some(error),
+                },
+                () = tokio::time::sleep(HEDGE_AFTER), if more => {}
+            }
+        }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let mut nodes = self.pool.nodes();
+        // Another node each time, so that one that lags or hangs is not asked for ever.
+        let turn = usize::try_from(self.asked.load(Relaxed)).unwrap_or(0);
+        if let Some(turn) = turn.checked_rem(nodes.len()) {
+            nodes.rotate_left(turn);
+        }
+        let known = nodes.is_empty();
+        let bootstrap = self.bootstrap.iter().cloned().map(Target::Address);
+        let nodes: Vec<_> = nodes.into_iter().map(Target::Node).collect();
+        if known { bootstrap.collect() } else { nodes.into_iter().chain(bootstrap).collect() }
+    }
+
+    async fn fetch_metadata(&self) -> Result<bool, RequestError> {
+        let topics: Vec<_> = lock(&self.state).interest.iter().cloned().collect();
+        let (node, answer) = self.hedged(&Metadata { topics: Some(topics.clone()) }.into()).await?;
+        match answer.message {
+            Message::MetadataAnswer(answer) => Ok(self.merge(answer, &topics)),
+            other => Err(unexpected(&format!("node {node}"), "Metadata", &other)),
+        }
+    }
+
+    /// Takes what is news; gives whether anything was.
+    pub(super) fn merge(&self, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
+        Counters::one(&self.counters.metadata_answers);
+        let mut leaders = 0;
+        let (news, nodes) = {
+            let mut state = lock(&self.state);
+            let current = answer.version >= state.version;
+            let mut news = answer.version > state.version;
+            if current {
+                state.version = answer.version;
+                state.nodes = answer.nodes.into_iter().map(|n| (n.node, n.address)).collect();
+                for gone in asked.iter().filter(|name| !answer.topics.iter().any(|t| t.name == **name)) {
+                    news |= state.topics.remove(gone).is_some();
+                }
+            }
+            for topic in answer.topics {
+                for (partition, said) in topic.partitions.iter().enumerate() {
+                    let partition =
+                        TopicPartition { topic: topic.id, partition: u32::try_from(partition).unwrap_or(u32::MAX) };
+                    leaders +=
+                        u64::from(state.routes.entry(partition).or_default().learn(said.leader, said.leader_epoch));
+                }
+                if current {
+                    let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+                    let name = topic.name.clone();
+                    let topic = Topic {
+                        name: topic.name,
+                        id: topic.id,
+                        partitions,
+                        replication_factor: topic.replication_factor,
+                        settings: topic.settings,
+                    };
+                    state.interest.insert(name.clone());
+                    news |= state.topics.get(&name).is_none_or(|known| **known != topic);
+                    state.topics.insert(name, Arc::new(topic));
+                }
+            }
+            (news || leaders > 0, state.nodes.clone())
+        };
+        self.pool.set_addresses(&nodes);
+        Counters::add(&self.counters.leader_changes, leaders);
+        if news {
+            self.changed.send_modify(|n| *n += 1);
+        }
+        news
+    }
+
+    /// Nodes with their addresses.
+    pub(super) fn nodes(&self) -> BTreeMap<NodeId, String> {
+        lock(&self.state).nodes.clone()
+    }
+
+    /// The connection to a node.
+    pub(super) async fn connection(&self, node: NodeId) -> Result<Arc<Live>, RequestError> {
+        self.pool.connection(node).await
+    }
+}
+
+enum Target {
+    Node(NodeId),
+    Address(String),
+}
+
+async fn refresher(cluster: Weak<Cluster>, mut asked: mpsc::Receiver<()>) {
+    let mut pace = PACE_MIN;
+    let mut rested = Instant::now();
+    while asked.recv().await.is_some() {
+        let Some(cluster) = cluster.upgrade() else { return };
+        if rested.elapsed() > PACE_MAX {
+            pace = PACE_MIN;
+        }
+        let ticket = cluster.asked.load(Relaxed);
+        let fetched = cluster.fetch_metadata().await;
+        let news = matches!(fetched, Ok(true));
+        cluster.answered.send_replace((ticket, fetched.err()));
+        drop(cluster);
+        pace = if news { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
+        tokio::time::sleep(pace).await;
+        rested = Instant::now();
+    }
+}

@@ -1,0 +1,69 @@
+//! Connections over QUIC.
+
+use super::{dial::Dialer, error::ConnectError};
+use crate::{
+    types::NodeId,
+    wire::{Connection, LinkClosed, quic},
+};
+use futures_util::future::BoxFuture;
+use std::{net::SocketAddr, sync::Arc};
+
+/// Dials over QUIC with one UDP socket per address family.
+pub struct QuicDialer {
+    v4: quinn::Endpoint,
+    v6: Option<quinn::Endpoint>,
+    server_name: Option<String>,
+}
+
+impl QuicDialer {
+    /// With these TLS settings (roots that it trusts, and a certificate of its own where the cluster asks for one), on the
+    /// current tokio runtime.
+    pub fn new(tls: rustls::ClientConfig) -> Result<Self, ConnectError> {
+        let setup = |why: String| ConnectError::Setup { why };
+        let config = quic::client_config(tls).map_err(|e| setup(e.to_string()))?;
+        let endpoint = |address: &str| {
+            let address = address.parse().map_err(|e| std::io::Error::other(format!("{address}: {e}")))?;
+            let mut endpoint = quinn::Endpoint::client(address)?;
+            endpoint.set_default_client_config(config.clone());
+            Ok::<_, std::io::Error>(endpoint)
+        };
+        let v4 = endpoint("0.0.0.0:0").map_err(|e| setup(format!("no UDP socket: {e}")))?;
+        // A machine without IPv6 is no error.
+        Ok(Self { v4, v6: endpoint("[::]:0").ok(), server_name: None })
+    }
+
+    /// Expects certificates for this name, whatever host is dialled.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+}
+
+impl Dialer for QuicDialer {
+    fn dial(
+        &self,
+        _node: Option<NodeId>,
+        address: &str,
+    ) -> BoxFuture<'static, Result<Arc<dyn Connection>, LinkClosed>> {
+        let (v4, v6, server_name) = (self.v4.clone(), self.v6.clone(), self.server_name.clone());
+        let address = address.to_owned();
+        Box::pin(async move {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            let name = server_name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
+            let found = tokio::net::lookup_host(&address).await.map_err(|e| LinkClosed(format!("{address}: {e}")))?;
+            let mut last = LinkClosed(format!("{address} has no address"));
+            for socket in found {
+                let endpoint = match (socket, &v6) {
+                    (SocketAddr::V4(_), _) => &v4,
+                    (SocketAddr::V6(_), Some(v6)) => v6,
+                    (SocketAddr::V6(_), None) => continue,
+                };
+                match quic::connect(endpoint, socket, &name).await {
+                    Ok(connection) => return Ok(Arc::new(connection) as Arc<dyn Connection>),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        })
+    }
+}

@@ -27,5 +27,8 @@ pub mod group;
 #[cfg(feature = "node")]
 pub mod partition;
 
+#[cfg(feature = "node")]
+pub mod session;
+
 #[cfg(feature = "client")]
 pub mod client;

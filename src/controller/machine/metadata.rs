@@ -139,8 +139,8 @@ impl Placement {
         self.replicas.iter().find(|r| r.id == id)
     }
 
-    /// The replica that a node is to host: opened, or created when the node has none of this id. Dying ones are hosted
-    /// until they are swapped out only if nothing replaces them on the same node.
+    /// The replica that a node is to host: opened, or created when the node has none of this id. A dying one, which is
+    /// named only while nothing replaces it, is never created: what is left of it stays as it is.
     pub fn hosted_by(&self, node: NodeId) -> Option<&Replica> {
         let mut here = self.replicas.iter().filter(|r| r.node == node);
         here.clone().find(|r| r.state != ReplicaState::Dying).or_else(|| here.next())
@@ -159,7 +159,8 @@ impl Placement {
 
     /// Learners that the group's leader is to have.
     pub fn learners_wanted(&self) -> BTreeMap<ReplicaId, NodeId> {
-        let learns = |r: &&Replica| matches!(r.state, ReplicaState::Learner | ReplicaState::Ready | ReplicaState::Observer);
+        let learns =
+            |r: &&Replica| matches!(r.state, ReplicaState::Learner | ReplicaState::Ready | ReplicaState::Observer);
         self.replicas.iter().filter(learns).map(|r| (r.id, r.node)).collect()
     }
 }

@@ -24,9 +24,9 @@ mod topics;
 
 pub use checkpoint::CHECKPOINT_VERSION;
 pub use command::{
-    ALTER_TOPIC, AlterTopic, BOOTSTRAP, Bootstrap, CREATE_TOPIC, Command, CreateTopic, DELETE_TOPIC, DeleteTopic, REGISTER_NODE,
-    REPLICA_CAUGHT_UP, REPLICA_FAULTY, RegisterNode, ReplicaCaughtUp, ReplicaFaulty, SWAPPED, Seed, Swapped, TAKE_PRODUCER_BLOCK,
-    TakeProducerBlock,
+    ALTER_TOPIC, AlterTopic, BOOTSTRAP, Bootstrap, CREATE_TOPIC, Command, CreateTopic, DELETE_TOPIC, DeleteTopic,
+    REGISTER_NODE, REPLICA_CAUGHT_UP, REPLICA_FAULTY, RegisterNode, ReplicaCaughtUp, ReplicaFaulty, SWAPPED, Seed,
+    Swapped, TAKE_PRODUCER_BLOCK, TakeProducerBlock,
 };
 pub use metadata::{Addresses, Metadata, Node, Placement, Purpose, Replica, ReplicaState, Topic};
 pub use reply::{Refusal, Reply};

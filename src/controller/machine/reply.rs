@@ -200,9 +200,15 @@ impl Advice for Refusal {
             Self::TopicExists { .. } => "choose another name, or alter the topic".into(),
             Self::TopicIdExists { .. } => "draw another id".into(),
             Self::UnknownTopic { .. } => "check the name, or create the topic".into(),
-            Self::TooFewNodes { nodes, .. } => format!("ask for a replication factor of {nodes} or less, or start more nodes"),
-            Self::TooManyCopies { .. } => format!("ask for a replication factor of {} or less", limits::REPLICATION_FACTOR_MAX),
-            Self::TooManyPartitions { .. } => format!("ask for {} partitions or fewer", limits::PARTITIONS_PER_TOPIC_MAX),
+            Self::TooFewNodes { nodes, .. } => {
+                format!("ask for a replication factor of {nodes} or less, or start more nodes")
+            }
+            Self::TooManyCopies { .. } => {
+                format!("ask for a replication factor of {} or less", limits::REPLICATION_FACTOR_MAX)
+            }
+            Self::TooManyPartitions { .. } => {
+                format!("ask for {} partitions or fewer", limits::PARTITIONS_PER_TOPIC_MAX)
+            }
             Self::FewerPartitions { .. } => "make another topic with fewer partitions and copy the records".into(),
             Self::NodesFull { .. } => "add nodes, or delete topics that nobody uses".into(),
             Self::BadSetting(error) => error.advice(),

@@ -115,10 +115,14 @@ fn checked(name: &'static str, value: &str) -> Result<String, SettingError> {
             Ok(codec) => Ok(codec.to_string()),
             Err(_) => Err(refused(Compression::ALL.map(Compression::name).join(", "))),
         },
-        MAX_BATCH_BYTES => match number.filter(|n| (BATCH_BYTES_LEAST..=u64::from(limits::BATCH_BYTES_MAX)).contains(n)) {
-            Some(n) => Ok(n.to_string()),
-            None => Err(refused(format!("a number of bytes from {BATCH_BYTES_LEAST} to {}", limits::BATCH_BYTES_MAX))),
-        },
+        MAX_BATCH_BYTES => {
+            match number.filter(|n| (BATCH_BYTES_LEAST..=u64::from(limits::BATCH_BYTES_MAX)).contains(n)) {
+                Some(n) => Ok(n.to_string()),
+                None => {
+                    Err(refused(format!("a number of bytes from {BATCH_BYTES_LEAST} to {}", limits::BATCH_BYTES_MAX)))
+                }
+            }
+        }
         _ if value == UNLIMITED => Ok(value.into()),
         _ => match number.filter(|n| *n > 0) {
             Some(n) => Ok(n.to_string()),

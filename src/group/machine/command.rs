@@ -1,6 +1,6 @@
 //! What a home of consumer groups can be told. Bodies are rmp-serde maps with one-letter names.
 
-use super::spec::{Kind, Mode};
+use super::spec::Kind;
 use crate::types::{Generation, GroupName, MemberId, Position, TopicId, TopicName, TopicPartition};
 use bytes::Bytes;
 use highwater_raft::machine::Command as Raw;
@@ -44,9 +44,6 @@ pub struct Join {
     /// How the group consumes; read when it is made.
     #[serde(rename = "k", default)]
     pub kind: Kind,
-    /// How leases are given out; read when the group is made.
-    #[serde(rename = "o", default)]
-    pub mode: Mode,
     /// Where a partition without a committed offset starts; `latest` when absent; read when the group is made.
     #[serde(rename = "s", default)]
     pub start: Option<Position>,

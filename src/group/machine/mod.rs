@@ -31,8 +31,8 @@ mod topics;
 pub use assign::assign;
 pub use checkpoint::CHECKPOINT_VERSION;
 pub use command::{
-    COMMIT, Command, Commit, CommitOffset, DELETE, Delete, EXPIRE, Expire, JOIN, Join, LEAVE, Leave, RECONCILED, RESET, Reconciled, Reset,
-    START, Start, TOPICS_CHANGED, TopicFacts, TopicsChanged,
+    COMMIT, Command, Commit, CommitOffset, DELETE, Delete, EXPIRE, Expire, JOIN, Join, LEAVE, Leave, RECONCILED, RESET,
+    Reconciled, Reset, START, Start, TOPICS_CHANGED, TopicFacts, TopicsChanged,
 };
 pub use reply::{Effect, Refusal, Reply};
 pub use spec::{Backoff, GroupSpec, Kind, Mode};
@@ -127,6 +127,9 @@ impl Machine for HomeMachine {
             session: state.session,
             session_ms: state.session_ms,
         };
-        self.groups.iter().flat_map(|(name, group)| group.members.iter().map(move |member| watch(name, member))).collect()
+        self.groups
+            .iter()
+            .flat_map(|(name, group)| group.members.iter().map(move |member| watch(name, member)))
+            .collect()
     }
 }

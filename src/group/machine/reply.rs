@@ -166,9 +166,10 @@ impl Advice for Refusal {
     fn reaction(&self) -> Reaction {
         match self {
             Self::UnknownPartition { .. } => Reaction::Refresh,
-            Self::UnknownGroup { .. } | Self::UnknownMember { .. } | Self::StaleGeneration { .. } | Self::NotOwner { .. } => {
-                Reaction::Reject
-            }
+            Self::UnknownGroup { .. }
+            | Self::UnknownMember { .. }
+            | Self::StaleGeneration { .. }
+            | Self::NotOwner { .. } => Reaction::Reject,
             Self::NotEmpty { .. } | Self::LeasesUnsupported { .. } => Reaction::Reject,
             Self::TooManyMembers { .. } | Self::TooManyGroups { .. } | Self::TooManyTopics { .. } => Reaction::Reject,
             Self::MetadataTooLong { .. } | Self::BadOffset { .. } => Reaction::Reject,
@@ -185,8 +186,12 @@ impl Advice for Refusal {
             }
             Self::UnknownPartition { .. } => "ask for metadata again and check topic and partition".into(),
             Self::NotEmpty { .. } => "stop the group's members first, or wait until their sessions end".into(),
-            Self::LeasesUnsupported { .. } => "use a group of kind offset, or wait for a version with work queues".into(),
-            Self::TooManyMembers { .. } => "run fewer members: more of them than partitions have nothing to do anyway".into(),
+            Self::LeasesUnsupported { .. } => {
+                "use a group of kind offset, or wait for a version with work queues".into()
+            }
+            Self::TooManyMembers { .. } => {
+                "run fewer members: more of them than partitions have nothing to do anyway".into()
+            }
             Self::TooManyGroups { .. } => "delete groups that nobody uses any more".into(),
             Self::TooManyTopics { .. } => "subscribe to fewer topics, or spread them over several groups".into(),
             Self::MetadataTooLong { .. } => "keep long notes elsewhere and commit a reference".into(),

@@ -68,7 +68,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
     if log_start > next_offset {
         return Err(damaged(format!("log start {log_start} above next offset {next_offset}")));
     }
-    if epochs.last().is_some_and(|last| last.1 >= next_offset) || epochs.first().is_some_and(|first| first.1 < log_start) {
+    if epochs.last().is_some_and(|last| last.1 >= next_offset)
+        || epochs.first().is_some_and(|first| first.1 < log_start)
+    {
         return Err(damaged(format!("an epoch begins outside {log_start}..{next_offset}")));
     }
     let epochs = Epochs::from_list(epochs).ok_or_else(|| damaged("leader epochs are not ascending".into()))?;
@@ -77,9 +79,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
         if batches.len() > limits::PRODUCER_BATCHES_REMEMBERED as usize {
             return Err(damaged(format!("producer {id} has {} batches", batches.len())));
         }
-        let batches = batches.into_iter().map(|(sequence, records, base_offset)| Appended { sequence, records, base_offset });
+        let batches =
+            batches.into_iter().map(|(sequence, records, base_offset)| Appended { sequence, records, base_offset });
         known.insert(id, ProducerState { epoch, stamp_ms, batches: batches.collect() });
     }
-    let producers = Producers::from_map(known).ok_or_else(|| damaged("producers without batches or with the same one".into()))?;
+    let producers =
+        Producers::from_map(known).ok_or_else(|| damaged("producers without batches or with the same one".into()))?;
     Ok(PartitionMachine { log_start, next_offset, stamp_ms, epochs, producers })
 }

@@ -13,7 +13,8 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-pub(super) const STREAMS: u64 = 4;
+/// Streams of a connection.
+const STREAMS: usize = 4;
 
 /// Number of a life: never used twice.
 pub(super) type LifeNumber = u64;
@@ -50,7 +51,7 @@ struct Connection {
     ends: (LifeNumber, LifeNumber),
     under_way: usize,
     /// When the last message of each stream arrives.
-    last: [Option<Instant>; STREAMS as usize],
+    last: [Option<Instant>; STREAMS],
     held: Vec<Message>,
 }
 
@@ -234,7 +235,7 @@ impl State {
         let sent = self.number();
         let Some(connection) = self.connections.get_mut(&link) else { return Ok(()) };
         connection.under_way += message.len();
-        let stream = if lane == Lane::Data { usize::try_from(key % STREAMS).unwrap_or(0) } else { 0 };
+        let stream = if lane == Lane::Data { stream_of(key) } else { 0 };
         let connection = connection.number;
         let bytes = on_the_wire(message);
         self.send_on(now, Message { from, boot, lane, bytes, life: number, link, connection, stream, sent });
@@ -346,7 +347,7 @@ impl State {
             return;
         }
         let number = self.number();
-        let connection = Connection { number, ends, under_way: 0, last: [None; STREAMS as usize], held: Vec::new() };
+        let connection = Connection { number, ends, under_way: 0, last: [None; STREAMS], held: Vec::new() };
         self.connections.insert(link, connection);
         if self.connections.contains_key(&(to, node, lane)) {
             let boots = (self.lives[&ends.0].boot, self.lives[&ends.1].boot);
@@ -372,6 +373,10 @@ impl State {
 
 fn notice_of((link, connection): (&Link, &Connection)) -> (Link, u64, (LifeNumber, LifeNumber)) {
     (*link, connection.number, connection.ends)
+}
+
+fn stream_of(key: u64) -> usize {
+    usize::try_from(key).map_or(0, |key| key % STREAMS)
 }
 
 fn on_the_wire(message: &Payload) -> Bytes {

@@ -78,7 +78,7 @@ async fn a_blocked_link_holds_messages_and_then_breaks() {
     let hub = Hub::new(7, Timing::default());
     let (a, b) = (node(&hub, 1, 1, &[2]), node(&hub, 2, 1, &[1]));
     pass(100).await;
-    (a.diary.take(), b.diary.take());
+    drop((a.diary.take(), b.diary.take()));
     hub.block(NodeId(1), NodeId(2));
     a.network.send(NodeId(2), Lane::Data, 1, text("late")).unwrap();
     b.network.send(NodeId(1), Lane::Data, 1, text("through")).unwrap();
@@ -109,7 +109,7 @@ async fn a_cut_node_is_silent_and_its_next_life_is_known_at_once() {
     let hub = Hub::new(7, Timing::default());
     let (a, b) = (node(&hub, 1, 1, &[2]), node(&hub, 2, 1, &[1]));
     pass(100).await;
-    (a.diary.take(), b.diary.take());
+    drop((a.diary.take(), b.diary.take()));
     hub.cut(NodeId(1));
     assert!(a.network.send(NodeId(2), Lane::Data, 1, text("after the cut")).is_err());
     pass(100).await;

@@ -160,3 +160,21 @@ async fn three_nodes_watch_each_other() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_deaf_in_one_direction_makes_suspect_in_that_direction() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let hub = Hub::new(3, Link::default());
+            let nodes = [node(&hub, 1, 1), node(&hub, 2, 1), node(&hub, 3, 1)];
+            nodes[0].until(2, State::Alive).await;
+            nodes[1].until(1, State::Alive).await;
+            hub.block(NodeId(1), NodeId(2));
+            nodes[1].until(1, State::Suspected(Suspicion::Silent)).await;
+            assert_eq!(nodes[0].sees(2), State::Alive);
+            assert_eq!(nodes[2].sees(1), State::Alive);
+            hub.heal();
+            nodes[1].until(1, State::Alive).await;
+        })
+        .await;
+}

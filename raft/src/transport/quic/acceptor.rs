@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 /// For the handshake, and again for HELLO.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes read from a stream at once.
+/// Bytes read from a stream before others have their turn.
 const READ_BYTES: usize = 256 << 10;
 
 /// Accepts until the endpoint is closed.
@@ -44,7 +44,7 @@ async fn visit(shared: Arc<Shared>, incoming: Incoming, control: bool) {
         Err(_) => return,
     };
     match greet(&shared, &connection, control).await {
-        Ok(visitor) => visitor.stay(&shared, &connection).await,
+        Ok(visitor) => visitor.stay(&shared).await,
         Err(close) => {
             tracing::debug!(%remote, "refused: {close}");
             close.close(&connection);
@@ -56,9 +56,19 @@ async fn visit(shared: Arc<Shared>, incoming: Incoming, control: bool) {
 
 /// A peer's connection whose HELLO was good.
 struct Visitor {
+    connection: Connection,
     link: Arc<Link>,
     lane: Lane,
     number: u64,
+}
+
+/// A panic in what the inbox calls must not leave a connection that nobody reads.
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            Close::Broken { what: "this node failed on a message" }.close(&self.connection);
+        }
+    }
 }
 
 async fn greet(shared: &Arc<Shared>, connection: &Connection, control: bool) -> Result<Visitor, Close> {
@@ -93,7 +103,7 @@ async fn greet(shared: &Arc<Shared>, connection: &Connection, control: bool) -> 
     if lane != Lane::Bulk && !lane_link.has_outbound() {
         lane_link.redial.notify_one();
     }
-    let visitor = Visitor { link: link.clone(), lane, number };
+    let visitor = Visitor { connection: connection.clone(), link: link.clone(), lane, number };
     if link.is_stopped() {
         visitor.leave(shared);
         return Err(Close::Bye);
@@ -110,7 +120,8 @@ async fn greet(shared: &Arc<Shared>, connection: &Connection, control: bool) -> 
 
 impl Visitor {
     /// Reads all streams until the connection ends.
-    async fn stay(self, shared: &Arc<Shared>, connection: &Connection) {
+    async fn stay(self, shared: &Arc<Shared>) {
+        let connection = &self.connection;
         let lane = self.link.lane(self.lane);
         let mut readers = FuturesUnordered::new();
         loop {
@@ -139,10 +150,16 @@ impl Visitor {
 /// Delivers a stream's messages. A stream that ends takes its connection along: no peer ends one.
 async fn read(shared: &Arc<Shared>, lane: &LaneLink, number: u64, mut stream: RecvStream) -> Result<(), Close> {
     let mut framer = Framer::new(shared.options.message_max);
+    let mut turn = 0;
     while let Ok(Some(chunk)) = stream.read_chunk(READ_BYTES, true).await {
         framer
             .feed(&chunk.bytes, |message| lane.deliver(number, message, shared.inbox()))
             .map_err(|_| Close::Broken { what: "a message's length" })?;
+        turn += chunk.bytes.len();
+        if turn >= READ_BYTES {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
     Err(Close::Broken { what: "a stream that ended" })
 }

@@ -87,7 +87,7 @@ impl Options {
             message_max: 32 << 20,
             bulk_rate: 200 << 20,
             mtu: Mtu::INTERNET,
-            mtu_loopback: Mtu::INTERNET,
+            mtu_loopback: Mtu::JUMBO,
         }
     }
 }

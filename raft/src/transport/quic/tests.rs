@@ -7,8 +7,8 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::time::Instant as Wall;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant as Wall;
 
 #[derive(Debug, PartialEq)]
 enum Heard {

@@ -130,3 +130,39 @@ fn a_header_survives_any_cut_into_parts() {
         assert_eq!((read, body.contiguous()), (header, Bytes::from_static(b"body")), "cut at {cut}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn over_breaking_connections_order_holds_and_every_call_ends() {
+    let hub = Hub::new(5, Timing::default());
+    let (a, b) = two(&hub).await;
+    hub.break_one_in(30);
+    let mut calls = Vec::new();
+    for n in 0..250u8 {
+        calls.push(ask(&a, HOLD, n));
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        if n % 2 == 0 {
+            b.held.0.lock().unwrap().iter_mut().for_each(|(body, answer)| {
+                std::mem::replace(answer, Answer::nowhere()).send(body.clone());
+            });
+        }
+    }
+    let held = std::mem::take(&mut *b.held.0.lock().unwrap());
+    let seen: Vec<u8> = held.iter().map(|(body, _)| body.contiguous()[0]).collect();
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    drop(held);
+    let (mut answered, mut down) = (0, 0);
+    for (n, call) in (0..250u8).zip(calls) {
+        match call.await {
+            Ok(body) => {
+                assert_eq!(body.contiguous()[0], n);
+                assert!(seen.contains(&n));
+                answered += 1;
+            }
+            Err(CallError::Down { .. }) => down += 1,
+            Err(CallError::NotSent(_)) => assert!(!seen.contains(&n)),
+            Err(_) => {}
+        }
+    }
+    assert!(answered > 50 && down > 3, "{answered} answered, {down} down");
+    assert_eq!(a.rpc.stats().pending, 0);
+}

@@ -282,3 +282,65 @@ async fn what_waits_is_bounded_and_a_disconnect_drops_it() {
     a.network.set_peers(Vec::new());
     a.until(&Heard::Down(NodeId(2), Lane::Control)).await;
 }
+
+/// What a node that does not keep to the protocol is told.
+async fn told(node: &Node, liar: &Identity, lie: impl FnOnce(&mut hello::Hello), frame: &[u8]) -> (u64, String) {
+    let (env, remote) = (Env::real(), node.network.local_addresses().0);
+    let profile = Profile::new(&options(liar.clone(), 1), config::SOCKET_BYTES).unwrap();
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let tls = liar.credentials(&env).unwrap();
+    let config = profile.client(&tls, Lane::Data, remote).unwrap();
+    let connection = endpoint.connect_with(config, remote, "node-1.prod.highwater").unwrap().await.unwrap();
+    let mut said = hello::Hello {
+        version: hello::VERSION,
+        cluster: "prod".into(),
+        cluster_id: None,
+        node: liar.node,
+        boot: BootId(1),
+        lane: 1,
+        address: "127.0.0.1:1".into(),
+        control_address: "127.0.0.1:1".into(),
+    };
+    lie(&mut said);
+    let (mut stream, _answer) = connection.open_bi().await.unwrap();
+    hello::write(&mut stream, &said).await.unwrap();
+    let mut messages = connection.open_uni().await.unwrap();
+    let _ = messages.write_all(frame).await;
+    match timeout(Duration::from_secs(20), connection.closed()).await.unwrap() {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            (close.error_code.into_inner(), String::from_utf8(close.reason.to_vec()).unwrap())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn who_lies_in_hello_or_breaks_the_frame_is_shown_the_door() {
+    let ca = Ca::new();
+    let mut a = node(ca.identity("prod", 1), 1).await;
+    let liar = ca.identity("prod", 2);
+    let (code, why) = told(&a, &liar, |hello| hello.node = NodeId(9), &[]).await;
+    assert_eq!(
+        (code, why.as_str()),
+        (4, "HELLO says node 9, the certificate node 2: compare node.id and the node's certificate")
+    );
+    let (code, why) = told(&a, &liar, |hello| hello.cluster = "test".into(), &[]).await;
+    assert_eq!((code, why.as_str()), (2, "this is cluster \"prod\", HELLO says \"test\": compare cluster.name"));
+    let (code, why) = told(&a, &liar, |hello| hello.version = 7, &[]).await;
+    assert_eq!(
+        (code, why.as_str()),
+        (1, "this node speaks version 1 between nodes, the other 7: upgrade one release at a time")
+    );
+    let (code, _) = told(&a, &liar, |hello| hello.lane = 77, &[]).await;
+    assert_eq!(code, 9);
+    let twin = ca.identity("prod", 1);
+    let (code, _) = told(&a, &twin, |_| {}, &[]).await;
+    assert_eq!(code, 5);
+    // Good words, then a message of 4 GiB.
+    let (code, why) = told(&a, &liar, |_| {}, &[0xff; 100]).await;
+    assert_eq!((code, why.as_str()), (9, "what came cannot be read: a message's length"));
+    a.until(&Heard::Down(NodeId(2), Lane::Data)).await;
+    // Nothing of it stopped the node.
+    let mut b = node(ca.identity("prod", 2), 2).await;
+    connected(&mut a, &mut b).await;
+}

@@ -139,7 +139,7 @@ async fn over_breaking_connections_order_holds_and_every_call_ends() {
     let mut calls = Vec::new();
     for n in 0..250u8 {
         calls.push(ask(&a, HOLD, n));
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
         if n % 2 == 0 {
             b.held.0.lock().unwrap().iter_mut().for_each(|(body, answer)| {
                 std::mem::replace(answer, Answer::nowhere()).send(body.clone());

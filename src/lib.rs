@@ -9,6 +9,8 @@ pub mod types;
 pub mod batch;
 #[cfg(feature = "node")]
 pub mod config;
+#[cfg(feature = "node")]
+pub mod metrics;
 #[cfg(feature = "client")]
 pub mod tls;
 

@@ -385,6 +385,9 @@ impl Source {
             {
                 continue;
             }
+            if is_member_of_path(before) {
+                continue;
+            }
             let behind = self.code[at + name.len()..].trim_start();
             if let Some(path) = behind.strip_prefix("::") {
                 let members = group(path.trim_start());
@@ -417,6 +420,21 @@ impl Source {
         let last = |path: String| path.rsplit("::").next().unwrap_or_default().to_owned();
         self.code.match_indices(keyword).map(|(at, _)| (at, last(name(at)))).collect()
     }
+}
+
+/// Whether what follows stands in the braces of `path::{…}`.
+fn is_member_of_path(before: &str) -> bool {
+    let mut depth = 0;
+    for (at, c) in before.char_indices().rev() {
+        match c {
+            ';' => return false,
+            '}' => depth += 1,
+            '{' if depth > 0 => depth -= 1,
+            '{' => return before[..at].trim_end().ends_with("::"),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// `use openraft;`, `use openraft as x;`, `extern crate openraft`.
@@ -630,6 +648,7 @@ fn the_rules_find_what_is_planted() {
         ("src/session/x.rs", "use highwater_raft::{env::Env, group::Group};"),
         ("raft/src/group.rs", "use openraft::Raft;"),
         ("raft/src/group.rs", "fn f(_: ::openraft::Raft) {}"),
+        ("raft/src/group.rs", "use {bytes::Bytes, openraft::Raft};"),
         ("src/lib.rs", "use openraft as o;"),
         ("src/session/x.rs", "use kafka_wire::Frame;"),
         ("src/partition/machine.rs", "fn f(now: u64) {}"),
@@ -660,6 +679,7 @@ fn the_rules_find_what_is_planted() {
         ("src/cli/dev/mod.rs", "use crate::node::Node;"),
         ("src/runtime/mod.rs", "pub use highwater_raft::env::Env;"),
         ("raft/src/group.rs", "use crate::openraft::Adapter;"),
+        ("raft/src/group.rs", "use crate::{\n    log::{self, Log},\n    openraft::{Adapter, store::Store},\n};"),
         ("raft/src/openraft/store.rs", "use openraft::Raft;"),
         ("src/session/machine.rs", "fn step(&mut self, now: Instant) {}"),
         (
@@ -667,7 +687,7 @@ fn the_rules_find_what_is_planted() {
             "use crate::{batch::Batch, partition::spec::Spec}; use highwater_raft::machine::Machine; // now",
         ),
         (
-            "src/types.rs",
+            "src/batch/error.rs",
             "pub enum AError { A } impl crate::advice::Advice for AError { fn reaction(&self) { match self { Self::A(_) => 1 } } fn advice(&self) {} }",
         ),
     ];

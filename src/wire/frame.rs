@@ -1,6 +1,10 @@
 //! One frame: fixed header, head, body.
 
 use super::{Kind, Message};
+use crate::{
+    advice::{Advice, Reaction},
+    limits,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the frame header. Heads evolve by fields, so this changes only with the header itself.
@@ -8,9 +12,9 @@ pub const VERSION: u8 = 1;
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 16;
 /// Longest head, bytes: bounds what a decoder allocates for names and lists.
-pub const HEAD_BYTES_MAX: u32 = 1 << 20;
+pub const HEAD_BYTES_MAX: u32 = limits::FRAME_HEAD_BYTES_MAX;
 /// Longest body, bytes: one answer of a fetch, or the batches of one produce.
-pub const BODY_BYTES_MAX: u32 = 64 << 20;
+pub const BODY_BYTES_MAX: u32 = limits::FRAME_BODY_BYTES_MAX;
 
 /// The fixed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,25 @@ pub enum FrameError {
         /// The decoder's words.
         why: String,
     },
+}
+
+impl Advice for FrameError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Version { .. } | Self::UnknownKind { .. } | Self::TooLong { .. } => Reaction::Reject,
+            Self::CutOff { .. } | Self::Head { .. } => Reaction::Reject,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Version { .. } | Self::UnknownKind { .. } => {
+                "bring client and node to versions that are at most one apart".into()
+            }
+            Self::TooLong { max, .. } => format!("send or ask for less at a time: at most {max} bytes"),
+            Self::CutOff { .. } | Self::Head { .. } => "report this to the makers of the other side: it encodes wrongly".into(),
+        }
+    }
 }
 
 impl Header {

@@ -31,6 +31,9 @@ impl Replica {
     /// Read-index, see [`crate::group::Group::barrier`].
     pub(crate) async fn barrier(&self) -> Result<u64, BarrierError> {
         let after = self.shared.options.timing.election_max;
+        if self.is_silent() {
+            return Err(BarrierError::NoQuorum { after: Duration::ZERO });
+        }
         let no_quorum = BarrierError::NoQuorum { after };
         let linearizer = match tokio::time::timeout(after, self.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await {
             Ok(Ok(linearizer)) => linearizer,
@@ -52,10 +55,8 @@ impl Replica {
 
     pub(crate) async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
         match self.raft.initialize(voters).await {
-            Ok(()) => {
-                let _ = self.raft.trigger().elect(false).await;
-                Ok(())
-            }
+            // openraft elects at once.
+            Ok(()) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(ChangeError::AlreadyInitialised),
             Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
                 Err(ChangeError::Impossible { why: error.to_string() })

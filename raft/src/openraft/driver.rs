@@ -19,8 +19,11 @@ use crate::{
     },
 };
 use ::openraft::ServerState;
-use openraft_rt::WatchReceiver;
-use std::{collections::BTreeMap, sync::Arc};
+use openraft_rt::{Instant as _, WatchReceiver};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+};
 use tokio::{sync::mpsc, time::Instant};
 
 /// What a driver is told.
@@ -50,6 +53,8 @@ struct Driver {
     ticking: bool,
     /// Term in which this replica already acts as leader.
     leads: Option<u64>,
+    /// When the present run of heartbeats began.
+    active_since: Option<Instant>,
     greeted: Lives,
 }
 
@@ -75,6 +80,7 @@ pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedRe
         leaderless: None,
         ticking: false,
         leads: None,
+        active_since: None,
         greeted: Lives::new(),
     };
     loop {
@@ -121,6 +127,7 @@ impl Driver {
         } else {
             self.leads = None;
             self.abandoned = None;
+            self.active_since = None;
             self.follow(now, role, &lives).await
         };
         self.greeted = lives;
@@ -147,11 +154,41 @@ impl Driver {
             beat = true;
         }
         let active = now - *self.replica.stirred.borrow() < self.timing().idle || self.has_uncommitted();
-        let due = self.on_beat(now);
-        if beat || (active && due) {
+        self.active_since = if active { self.active_since.or(Some(now)) } else { None };
+        if let Some(until) = self.silence(now, role) {
+            return Some(until);
+        }
+        if beat || (active && self.on_beat(now)) {
             let _ = self.replica.raft.trigger().heartbeat().await;
         }
         active.then(|| self.next_beat(now))
+    }
+
+    /// A leader that no quorum answers leaves the group to the others: those who still hear it would refuse them their
+    /// votes for ever. It is silent for two leases, then probes for one.
+    fn silence(&mut self, now: Instant, role: &Role) -> Option<Instant> {
+        let lease = self.timing().election_max;
+        let mut silent = self.replica.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = silent.filter(|until| now < *until) {
+            return Some(until);
+        }
+        if silent.take().is_some() {
+            self.active_since = self.active_since.map(|_| now);
+        }
+        let active_since = self.active_since?;
+        if role.members.values().filter(|member| member.voter).count() < 2 || now - active_since <= lease {
+            return None;
+        }
+        let acked = self.replica.raft.data_metrics().borrow_watched().last_quorum_acked;
+        if acked.is_some_and(|acked| acked.elapsed() <= lease) {
+            return None;
+        }
+        let until = now + 2 * lease;
+        *silent = Some(until);
+        drop(silent);
+        tracing::warn!(group = %self.replica.shared.group, term = role.term, "no quorum answers: leaving the group to others");
+        ask_to_elect(&self.replica);
+        Some(until)
     }
 
     /// Replicas whose node was started anew or is no longer suspected.

@@ -77,6 +77,8 @@ pub(crate) struct Replica {
     proposals: mpsc::UnboundedSender<Proposed>,
     /// Time of the last proposal; the driver waits for it when the group is idle.
     pub(super) stirred: watch::Sender<Instant>,
+    /// A leader without a quorum says nothing until then, so that the leases of those who hear it run out.
+    pub(super) silent_until: Mutex<Option<Instant>>,
     stop: watch::Sender<bool>,
     env: Env,
 }
@@ -121,6 +123,7 @@ impl Replica {
             commands,
             proposals,
             stirred: watch::Sender::new(Instant::now()),
+            silent_until: Mutex::default(),
             stop: watch::Sender::new(false),
             env,
         });
@@ -150,6 +153,12 @@ impl Replica {
         if let Err(mpsc::error::SendError(proposed)) = self.proposals.send(proposed) {
             self.refuse(&proposed);
         }
+    }
+
+    /// Whether it leads without a quorum, and leaves the group to others for a while.
+    pub(super) fn is_silent(&self) -> bool {
+        let until = self.silent_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     fn refuse(&self, proposed: &Proposed) {
@@ -232,7 +241,9 @@ fn config(timing: &Timing) -> Config {
         enable_tick: false,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
-        quorum_loss_probe_interval: Some(2 * ms(timing.election_max)),
+        // It would also hold back the read-index that wakes an idle group; the driver keeps a leader without a quorum
+        // silent itself.
+        quorum_loss_probe_interval: None,
         ..Config::default()
     }
 }

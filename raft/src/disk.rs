@@ -4,6 +4,9 @@
 //! the simulated one (`testing::disk`) waits in virtual time, loses unsynced bytes, tears, flips, fills up, stalls and fails.
 //! Paths are relative to the data directory and use `/`.
 
+mod real;
+pub use real::RealDisk;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::{io, sync::Arc};

@@ -1,9 +1,23 @@
 //! One data directory: its WAL thread, its retirer, its readers, and the groups in it.
 
-use super::{CreateError, Group, OpenError};
+use super::{
+    CreateError, Group, OpenError,
+    core::{Body, Core, Job, waiter},
+    entry::Owner,
+    open,
+    record::Record,
+    replay::DAMAGED,
+    state::{Shared, State},
+};
 use crate::{DirectoryId, GroupId, ReplicaId, disk::Disk, env::Env};
 use bytes::Bytes;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::oneshot;
 
 /// Sizes and times of a data directory.
 #[derive(Clone, Debug)]
@@ -65,57 +79,146 @@ pub struct Stats {
     pub cached_bytes: usize,
 }
 
-/// A data directory. Clones share.
+/// A data directory. Clones share; its threads end when the last clone and the last [`Group`] are dropped.
 #[derive(Clone)]
-pub struct Directory;
+pub struct Directory {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) core: Arc<Core>,
+    pub(super) faulty: Mutex<BTreeMap<GroupId, (ReplicaId, String)>>,
+    pub(super) notes: Mutex<BTreeMap<String, Bytes>>,
+    /// One creation or removal at a time.
+    pub(super) changes: tokio::sync::Mutex<()>,
+}
 
 impl Directory {
     /// Recovers. Damaged groups come back faulty; a damaged directory of a frame makes all faulty.
-    pub async fn open(_disk: Arc<dyn Disk>, _options: Options, _env: Env) -> Result<Directory, OpenError> {
-        todo!()
+    pub async fn open(disk: Arc<dyn Disk>, options: Options, env: Env) -> Result<Directory, OpenError> {
+        let inner = Arc::new(open::open(disk, options, env).await?);
+        Ok(Directory { inner })
     }
+
     /// Random at first start, stored.
     pub fn id(&self) -> DirectoryId {
-        todo!()
+        self.inner.core.common.id
     }
+
     /// All groups, ascending.
     pub fn groups(&self) -> Vec<(GroupId, ReplicaId, Health)> {
-        todo!()
+        let mut all: BTreeMap<GroupId, (ReplicaId, Health)> = BTreeMap::new();
+        for (group, shared) in self.inner.core.common.groups().iter() {
+            all.insert(*group, (shared.owner.replica, Health::Good));
+        }
+        for (group, (replica, why)) in self.faulty().iter() {
+            all.insert(*group, (*replica, Health::Faulty(why.clone())));
+        }
+        all.into_iter().map(|(group, (replica, health))| (group, replica, health)).collect()
     }
-    /// Makes a group; durable on return. Data of a faulty or removed predecessor is dropped.
-    pub async fn create(&self, _group: GroupId, _replica: ReplicaId) -> Result<Group, CreateError> {
-        todo!()
+
+    /// Makes a group; durable on return. Gives the one that is there when it is this replica. Data of a faulty or
+    /// removed predecessor is dropped.
+    pub async fn create(&self, group: GroupId, replica: ReplicaId) -> Result<Group, CreateError> {
+        let _one = self.inner.changes.lock().await;
+        if let Some(known) = self.group(group) {
+            let existing = known.replica();
+            return if existing == replica {
+                Ok(known)
+            } else {
+                Err(CreateError::Exists { group, existing, wanted: replica })
+            };
+        }
+        let predecessor = self.faulty().get(&group).map(|(replica, _)| *replica);
+        if predecessor == Some(replica) {
+            return Err(CreateError::Dead { group, replica });
+        }
+        self.inner.core.write(Some(group), Record::Create(replica)).await?;
+        self.faulty().remove(&group);
+        if let Some(replica) = predecessor {
+            self.job(Job::Forgotten(Owner { group, replica }));
+        }
+        let shared = Shared::new(Owner { group, replica }, State::empty());
+        self.inner.core.common.groups().insert(group, shared.clone());
+        Ok(Group::new(shared, self.inner.core.clone()))
     }
+
     /// A good group.
-    pub fn group(&self, _group: GroupId) -> Option<Group> {
-        todo!()
+    pub fn group(&self, group: GroupId) -> Option<Group> {
+        let shared = self.inner.core.common.groups().get(&group).cloned()?;
+        Some(Group::new(shared, self.inner.core.clone()))
     }
+
     /// Forgets a group, durably, then deletes its files.
-    pub async fn remove(&self, _group: GroupId) -> io::Result<()> {
-        todo!()
+    pub async fn remove(&self, group: GroupId) -> io::Result<()> {
+        let _one = self.inner.changes.lock().await;
+        let living = self.inner.core.common.groups().get(&group).cloned();
+        let faulty = self.faulty().get(&group).map(|(replica, _)| *replica);
+        let Some(replica) = living.as_ref().map(|shared| shared.owner.replica).or(faulty) else { return Ok(()) };
+        if let Some(shared) = living {
+            shared.state().gone = true;
+        }
+        self.inner.core.write(Some(group), Record::Remove).await?;
+        self.inner.core.common.groups().remove(&group);
+        self.faulty().remove(&group);
+        self.job(Job::Forgotten(Owner { group, replica }));
+        Ok(())
     }
+
     /// Stores a small fact of the node.
-    pub async fn note(&self, _key: &str, _value: Bytes) -> io::Result<()> {
-        todo!()
+    pub async fn note(&self, key: &str, value: Bytes) -> io::Result<()> {
+        self.inner.core.write(None, Record::Note { key: key.into(), value: value.clone() }).await?;
+        self.notes().insert(key.into(), value);
+        Ok(())
     }
+
     /// A stored fact.
-    pub fn noted(&self, _key: &str) -> Option<Bytes> {
-        todo!()
+    pub fn noted(&self, key: &str) -> Option<Bytes> {
+        self.notes().get(key).cloned()
     }
+
+    /// Why groups may be missing from [`Directory::groups`]: the write-ahead log as a whole was damaged, in this life or
+    /// an earlier one. All replica ids given out for this directory before that are dead.
+    pub fn damaged(&self) -> Option<String> {
+        self.noted(DAMAGED).map(|why| String::from_utf8_lossy(&why).into_owned())
+    }
+
     /// Resolves when a storage error has stopped the directory.
     pub async fn failed(&self) -> io::Error {
-        todo!()
+        self.inner.core.common.failed().await
     }
+
     /// Figures.
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.inner.core.common.gauges.stats(&self.inner.core.common.files)
     }
+
     /// Whether free space is below the low-water mark.
     pub fn is_low(&self) -> bool {
-        todo!()
+        self.stats().free_bytes < self.inner.core.common.options.free_bytes_min
     }
-    /// Flushes, seals, stops the threads.
+
+    /// Flushes, seals, stops the WAL thread; waits for the retirer.
     pub async fn close(&self) {
-        todo!()
+        let (done, wait) = waiter();
+        self.inner.core.submit(Body::Close, done);
+        if let Ok(Err(error)) = wait.await {
+            tracing::warn!(%error, "the log was closed already, or its storage failed");
+        }
+        let (tx, rx) = oneshot::channel();
+        self.job(Job::Barrier(tx));
+        let _ = rx.await;
+    }
+
+    fn job(&self, job: Job) {
+        let _ = self.inner.core.jobs.send(job);
+    }
+
+    fn faulty(&self) -> std::sync::MutexGuard<'_, BTreeMap<GroupId, (ReplicaId, String)>> {
+        self.inner.faulty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.inner.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

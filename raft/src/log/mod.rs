@@ -18,9 +18,27 @@
 //! A bit that flips in the last flush before its seal (50 ms) cannot be told from a torn write: it is cut.
 //! Deliberately not here: when to trim, what an entry means, who is leader.
 
+mod cache;
+mod core;
 mod directory;
+mod entry;
 mod error;
+mod frame;
 mod group;
+mod open;
+mod reader;
+mod record;
+mod recovery;
+mod replay;
+mod retire;
+mod scan;
+mod segment;
+mod state;
+mod wal;
+mod walfiles;
+
+#[cfg(test)]
+mod tests;
 
 pub use directory::{Directory, Health, Options, Stats};
 pub use error::{CreateError, OpenError, ReadError};

@@ -1,1 +1,465 @@
 //! A disk in memory that loses what was not synced.
+//!
+//! Each file has what programs read (`current`) and what survives a loss of power (`synced`, and of each write since
+//! then some sectors, none or all: by the seed). Names survive once their folder was synced; of the name changes since
+//! then a prefix survives. A failed sync behaves as Linux does: the pages are clean afterwards and never get written.
+//! After [`SimDisk::crash`] nothing of that life completes any more.
+
+use crate::{
+    disk::{Disk, File},
+    env::Env,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// What a device writes or does not write as a whole.
+const SECTOR: usize = 512;
+
+/// How large and how slow.
+#[derive(Clone, Debug)]
+pub struct SimLimits {
+    /// Size of the disk.
+    pub bytes: u64,
+    /// Longest usual time of a sync; one in 64 takes ten times as long.
+    pub sync_max: Duration,
+    /// Longest time of a read or write.
+    pub access_max: Duration,
+}
+
+impl Default for SimLimits {
+    fn default() -> Self {
+        Self { bytes: 1 << 30, sync_max: Duration::from_micros(800), access_max: Duration::from_micros(60) }
+    }
+}
+
+/// A simulated disk in one life of its node. Clones share.
+#[derive(Clone)]
+pub struct SimDisk {
+    env: Env,
+    limits: SimLimits,
+    world: Arc<Mutex<World>>,
+    life: u64,
+}
+
+#[derive(Default)]
+struct World {
+    life: u64,
+    frozen: bool,
+    inodes: BTreeMap<u64, Inode>,
+    inode_next: u64,
+    names: BTreeMap<String, u64>,
+    folders: BTreeSet<String>,
+    durable_names: BTreeMap<String, u64>,
+    pending_names: Vec<NameChange>,
+    syncs_to_fail: u32,
+    full: bool,
+    stall_until: Option<tokio::time::Instant>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Link(String, u64),
+    Unlink(String),
+    Rename(String, String),
+}
+
+#[derive(Default)]
+struct Inode {
+    current: Vec<u8>,
+    synced: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+enum Change {
+    Write(u64, Vec<u8>),
+    Length(usize),
+}
+
+impl World {
+    fn used(&self) -> u64 {
+        self.names.values().filter_map(|i| self.inodes.get(i)).map(|i| i.current.len() as u64).sum()
+    }
+    fn inode(&mut self, id: u64) -> &mut Inode {
+        self.inodes.get_mut(&id).expect("an open file has an inode")
+    }
+}
+
+fn put(into: &mut Vec<u8>, position: u64, bytes: &[u8]) {
+    let start = usize::try_from(position).expect("simulated files are small");
+    if into.len() < start + bytes.len() {
+        into.resize(start + bytes.len(), 0);
+    }
+    into[start..start + bytes.len()].copy_from_slice(bytes);
+}
+
+fn apply_name(names: &mut BTreeMap<String, u64>, change: &NameChange) {
+    match change {
+        NameChange::Link(path, inode) => drop(names.insert(path.clone(), *inode)),
+        NameChange::Unlink(path) => drop(names.remove(path)),
+        NameChange::Rename(from, to) => {
+            if let Some(inode) = names.remove(from) {
+                names.insert(to.clone(), inode);
+            }
+        }
+    }
+}
+
+fn folder(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn touches(change: &NameChange, path: &str) -> bool {
+    match change {
+        NameChange::Link(p, _) | NameChange::Unlink(p) => folder(p) == path,
+        NameChange::Rename(from, to) => folder(from) == path || folder(to) == path,
+    }
+}
+
+fn not_found(path: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("simulated disk: no {path}"))
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(env: Env, limits: SimLimits) -> Arc<Self> {
+        Arc::new(Self { env, limits, world: Arc::default(), life: 0 })
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Freezes: nothing asked of this life completes from now on, and nothing more becomes durable.
+    pub fn crash(&self) {
+        self.world().frozen = true;
+    }
+
+    /// The disk as the next life finds it after a loss of power. Implies [`SimDisk::crash`].
+    pub fn restart_losing_unsynced(&self, env: Env) -> Arc<SimDisk> {
+        self.restart(env, true)
+    }
+
+    /// The disk as the next life finds it when only the process died: all that was written is there, synced or not.
+    pub fn restart_keeping_unsynced(&self, env: Env) -> Arc<SimDisk> {
+        self.restart(env, false)
+    }
+
+    fn restart(&self, env: Env, lose: bool) -> Arc<SimDisk> {
+        let mut world = self.world();
+        world.life += 1;
+        world.frozen = false;
+        world.stall_until = None;
+        if lose {
+            let kept = usize::try_from(env.random_below(world.pending_names.len() as u64 + 1)).expect("small");
+            let changes = std::mem::take(&mut world.pending_names);
+            for change in &changes[..kept] {
+                apply_name(&mut world.durable_names, change);
+            }
+            world.names = world.durable_names.clone();
+            for inode in world.inodes.values_mut() {
+                tear(inode, &env);
+            }
+            let named: BTreeSet<u64> = world.names.values().copied().collect();
+            world.inodes.retain(|id, _| named.contains(id));
+        }
+        let life = world.life;
+        drop(world);
+        Arc::new(SimDisk { env, limits: self.limits.clone(), world: self.world.clone(), life })
+    }
+
+    /// Flips one bit of a file, on the medium and in what is read.
+    pub fn flip_bit(&self, path: &str, byte: u64, bit: u8) {
+        let mut world = self.world();
+        let id = *world.names.get(path).unwrap_or_else(|| panic!("no file {path}"));
+        let at = usize::try_from(byte).expect("small");
+        let inode = world.inode(id);
+        for bytes in [&mut inode.current, &mut inode.synced] {
+            if let Some(b) = bytes.get_mut(at) {
+                *b ^= 1 << bit;
+            }
+        }
+    }
+
+    /// The next sync of a file fails, and what it was to make durable is lost for good.
+    pub fn fail_next_sync(&self) {
+        self.world().syncs_to_fail += 1;
+    }
+
+    /// From now on no file grows (`true`), or may again (`false`).
+    pub fn fill_up(&self, full: bool) {
+        self.world().full = full;
+    }
+
+    /// Every access waits until `time` has passed.
+    pub fn stall(&self, time: Duration) {
+        self.world().stall_until = Some(tokio::time::Instant::now() + time);
+    }
+
+    /// Bytes that a loss of power could take now.
+    pub fn unsynced_bytes(&self) -> u64 {
+        let world = self.world();
+        let pending = world.inodes.values().flat_map(|i| &i.pending);
+        pending.map(|c| if let Change::Write(_, b) = c { b.len() as u64 } else { 0 }).sum()
+    }
+
+    /// Paths and lengths of all files, sorted.
+    pub fn files(&self) -> Vec<(String, u64)> {
+        let world = self.world();
+        world.names.iter().map(|(path, id)| (path.clone(), world.inodes[id].current.len() as u64)).collect()
+    }
+
+    /// Content of a file.
+    pub fn content(&self, path: &str) -> Option<Vec<u8>> {
+        let world = self.world();
+        world.names.get(path).map(|id| world.inodes[id].current.clone())
+    }
+
+    /// Waits as a device would; a future of a life that is over never ends.
+    async fn wait(&self, most: Duration) {
+        let us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        let until = tokio::time::Instant::now() + Duration::from_micros(1 + self.env.random_below(us));
+        let stall = self.world().stall_until;
+        tokio::time::sleep_until(stall.map_or(until, |s| s.max(until))).await;
+        self.unless_over().await;
+    }
+
+    async fn unless_over(&self) {
+        let over = {
+            let world = self.world();
+            world.frozen || world.life != self.life
+        };
+        if over {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn sync_wait(&self) {
+        let rare = if self.env.random_below(64) == 0 { 10 } else { 1 };
+        self.wait(self.limits.sync_max * rare).await;
+    }
+
+    fn change_names(&self, change: NameChange) {
+        let mut world = self.world();
+        apply_name(&mut world.names, &change);
+        world.pending_names.push(change);
+    }
+}
+
+/// What power loss leaves of the writes since the last sync: each is lost, whole, or a subset of its sectors.
+fn tear(inode: &mut Inode, env: &Env) {
+    for change in inode.pending.drain(..) {
+        match change {
+            Change::Length(len) if env.random_below(2) == 0 => inode.synced.resize(len, 0),
+            Change::Length(_) => {}
+            Change::Write(position, bytes) => match env.random_below(4) {
+                0 => {}
+                1 => put(&mut inode.synced, position, &bytes),
+                2 => {
+                    let cut =
+                        usize::try_from(env.random_below(bytes.len() as u64 + 1)).expect("small") / SECTOR * SECTOR;
+                    put(&mut inode.synced, position, &bytes[..cut]);
+                }
+                _ => {
+                    for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                        if env.random_below(2) == 0 {
+                            put(&mut inode.synced, position + (i * SECTOR) as u64, sector);
+                        }
+                    }
+                }
+            },
+        }
+    }
+    inode.current = inode.synced.clone();
+}
+
+impl Disk for SimDisk {
+    fn open<'a>(&'a self, path: &'a str, create: bool) -> BoxFuture<'a, io::Result<Arc<dyn File>>> {
+        Box::pin(async move {
+            self.wait(self.limits.access_max).await;
+            let known = self.world().names.get(path).copied();
+            let inode = match known {
+                Some(inode) => inode,
+                None if !create => return Err(not_found(path)),
+                None => {
+                    if !folder(path).is_empty() && !self.world().folders.contains(folder(path)) {
+                        return Err(not_found(folder(path)));
+                    }
+                    let mut world = self.world();
+                    world.inode_next += 1;
+                    let id = world.inode_next;
+                    world.inodes.insert(id, Inode::default());
+                    drop(world);
+                    self.change_names(NameChange::Link(path.into(), id));
+                    id
+                }
+            };
+            Ok(Arc::new(SimFile { disk: self.clone(), inode, path: path.into() }) as Arc<dyn File>)
+        })
+    }
+
+    fn list<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Vec<String>>> {
+        Box::pin(async move {
+            self.wait(self.limits.access_max).await;
+            let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+            let world = self.world();
+            let below = world.names.keys().chain(world.folders.iter()).filter_map(|name| name.strip_prefix(&prefix));
+            let names: BTreeSet<String> =
+                below.filter_map(|rest| rest.split('/').next()).filter(|n| !n.is_empty()).map(String::from).collect();
+            Ok(names.into_iter().collect())
+        })
+    }
+
+    fn create_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.wait(self.limits.access_max).await;
+            let mut world = self.world();
+            let mut at = path;
+            while !at.is_empty() {
+                world.folders.insert(at.into());
+                at = folder(at);
+            }
+            Ok(())
+        })
+    }
+
+    fn sync_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.sync_wait().await;
+            let mut world = self.world();
+            let (done, left): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut world.pending_names).into_iter().partition(|change| touches(change, path));
+            world.pending_names = left;
+            for change in &done {
+                apply_name(&mut world.durable_names, change);
+            }
+            Ok(())
+        })
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.wait(self.limits.access_max).await;
+            if self.world().names.contains_key(from) {
+                self.change_names(NameChange::Rename(from.into(), to.into()));
+                return Ok(());
+            }
+            Err(not_found(from))
+        })
+    }
+
+    fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.wait(self.limits.access_max).await;
+            let prefix = format!("{path}/");
+            let gone: Vec<String> = {
+                let mut world = self.world();
+                world.folders.retain(|f| f != path && !f.starts_with(&prefix));
+                world.names.keys().filter(|n| *n == path || n.starts_with(&prefix)).cloned().collect()
+            };
+            gone.into_iter().for_each(|name| self.change_names(NameChange::Unlink(name)));
+            Ok(())
+        })
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let world = self.world();
+        Ok(if world.full { 0 } else { self.limits.bytes.saturating_sub(world.used()) })
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    inode: u64,
+    path: String,
+}
+
+impl SimFile {
+    fn may_grow(&self, to: u64) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let len = world.inode(self.inode).current.len() as u64;
+        let more = to.saturating_sub(len);
+        if more > 0 && (world.full || world.used() + more > self.disk.limits.bytes) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, format!("simulated disk full: {}", self.path)));
+        }
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn write_at<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let bytes = parts.concat();
+            self.disk.unless_over().await;
+            // In the page cache at once: a crash while the call waits may keep it or not.
+            self.may_grow(position + bytes.len() as u64)?;
+            {
+                let mut world = self.disk.world();
+                let inode = world.inode(self.inode);
+                put(&mut inode.current, position, &bytes);
+                inode.pending.push(Change::Write(position, bytes));
+            }
+            self.disk.wait(self.disk.limits.access_max).await;
+            Ok(())
+        })
+    }
+
+    fn read_at<'a>(&'a self, position: u64, len: usize) -> BoxFuture<'a, io::Result<Bytes>> {
+        Box::pin(async move {
+            self.disk.wait(self.disk.limits.access_max).await;
+            let mut world = self.disk.world();
+            let current = &world.inode(self.inode).current;
+            let start = usize::try_from(position).unwrap_or(usize::MAX).min(current.len());
+            let end = start.saturating_add(len).min(current.len());
+            Ok(Bytes::copy_from_slice(&current[start..end]))
+        })
+    }
+
+    fn sync<'a>(&'a self) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.disk.unless_over().await;
+            let upto = self.disk.world().inode(self.inode).pending.len();
+            self.disk.sync_wait().await;
+            let mut world = self.disk.world();
+            let upto = upto.min(world.inode(self.inode).pending.len());
+            if world.syncs_to_fail > 0 {
+                world.syncs_to_fail -= 1;
+                world.inode(self.inode).pending.drain(..upto);
+                return Err(io::Error::other(format!("simulated sync failure of {}", self.path)));
+            }
+            let inode = world.inode(self.inode);
+            for change in inode.pending.drain(..upto) {
+                match change {
+                    Change::Write(position, bytes) => put(&mut inode.synced, position, &bytes),
+                    Change::Length(len) => inode.synced.resize(len, 0),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn len<'a>(&'a self) -> BoxFuture<'a, io::Result<u64>> {
+        Box::pin(async move {
+            self.disk.wait(self.disk.limits.access_max).await;
+            Ok(self.disk.world().inode(self.inode).current.len() as u64)
+        })
+    }
+
+    fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            self.disk.wait(self.disk.limits.access_max).await;
+            self.may_grow(len)?;
+            let mut world = self.disk.world();
+            let inode = world.inode(self.inode);
+            let len = usize::try_from(len).expect("simulated files are small");
+            inode.current.resize(len, 0);
+            inode.pending.push(Change::Length(len));
+            Ok(())
+        })
+    }
+}

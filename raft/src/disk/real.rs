@@ -1,0 +1,166 @@
+//! The operating system's files. Every call completes at once on its caller's thread: so only threads that may wait for
+//! a disk call it (the WAL thread, the retirer, readers).
+
+use super::{Disk, File};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::{
+    fs, io,
+    io::IoSlice,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Linux takes at most 1,024 parts per call.
+const PARTS_MAX: usize = 1024;
+
+/// A directory of the file system.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// Uses `root`, which is made when it is not there.
+    pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(|e| named(e, "create", &root))?;
+        Ok(Self { root })
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        assert!(
+            !path.split('/').any(|part| part == "..") && !path.starts_with('/'),
+            "a path inside the data directory: {path}"
+        );
+        self.root.join(path)
+    }
+
+    fn list_now(&self, path: &str) -> io::Result<Vec<String>> {
+        let path = self.path(path);
+        let read = match fs::read_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|e| named(e, "list", &path))?,
+        };
+        let mut names = Vec::new();
+        for entry in read {
+            // Names that are not UTF-8 are not ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn remove_now(&self, path: &str) -> io::Result<()> {
+        let path = self.path(path);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(named(e, "remove", &path)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Adds what was tried, and on what, to an error.
+fn named(error: io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+fn now<'a, T: Send + 'a>(result: io::Result<T>) -> BoxFuture<'a, io::Result<T>> {
+    Box::pin(std::future::ready(result))
+}
+
+impl Disk for RealDisk {
+    fn open<'a>(&'a self, path: &'a str, create: bool) -> BoxFuture<'a, io::Result<Arc<dyn File>>> {
+        let path = self.path(path);
+        let opened = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path);
+        now(opened.map_err(|e| named(e, "open", &path)).map(|file| Arc::new(RealFile { file, path }) as Arc<dyn File>))
+    }
+    fn list<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Vec<String>>> {
+        now(self.list_now(path))
+    }
+    fn create_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let path = self.path(path);
+        now(fs::create_dir_all(&path).map_err(|e| named(e, "create", &path)))
+    }
+    fn sync_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let path = self.path(path);
+        now(fs::File::open(&path).and_then(|d| d.sync_all()).map_err(|e| named(e, "sync", &path)))
+    }
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        let (from, to) = (self.path(from), self.path(to));
+        now(fs::rename(&from, &to).map_err(|e| named(e, "rename", &from)))
+    }
+    fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        now(self.remove_now(path))
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        let fs = rustix::fs::statvfs(&self.root).map_err(|e| named(e.into(), "free space of", &self.root))?;
+        Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
+    }
+}
+
+struct RealFile {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl RealFile {
+    fn write_now(&self, mut position: u64, parts: &[Bytes]) -> io::Result<()> {
+        for group in parts.chunks(PARTS_MAX) {
+            let mut slices: Vec<_> = group.iter().filter(|p| !p.is_empty()).map(|p| IoSlice::new(p)).collect();
+            let mut rest = &mut slices[..];
+            while !rest.is_empty() {
+                let written = match rustix::io::pwritev(&self.file, rest, position) {
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(e) => return Err(e.into()),
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                };
+                position += written as u64;
+                IoSlice::advance_slices(&mut rest, written);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_now(&self, mut position: u64, len: usize) -> io::Result<Bytes> {
+        let mut buffer = Vec::with_capacity(len);
+        while buffer.len() < len {
+            let mut left = Vec::new();
+            let into = if buffer.is_empty() {
+                &mut buffer
+            } else {
+                left.reserve_exact(len - buffer.len());
+                &mut left
+            };
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(into), position) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+                Ok(0) => break,
+                Ok(read) => position += read as u64,
+            }
+            buffer.extend_from_slice(&left);
+        }
+        buffer.truncate(len);
+        Ok(buffer.into())
+    }
+}
+
+impl File for RealFile {
+    fn write_at<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
+        now(self.write_now(position, parts).map_err(|e| named(e, "write", &self.path)))
+    }
+    fn read_at<'a>(&'a self, position: u64, len: usize) -> BoxFuture<'a, io::Result<Bytes>> {
+        now(self.read_now(position, len).map_err(|e| named(e, "read", &self.path)))
+    }
+    fn sync<'a>(&'a self) -> BoxFuture<'a, io::Result<()>> {
+        now(self.file.sync_data().map_err(|e| named(e, "sync", &self.path)))
+    }
+    fn len<'a>(&'a self) -> BoxFuture<'a, io::Result<u64>> {
+        now(self.file.metadata().map(|m| m.len()).map_err(|e| named(e, "length of", &self.path)))
+    }
+    fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>> {
+        now(self.file.set_len(len).map_err(|e| named(e, "set length of", &self.path)))
+    }
+}

@@ -1,0 +1,122 @@
+//! Cold reads: on threads of their own, so that whoever asks never waits for a disk with its own thread.
+
+use super::{
+    Entry, LogId,
+    core::{Common, closed, damaged},
+    entry::{EntryHead, HEAD},
+    state::{Place, Shared},
+};
+use crate::{env::Env, env::LocalFuture};
+use futures_util::future::BoxFuture;
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Threads per data directory.
+const READERS: usize = 2;
+/// Bytes of one read from a WAL file at most, but for a larger entry.
+const RUN_BYTES: u64 = 1 << 20;
+
+type Work = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
+
+/// The pool. Ends when dropped.
+pub(super) struct Readers {
+    threads: Vec<mpsc::UnboundedSender<Work>>,
+    next: AtomicUsize,
+}
+
+impl Readers {
+    pub(super) fn start(env: &Env) -> io::Result<Self> {
+        let mut threads = Vec::new();
+        for i in 0..READERS {
+            let (tx, mut rx) = mpsc::unbounded_channel::<Work>();
+            env.spawn_thread(&format!("log-reader-{i}"), move || -> LocalFuture {
+                Box::pin(async move {
+                    while let Some(work) = rx.recv().await {
+                        work().await;
+                    }
+                })
+            })?;
+            threads.push(tx);
+        }
+        Ok(Self { threads, next: AtomicUsize::new(0) })
+    }
+
+    /// Runs `work` on a reader's thread.
+    pub(super) async fn run<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (tx, rx) = oneshot::channel();
+        let thread = self.next.fetch_add(1, Relaxed) % self.threads.len();
+        let work: Work = Box::new(move || Box::pin(async move { drop(tx.send(work().await)) }));
+        self.threads[thread].send(work).map_err(|_| closed())?;
+        rx.await.map_err(|_| closed())
+    }
+}
+
+/// An entry in a WAL file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cold {
+    pub(super) head: EntryHead,
+    pub(super) file: u64,
+    pub(super) position: u64,
+}
+
+/// Neighbours in one file that one read fetches.
+fn run(colds: &[Cold]) -> (usize, u64) {
+    let first = colds[0];
+    let (mut count, mut end) = (1, first.position + first.head.size());
+    for cold in &colds[1..] {
+        let next_end = cold.position + cold.head.size();
+        let near = cold.file == first.file && cold.position >= end && next_end - first.position <= RUN_BYTES;
+        if !near {
+            break;
+        }
+        (count, end) = (count + 1, next_end);
+    }
+    (count, end - first.position)
+}
+
+/// Reads entries from WAL files. `NotFound`: a file was recycled meanwhile (look up the place again).
+pub(super) async fn read_wal(common: &Common, shared: &Shared, colds: &[Cold]) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(colds.len());
+    let mut rest = colds;
+    while let Some(first) = rest.first().copied() {
+        let (count, len) = run(rest);
+        let file = common.files.file(first.file).ok_or(io::ErrorKind::NotFound)?;
+        let bytes = file.read_at(first.position, usize::try_from(len).map_err(io::Error::other)?).await?;
+        for cold in &rest[..count] {
+            let at = usize::try_from(cold.position - first.position).map_err(io::Error::other)?;
+            let end = at + HEAD + cold.head.len as usize;
+            let head = bytes.get(at..).and_then(|b| EntryHead::parse(b, shared.owner));
+            let entry = match head {
+                Some(head) if head == cold.head && end <= bytes.len() => head.entry(bytes.slice(at + HEAD..end).into()),
+                _ => None,
+            };
+            entries.push(entry.ok_or_else(|| moved_or_damaged(shared, cold))?);
+        }
+        rest = &rest[count..];
+    }
+    Ok(entries)
+}
+
+/// An entry that does not verify: either its file was recycled since its place was looked up, or it is damaged.
+fn moved_or_damaged(shared: &Shared, cold: &Cold) -> io::Error {
+    let LogId { term, index } = cold.head.id;
+    let state = shared.state();
+    let still = state
+        .slot(index)
+        .is_some_and(|s| s.head == cold.head && s.place == Place::Wal { file: cold.file, position: cold.position });
+    if still {
+        damaged(format!(
+            "entry {term}.{index} of group {} in WAL file {:016x} does not verify",
+            shared.owner.group, cold.file
+        ))
+    } else {
+        io::ErrorKind::NotFound.into()
+    }
+}

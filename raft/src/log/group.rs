@@ -194,7 +194,8 @@ impl Group {
     /// At least the entry at `from`, and neighbours that are in the same kind of place.
     async fn read_some(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         for _ in 0..TRIES {
-            match plan(&self.shared.state(), from, to, bytes_max)? {
+            let planned = plan(&self.shared.state(), from, to, bytes_max)?;
+            match planned {
                 Plan::Ready(entries) => return Ok(entries),
                 Plan::Wal(colds) => match self.read_wal(colds).await {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}

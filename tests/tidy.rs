@@ -3,11 +3,14 @@
 //! Comments, strings and test code are cut out first. A rule that finds something names file, line and what to do;
 //! `the_rules_find_what_is_planted` shows that each of them can fail.
 
+#[path = "tidy/source.rs"]
+mod source;
+
+use source::{Source, braced, is_word, line_of, root, root_sources, sources};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
-    path::{Path, PathBuf},
 };
 
 /// Modules of the root crate, lowest first, and which of the others each may use.
@@ -190,6 +193,7 @@ fn machine_violations(source: &Source) -> Vec<String> {
     if !source.path.ends_with("/machine.rs") && !source.path.contains("/machine/") {
         return vec![];
     }
+    let replicated = REPLICATED.contains(&own);
     let at = |line: usize, what: &str| format!("{}:{line}: a machine {what}", source.path);
     let mut found = vec![];
     for used in source.paths("crate") {
@@ -197,7 +201,7 @@ fn machine_violations(source: &Source) -> Vec<String> {
         // Beside itself a machine may use what its own folder says about values, never its actors.
         let own_values = used.first == own
             && !["actor", "leader", "follower", "observe"].iter().any(|shell| used.second.starts_with(shell));
-        if !pure && !own_values {
+        if replicated && !pure && !own_values {
             found.push(at(used.line, &format!("uses types, limits and batch only, not `{}`", used.first)));
         }
     }
@@ -215,7 +219,6 @@ fn machine_violations(source: &Source) -> Vec<String> {
         "random_below",
         "random_bytes",
         "now_ms",
-        "tokio",
         "actix",
         "HashMap",
         "HashSet",
@@ -227,7 +230,7 @@ fn machine_violations(source: &Source) -> Vec<String> {
         "std::net",
         "std::thread",
     ];
-    if REPLICATED.contains(&own) {
+    if replicated {
         banned.extend(["now", "Instant"]);
     }
     for word in banned {
@@ -238,6 +241,12 @@ fn machine_violations(source: &Source) -> Vec<String> {
                 .map(|line| at(line, &format!("is a pure function of its inputs: no `{word}`"))),
         );
     }
+    for used in source.paths("tokio") {
+        // A local machine is given instants of the runtime's clock; a replicated one not even that.
+        if replicated || used.first != "time" || !["Instant", "Duration"].contains(&used.second.as_str()) {
+            found.push(at(used.line, "knows no runtime; local ones take `tokio::time::Instant` as an argument"));
+        }
+    }
     if let Some(line) = source.lines_with("Instant::now").first() {
         found.push(at(*line, "takes time as an argument: no `Instant::now`"));
     }
@@ -245,7 +254,7 @@ fn machine_violations(source: &Source) -> Vec<String> {
 }
 
 fn advice_violations(all: &[Source]) -> Vec<String> {
-    let mut advised: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut advised: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     let mut found = vec![];
     for source in all {
         for (start, name) in source.items("Advice for ") {
@@ -256,7 +265,7 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
                 missing.push("a match without `_ =>`: name every variant");
             }
             advised
-                .entry(name)
+                .entry((source.module(), name))
                 .or_default()
                 .extend(missing.iter().map(|m| format!("{}:{}: {m}", source.path, source.line(start))));
         }
@@ -266,7 +275,8 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
             if !name.ends_with("Error") {
                 continue;
             }
-            match advised.remove(&name) {
+            let advice = advised.remove(&(source.module(), name.clone()));
+            match advice.or_else(|| advised.remove(&("advice", name.clone()))) {
                 Some(problems) => found.extend(problems),
                 None => found.push(format!(
                     "{}:{}: `{name}` needs `impl Advice` (src/advice.rs)",
@@ -334,286 +344,6 @@ fn version_violations(file: &str, manifest: &str) -> Vec<String> {
     found
 }
 
-// ---- reading the tree
-
-struct Source {
-    /// From the top of the repository, with `/`.
-    path: String,
-    text: String,
-    /// Without comments and strings, as many lines.
-    all_code: String,
-    /// Without test modules too.
-    code: String,
-}
-
-struct Used {
-    line: usize,
-    first: String,
-    second: String,
-}
-
-impl Source {
-    fn new(path: &str, text: &str) -> Self {
-        let all_code = without_comments_and_strings(text);
-        let tests = path.ends_with("/tests.rs") || path.contains("/tests/");
-        let code = if tests { String::new() } else { without_tests(&all_code) };
-        Self { path: path.into(), text: text.into(), all_code, code }
-    }
-
-    /// The module of the root crate that the file belongs to.
-    fn module(&self) -> &str {
-        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inner.split('/').next().map_or("", |part| part.trim_end_matches(".rs"))
-    }
-
-    /// The part of the module: `src/cli/dev.rs` and `src/cli/dev/x.rs` are `dev`.
-    fn part(&self) -> &str {
-        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inner.split('/').nth(1).map_or("", |part| part.trim_end_matches(".rs"))
-    }
-
-    fn line(&self, at: usize) -> usize {
-        line_of(&self.code, at)
-    }
-
-    /// What follows `name::`, with the members of `{…}` one by one.
-    fn paths(&self, name: &str) -> Vec<Used> {
-        let mut found = vec![];
-        for (at, _) in self.code.match_indices(name) {
-            let before = &self.code[..at];
-            if before.ends_with(is_word) || before.ends_with("::") && !before.ends_with(" ::") || before.ends_with('$')
-            {
-                continue;
-            }
-            if is_member_of_path(before) {
-                continue;
-            }
-            let behind = self.code[at + name.len()..].trim_start();
-            if let Some(path) = behind.strip_prefix("::") {
-                let members = group(path.trim_start());
-                found.extend(members.iter().map(|member| self.used(at, member)));
-            } else if is_imported(before, behind) {
-                found.push(Used { line: self.line(at), first: String::new(), second: String::new() });
-            }
-        }
-        found
-    }
-
-    fn used(&self, at: usize, path: &str) -> Used {
-        let mut parts =
-            path.split("::").map(|part| part.trim().chars().take_while(|c| is_word(*c)).collect::<String>());
-        Used { line: self.line(at), first: parts.next().unwrap_or_default(), second: parts.next().unwrap_or_default() }
-    }
-
-    /// Lines on which `word` stands alone.
-    fn lines_with(&self, word: &str) -> Vec<usize> {
-        let alone =
-            |at: &usize| !self.code[..*at].ends_with(is_word) && !self.code[at + word.len()..].starts_with(is_word);
-        self.code.match_indices(word).map(|(at, _)| at).filter(alone).map(|at| self.line(at)).collect()
-    }
-
-    /// Where `keyword` stands, and the name behind it.
-    fn items(&self, keyword: &str) -> Vec<(usize, String)> {
-        let name = |at: usize| {
-            self.code[at + keyword.len()..].chars().take_while(|c| is_word(*c) || *c == ':').collect::<String>()
-        };
-        let last = |path: String| path.rsplit("::").next().unwrap_or_default().to_owned();
-        self.code.match_indices(keyword).map(|(at, _)| (at, last(name(at)))).collect()
-    }
-}
-
-/// Whether what follows stands in the braces of `path::{…}`.
-fn is_member_of_path(before: &str) -> bool {
-    let mut depth = 0;
-    for (at, c) in before.char_indices().rev() {
-        match c {
-            ';' => return false,
-            '}' => depth += 1,
-            '{' if depth > 0 => depth -= 1,
-            '{' => return before[..at].trim_end().ends_with("::"),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// `use openraft;`, `use openraft as x;`, `extern crate openraft`.
-fn is_imported(before: &str, behind: &str) -> bool {
-    let before = before.trim_end();
-    (before.ends_with("use") || before.ends_with("extern crate"))
-        && (behind.starts_with(';') || behind.starts_with("as "))
-}
-
-/// `{a, b::c, d::{e, f}}` → `a`, `b::c`, `d::{e, f}`; anything else → itself.
-fn group(path: &str) -> Vec<&str> {
-    if !path.starts_with('{') {
-        return vec![path];
-    }
-    let inner = braced(path);
-    let inner = inner.strip_prefix('{').map_or("", |inner| inner.strip_suffix('}').unwrap_or(inner));
-    let (mut members, mut depth, mut start) = (vec![], 0, 0);
-    for (at, c) in inner.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            ',' if depth == 0 => {
-                members.push(inner[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    members.push(inner[start..].trim());
-    members.retain(|member| !member.is_empty());
-    members
-}
-
-/// From the first `{` to the `}` that closes it.
-fn braced(code: &str) -> &str {
-    let start = code.find('{').unwrap_or(code.len());
-    let mut depth = 0;
-    for (at, c) in code[start..].char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return &code[start..=start + at];
-        }
-    }
-    &code[start..]
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-fn line_of(code: &str, at: usize) -> usize {
-    1 + code[..at].matches('\n').count()
-}
-
-/// Blanks out every item under `#[cfg(test)]` or `#[cfg(all(test, …))]`; line breaks stay.
-fn without_tests(code: &str) -> String {
-    let mut out = String::new();
-    let mut rest = code;
-    while let Some(at) = ["#[cfg(test)]", "#[cfg(all(test"].iter().filter_map(|mark| rest.find(mark)).min() {
-        out.push_str(&rest[..at]);
-        let item = &rest[at..];
-        let brace = item.find('{').unwrap_or(item.len());
-        let end = match item.find(';') {
-            Some(semicolon) if semicolon < brace => semicolon + 1,
-            _ => brace + braced(item).len(),
-        };
-        out.extend(item[..end].chars().filter(|c| *c == '\n'));
-        rest = &item[end..];
-    }
-    out + rest
-}
-
-/// Blanks out comments and the inside of string and character literals; line breaks stay.
-fn without_comments_and_strings(text: &str) -> String {
-    let chars: Vec<char> = text.chars().collect();
-    let mut out = String::with_capacity(text.len());
-    let mut i = 0;
-    let blank = |out: &mut String, from: usize, to: usize| {
-        out.extend(chars[from..to.min(chars.len())].iter().filter(|c| **c == '\n'))
-    };
-    let starts = |i: usize, with: &str| with.chars().enumerate().all(|(k, c)| chars.get(i + k) == Some(&c));
-    while i < chars.len() {
-        let begin = i;
-        let in_word = i > 0 && is_word(chars[i - 1]);
-        if starts(i, "//") {
-            while i < chars.len() && chars[i] != '\n' {
-                i += 1;
-            }
-        } else if starts(i, "/*") {
-            let mut depth = 0;
-            loop {
-                if starts(i, "/*") {
-                    (depth, i) = (depth + 1, i + 2);
-                } else if starts(i, "*/") {
-                    (depth, i) = (depth - 1, i + 2);
-                } else {
-                    i += 1;
-                }
-                if depth == 0 || i >= chars.len() {
-                    break;
-                }
-            }
-        } else if let Some(hashes) = raw_string(&chars[i..]).filter(|_| !in_word) {
-            let end = format!("\"{}", "#".repeat(hashes.1));
-            i += hashes.0;
-            while i < chars.len() && !starts(i, &end) {
-                i += 1;
-            }
-            i += end.len();
-            out.push_str("\"\"");
-        } else if chars[i] == '"' {
-            i += 1;
-            while i < chars.len() && chars[i] != '"' {
-                i += if chars[i] == '\\' { 2 } else { 1 };
-            }
-            i += 1;
-            out.push_str("\"\"");
-        } else if chars[i] == '\'' && (starts(i + 1, "\\") || chars.get(i + 2) == Some(&'\'')) {
-            i += if chars.get(i + 1) == Some(&'\\') { 3 } else { 2 };
-            while i < chars.len() && chars[i] != '\'' {
-                i += 1;
-            }
-            i += 1;
-        } else {
-            out.push(chars[i]);
-            i += 1;
-            continue;
-        }
-        blank(&mut out, begin, i);
-    }
-    out
-}
-
-/// Length of `r##"` with its prefix, and the number of `#`.
-fn raw_string(chars: &[char]) -> Option<(usize, usize)> {
-    let prefix = match chars {
-        ['r', ..] => 1,
-        ['b' | 'c', 'r', ..] => 2,
-        _ => return None,
-    };
-    let hashes = chars[prefix..].iter().take_while(|c| **c == '#').count();
-    (chars.get(prefix + hashes) == Some(&'"')).then_some((prefix + hashes + 1, hashes))
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn root_sources() -> Vec<Source> {
-    sources("src")
-}
-
-/// All Rust files below a folder, sorted; none when it is not there.
-fn sources(folder: &str) -> Vec<Source> {
-    let mut paths = vec![];
-    walk(&root().join(folder), &mut paths);
-    paths.sort();
-    let read = |path: &PathBuf| {
-        let name = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
-        Source::new(&name, &fs::read_to_string(path).unwrap())
-    };
-    paths.iter().map(read).collect()
-}
-
-fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
-        let path = entry.path();
-        match path.is_dir() {
-            true if !path.ends_with("target") => walk(&path, into),
-            false if path.extension().is_some_and(|extension| extension == "rs") => into.push(path),
-            _ => {}
-        }
-    }
-}
-
 #[track_caller]
 fn report(found: Vec<String>) {
     let mut text = String::new();
@@ -656,6 +386,8 @@ fn the_rules_find_what_is_planted() {
         ("src/partition/machine/a.rs", "use crate::partition::leader::LeaderActor;"),
         ("src/group/machine.rs", "use highwater_raft::env::Env;"),
         ("src/session/machine.rs", "let t = std::time::Instant::now();"),
+        ("src/session/machine.rs", "use tokio::{sync::Notify, time::Instant};"),
+        ("src/partition/machine.rs", "use tokio::time::Instant;"),
         ("src/controller/machine.rs", "use std::collections::HashMap;"),
         ("src/types.rs", "#[ignore = \"slow\"]"),
         ("src/types.rs", "pub enum LostError { A }"),
@@ -681,7 +413,10 @@ fn the_rules_find_what_is_planted() {
         ("raft/src/group.rs", "use crate::openraft::Adapter;"),
         ("raft/src/group.rs", "use crate::{\n    log::{self, Log},\n    openraft::{Adapter, store::Store},\n};"),
         ("raft/src/openraft/store.rs", "use openraft::Raft;"),
-        ("src/session/machine.rs", "fn step(&mut self, now: Instant) {}"),
+        (
+            "src/session/machine.rs",
+            "use tokio::time::Instant; use crate::wire::Fetch; fn step(&mut self, now: Instant) {}",
+        ),
         (
             "src/partition/machine.rs",
             "use crate::{batch::Batch, partition::spec::Spec}; use highwater_raft::machine::Machine; // now",

@@ -6,7 +6,7 @@
 #[path = "tidy/source.rs"]
 mod source;
 
-use source::{Source, braced, is_word, line_of, root, root_sources, sources};
+use source::{Source, braced, is_word, line_of, root, root_sources, sources, variants};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -88,6 +88,12 @@ fn machines_are_pure() {
 #[test]
 fn every_error_gives_advice() {
     report(advice_violations(&root_sources()));
+}
+
+#[test]
+fn every_error_is_in_the_snapshot() {
+    let shown = fs::read_to_string(root().join("tests/advice.rs")).unwrap();
+    report(snapshot_violations(&root_sources(), &shown));
 }
 
 #[test]
@@ -284,6 +290,26 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
                     source.line(start)
                 )),
             }
+        }
+    }
+    found
+}
+
+fn snapshot_violations(all: &[Source], shown: &str) -> Vec<String> {
+    let mut found = vec![];
+    for source in all.iter().filter(|source| !["testing", "cli"].contains(&source.module())) {
+        for (start, name) in source.items("pub enum ") {
+            if !name.ends_with("Error") {
+                continue;
+            }
+            let missing = variants(braced(&source.code[start..])).into_iter().filter(|variant| {
+                let example = format!("{name}::{variant}");
+                !shown.match_indices(&example).any(|(at, _)| !shown[at + example.len()..].starts_with(is_word))
+            });
+            let at = source.line(start);
+            found.extend(missing.map(|variant| {
+                format!("{}:{at}: give tests/advice.rs an example of `{name}::{variant}`", source.path)
+            }));
         }
     }
     found

@@ -121,11 +121,34 @@ fn group(path: &str) -> Vec<&str> {
     }
     let inner = braced(path);
     let inner = inner.strip_prefix('{').map_or("", |inner| inner.strip_suffix('}').unwrap_or(inner));
+    list(inner)
+}
+
+/// The names of an enum's variants, given its braces.
+pub(crate) fn variants(block: &str) -> Vec<&str> {
+    let inner = block.strip_prefix('{').map_or("", |inner| inner.strip_suffix('}').unwrap_or(inner));
+    list(inner)
+        .into_iter()
+        .map(without_attributes)
+        .map(|item| &item[..item.find(|c| !is_word(c)).unwrap_or(item.len())])
+        .collect()
+}
+
+fn without_attributes(mut item: &str) -> &str {
+    while item.starts_with("#[") {
+        let end = item.find(']').map_or(item.len(), |end| end + 1);
+        item = item[end..].trim_start();
+    }
+    item
+}
+
+/// Splits at the commas that stand in no bracket.
+fn list(inner: &str) -> Vec<&str> {
     let (mut members, mut depth, mut start) = (vec![], 0, 0);
     for (at, c) in inner.char_indices() {
         match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
+            '{' | '(' | '[' => depth += 1,
+            '}' | ')' | ']' => depth -= 1,
             ',' if depth == 0 => {
                 members.push(inner[start..at].trim());
                 start = at + 1;

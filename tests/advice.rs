@@ -1,0 +1,234 @@
+//! All texts that a user can read when something goes wrong, in one place to read and to judge:
+//! `tests/snapshots/advice__texts.snap`. `tests/tidy.rs` holds that no variant of a public error is left out.
+
+use highwater::{
+    advice::Advice,
+    batch::{BatchError, BuildError, Compression, RecordsError},
+    client::{self, ConnectError, ConsumeError, LookupError, RequestError, SendError},
+    controller::machine::SettingError,
+    partition::{self, FetchError},
+    runtime::{ArbitersError, CourierError},
+    tls::TlsError,
+    types::{NameError, NodeId, TopicName},
+    wire::{Code, FrameError, Kind, Refused},
+};
+use std::{fmt, fmt::Write as _, time::Duration};
+
+#[test]
+fn texts() {
+    let mut out = String::new();
+    say(&mut out, "names", names());
+    say(&mut out, "batches", batches());
+    say(&mut out, "records", records());
+    say(&mut out, "building batches", building());
+    say(&mut out, "certificates", certificates());
+    say(&mut out, "frames", frames());
+    say(&mut out, "arbiters", [ArbitersError::Stopped { arbiter: 2 }]);
+    say(&mut out, "between nodes", between_nodes());
+    say(&mut out, "settings", settings());
+    say(&mut out, "partition: produce", produce_at_partition());
+    say(&mut out, "partition: fetch", fetch_at_partition());
+    say(&mut out, "client: connect", connecting());
+    say(&mut out, "client: request", requests());
+    say(&mut out, "client: topics", lookups());
+    say(&mut out, "client: send", sends());
+    say(&mut out, "client: produce", produce_at_client());
+    say(&mut out, "client: consume", consume_at_client());
+    insta::assert_snapshot!(out);
+}
+
+fn say<E: Advice + fmt::Display + fmt::Debug>(out: &mut String, title: &str, errors: impl IntoIterator<Item = E>) {
+    writeln!(out, "== {title}").unwrap();
+    for error in errors {
+        let (text, advice) = (error.to_string(), error.advice());
+        assert!(!text.is_empty() && !advice.is_empty(), "{error:?}");
+        assert!(!text.ends_with('.') && !advice.ends_with('.'), "no full stop: {error:?}: {text}: {advice}");
+        writeln!(out, "{text}\n    {:?}: {advice}", error.reaction()).unwrap();
+    }
+}
+
+fn topic() -> TopicName {
+    "orders".parse().unwrap()
+}
+
+fn refused() -> Refused {
+    Refused::new(Code::NotLeader, "node 2 leads")
+}
+
+fn names() -> Vec<NameError> {
+    let what = "topic";
+    vec![
+        NameError::Empty { what },
+        NameError::TooLong { what, len: 300 },
+        NameError::Character { what, found: '/' },
+        NameError::Reserved { what, name: "..".into() },
+    ]
+}
+
+fn batches() -> Vec<BatchError> {
+    vec![
+        BatchError::Truncated { needed: 100, actual: 61 },
+        BatchError::Trailing { extra: 3 },
+        BatchError::Length { length: -1 },
+        BatchError::TooLarge { bytes: 2_000_000, bytes_max: 1_048_576 },
+        BatchError::Magic { actual: 1 },
+        BatchError::Checksum { expected: 0x1234_5678, actual: 0xabcd },
+        BatchError::Count { count: 3, last_offset_delta: 5 },
+        BatchError::Codec { id: 2 },
+        BatchError::Attributes { attributes: 0x20 },
+        BatchError::Producer { id: 5, epoch: -1, sequence: -1 },
+    ]
+}
+
+fn records() -> Vec<RecordsError> {
+    vec![
+        RecordsError::Compressed { codec: Compression::Zstd, why: "unknown frame".into() },
+        RecordsError::TooLarge { bytes_max: 16_777_216 },
+        RecordsError::Malformed { index: 2, position: 77, what: "the key" },
+        RecordsError::Trailing { extra: 9 },
+    ]
+}
+
+fn building() -> Vec<BuildError> {
+    vec![
+        BuildError::Empty,
+        BuildError::TooLarge { bytes: 2_000_000, bytes_max: 1_048_576 },
+        BuildError::RecordsTooLarge { bytes: 20_000_000, bytes_max: 16_777_216 },
+        BuildError::Headers { count: 2_000, count_max: 1_024 },
+    ]
+}
+
+fn certificates() -> Vec<TlsError> {
+    vec![
+        TlsError::Read { file: "certs/ca.pem".into(), why: "No such file or directory".into() },
+        TlsError::Write { file: "certs/ca.pem".into(), why: "Permission denied".into() },
+        TlsError::Pem { file: "certs/ca.pem".into(), what: "certificate", why: "there is none in it".into() },
+        TlsError::Refused { why: "keys may not be consistent".into() },
+        TlsError::AuthorityExists { file: "certs/ca.pem".into() },
+        TlsError::OtherAuthority { file: "certs/ca.pem".into(), cluster: "orders".into() },
+        TlsError::Name { what: "cluster", name: "Köln".into() },
+        TlsError::Host { host: "a b".into() },
+    ]
+}
+
+fn frames() -> Vec<FrameError> {
+    vec![
+        FrameError::Version { found: 9 },
+        FrameError::UnknownKind { found: 200 },
+        FrameError::TooLong { what: "head", len: u32::MAX, max: 1_048_576 },
+        FrameError::CutOff { found: 3, expected: 16 },
+        FrameError::Head { kind: Kind::Hello, why: "invalid type".into() },
+    ]
+}
+
+fn between_nodes() -> Vec<CourierError> {
+    vec![
+        CourierError::Unreachable { node: NodeId(2) },
+        CourierError::NoAnswer { node: NodeId(2), why: "the connection broke".into() },
+    ]
+}
+
+fn settings() -> Vec<SettingError> {
+    vec![
+        SettingError::Unknown { name: "retention.mss".into(), nearest: Some("retention.ms") },
+        SettingError::Value { name: "retention.ms", value: "soon".into(), wanted: "milliseconds".into() },
+    ]
+}
+
+fn produce_at_partition() -> Vec<partition::ProduceError> {
+    use partition::ProduceError;
+    vec![
+        ProduceError::NotLeader { leader: Some(NodeId(2)), epoch: 7 },
+        ProduceError::NotReady { epoch: 7 },
+        ProduceError::OutOfOrder { expected: 5, found: 9 },
+        ProduceError::Fenced { current: 3, found: 2 },
+        ProduceError::UnknownProducer { producer: 77 },
+        ProduceError::BadBatch { why: BatchError::Codec { id: 2 }.to_string() },
+        ProduceError::DiskFull,
+        ProduceError::Unknown { leader: None, epoch: 7 },
+        ProduceError::Gone,
+    ]
+}
+
+fn fetch_at_partition() -> Vec<FetchError> {
+    vec![
+        FetchError::OutOfRange { offset: 3, log_start: 100 },
+        FetchError::NotYet { offset: 300, high_watermark: 200 },
+        FetchError::NotLeader { leader: None, epoch: 7 },
+        FetchError::NotReady { epoch: 7 },
+        FetchError::Damaged { offset: 42, why: "checksum".into() },
+        FetchError::Io { why: "Input/output error".into() },
+    ]
+}
+
+fn connecting() -> Vec<ConnectError> {
+    vec![
+        ConnectError::NoBootstrap,
+        ConnectError::Unreachable { attempts: vec![("localhost:7420".into(), "timed out".into())] },
+        ConnectError::Setup { why: "no certificate".into() },
+    ]
+}
+
+fn requests() -> Vec<RequestError> {
+    let node = || "node 2".to_owned();
+    vec![
+        RequestError::Refused { refused: refused() },
+        RequestError::Unreachable { node: node(), why: "connection lost".into() },
+        RequestError::TimedOut { node: node(), waited: Duration::from_secs(5) },
+        RequestError::Unexpected { node: node(), asked: "Fetch", found: "Produced".into() },
+        RequestError::Closed,
+    ]
+}
+
+fn lookups() -> Vec<LookupError> {
+    vec![
+        LookupError::UnknownTopic { topic: topic() },
+        LookupError::Unreachable { topic: topic(), why: "no node answers".into() },
+    ]
+}
+
+fn sends() -> Vec<SendError> {
+    vec![
+        SendError::Lookup(LookupError::UnknownTopic { topic: topic() }),
+        SendError::UnknownPartition { topic: topic(), partition: 12, partitions: 12 },
+        SendError::Record(BuildError::Headers { count: 2_000, count_max: 1_024 }),
+        SendError::TooLarge { bytes: 9_000_000, buffer_bytes: 1_000_000 },
+        SendError::Closed,
+    ]
+}
+
+fn produce_at_client() -> Vec<client::ProduceError> {
+    use client::ProduceError;
+    let timed_out = |maybe_appended| ProduceError::TimedOut {
+        topic: topic(),
+        partition: 3,
+        waited: Duration::from_secs(30),
+        sends: 4,
+        last: "node 2 is not reachable".into(),
+        maybe_appended,
+    };
+    vec![
+        ProduceError::Refused { topic: topic(), partition: 3, refused: refused() },
+        timed_out(true),
+        timed_out(false),
+        ProduceError::OutcomeUnknown { topic: topic(), partition: 3, last: "no answer".into() },
+        ProduceError::Batch(BuildError::Empty),
+        ProduceError::Closed,
+    ]
+}
+
+fn consume_at_client() -> Vec<ConsumeError> {
+    let (topic, partition) = (topic, 3);
+    vec![
+        ConsumeError::Lookup(LookupError::UnknownTopic { topic: topic() }),
+        ConsumeError::UnknownPartition { topic: topic(), partition },
+        ConsumeError::OutOfRange { topic: topic(), partition, offset: 3, log_start: 100 },
+        ConsumeError::Damaged { topic: topic(), partition, offset: 42, why: "record 2 is malformed".into() },
+        ConsumeError::Refused { topic: topic(), partition, refused: refused() },
+        ConsumeError::Group { group: "billing".parse().unwrap(), refused: refused() },
+        ConsumeError::Request(RequestError::Closed),
+        ConsumeError::NotAssigned { topic: topic(), partition },
+        ConsumeError::NoGroup,
+        ConsumeError::Closed,
+    ]
+}

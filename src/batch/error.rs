@@ -137,7 +137,7 @@ pub enum RecordsError {
         bytes_max: u32,
     },
     /// The bytes of a record are not one.
-    #[error("record {index} is malformed at byte {position}: {what}")]
+    #[error("record {index} is malformed at byte {position} ({what})")]
     Malformed {
         /// Which record, from 0.
         index: u32,

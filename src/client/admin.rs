@@ -1,1 +1,504 @@
-//! stub
+//! Topics, groups and the cluster: what operators and set-up code ask for.
+
+use super::{
+    Inner, LookupError, RequestError,
+    consumer::member::find_home,
+    error::{refusal_advice, refusal_reaction},
+    pool::unexpected,
+};
+use crate::{
+    advice::{Advice, Reaction},
+    types::{Generation, GroupName, MemberId, NodeId, Position, TopicId, TopicName, TopicPartition},
+    wire::{
+        AlterTopic, ClusterStatus, ClusterStatusAnswer, Code, CommitOffset, CreateTopic, DeleteGroup, DeleteTopic,
+        DescribeGroup, Frame, GroupDescription, GroupKind, GroupSummary, ListGroups, ListOffsets, Message, Metadata,
+        OffsetQuery, Refused, ResetGroup, TopicMetadata, TransferLeader,
+    },
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// First and longest pause before a question is repeated.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A topic to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    name: TopicName,
+    partitions: u32,
+    replication_factor: u32,
+    settings: Vec<(String, String)>,
+}
+
+impl NewTopic {
+    /// With the cluster's defaults.
+    pub fn new(name: TopicName) -> Self {
+        Self { name, partitions: 0, replication_factor: 0, settings: Vec::new() }
+    }
+
+    /// With so many partitions.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// With so many copies of each partition.
+    pub fn replication_factor(mut self, copies: u32) -> Self {
+        self.replication_factor = copies;
+        self
+    }
+
+    /// With one setting more, e.g. `retention.ms`.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// A group, with what it has still to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupDetails {
+    /// Its name.
+    pub group: GroupName,
+    /// How it consumes.
+    pub kind: GroupKind,
+    /// Where it starts in partitions without a committed offset.
+    pub start: Position,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its members with their topics.
+    pub members: Vec<(MemberId, Vec<TopicName>)>,
+    /// Its partitions.
+    pub partitions: Vec<GroupLag>,
+}
+
+impl GroupDetails {
+    /// Records that it has still to read, as far as known.
+    pub fn lag(&self) -> u64 {
+        self.partitions.iter().filter_map(|partition| partition.lag).sum()
+    }
+}
+
+/// One partition of a [`GroupDetails`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The topic's id.
+    pub topic_id: TopicId,
+    /// The topic's name; empty when it is gone.
+    pub topic: String,
+    /// Which partition.
+    pub partition: u32,
+    /// The committed offset.
+    pub committed: Option<u64>,
+    /// The partition's high watermark; absent when its leader did not answer.
+    pub high_watermark: Option<u64>,
+    /// Records between the two; from the log start when nothing is committed and the group starts there.
+    pub lag: Option<u64>,
+    /// Who consumes it.
+    pub member: Option<MemberId>,
+}
+
+/// Why an administrative request failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// The topic could not be looked up.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// No answer that helps.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A partition has no leader that answers.
+    #[error("{topic}/{partition} has no leader that answers: {why}")]
+    NoLeader {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The last failure.
+        why: String,
+    },
+    /// One partition of the question was refused.
+    #[error("{topic}/{partition}: {}", refused.message)]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// The refusal.
+        refused: Refused,
+    },
+}
+
+impl AdminError {
+    /// The broker's code, when it refused.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Request(error) => error.code(),
+            Self::Partition { refused, .. } => Some(refused.code),
+            Self::Lookup(_) | Self::NoLeader { .. } => None,
+        }
+    }
+}
+
+impl Advice for AdminError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Lookup(error) => error.reaction(),
+            Self::Request(error) => error.reaction(),
+            Self::NoLeader { .. } => Reaction::Retry { after_ms: 500 },
+            Self::Partition { refused, .. } => refusal_reaction(refused.code),
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Lookup(error) => error.advice(),
+            Self::Request(error) => error.advice(),
+            Self::NoLeader { .. } => "bring back enough nodes for a majority (highwater cluster status)".into(),
+            Self::Partition { refused, .. } => refusal_advice(refused.code).into(),
+        }
+    }
+}
+
+/// Administers topics, groups and the cluster.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+}
+
+impl Admin {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    // ---- topics
+
+    /// Makes a topic; returns when it can be used.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<Arc<super::Topic>, AdminError> {
+        let NewTopic { name, partitions, replication_factor, settings } = topic;
+        let create = CreateTopic { name: name.clone(), partitions, replication_factor, settings };
+        let frame = self.inner.cluster.one(create).await?;
+        let Message::TopicCreated(_) = frame.message else { return Err(answered("CreateTopic", &frame)) };
+        Ok(self.inner.cluster.topic(&name).await?)
+    }
+
+    /// Removes a topic with all its records.
+    pub async fn delete_topic(&self, name: &TopicName) -> Result<(), AdminError> {
+        let frame = self.inner.cluster.one(DeleteTopic { name: name.clone() }).await?;
+        self.inner.cluster.ask();
+        done("DeleteTopic", &frame)
+    }
+
+    /// Changes settings (`None` = back to the default), and adds partitions up to this count when it is not 0.
+    pub async fn alter_topic(
+        &self,
+        name: &TopicName,
+        settings: Vec<(String, Option<String>)>,
+        partitions: u32,
+    ) -> Result<(), AdminError> {
+        let frame = self.inner.cluster.one(AlterTopic { name: name.clone(), settings, partitions }).await?;
+        self.inner.cluster.ask();
+        done("AlterTopic", &frame)
+    }
+
+    /// All topics, by name.
+    pub async fn topics(&self) -> Result<Vec<TopicMetadata>, AdminError> {
+        self.metadata(None).await
+    }
+
+    /// One topic: partitions, leaders, replicas, settings.
+    pub async fn describe_topic(&self, name: &TopicName) -> Result<TopicMetadata, AdminError> {
+        // A node that lags behind may not know it: the client's own look-up asks others too.
+        self.inner.cluster.topic(name).await?;
+        let found = self.metadata(Some(vec![name.clone()])).await?.into_iter().next();
+        found.ok_or_else(|| LookupError::UnknownTopic { topic: name.clone() }.into())
+    }
+
+    async fn metadata(&self, topics: Option<Vec<TopicName>>) -> Result<Vec<TopicMetadata>, AdminError> {
+        let (_, frame) = self.inner.cluster.any(Metadata { topics }).await?;
+        let Message::MetadataAnswer(answer) = frame.message else { return Err(answered("Metadata", &frame)) };
+        let mut topics = answer.topics;
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// The offset at this position, of each partition of the topic: not stale.
+    pub async fn list_offsets(&self, name: &TopicName, at: Position) -> Result<BTreeMap<u32, u64>, AdminError> {
+        let topic = self.inner.cluster.topic(name).await?;
+        let at = |partition| (TopicPartition { topic: topic.id, partition }, name.to_string(), at);
+        let offsets = self.offsets((0..topic.partitions).map(at).collect()).await?;
+        Ok(offsets.into_iter().map(|(partition, offset)| (partition.partition, offset)).collect())
+    }
+
+    /// Asks each leader once, and again what it could not answer.
+    async fn offsets(
+        &self,
+        mut open: Vec<(TopicPartition, String, Position)>,
+    ) -> Result<BTreeMap<TopicPartition, u64>, AdminError> {
+        let cluster = &self.inner.cluster;
+        let begun = Instant::now();
+        let mut pause = PAUSE_MIN;
+        let mut found = BTreeMap::new();
+        let mut why = String::from("no leader is known");
+        loop {
+            let mut by_node: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            let mut again = Vec::new();
+            for question in open {
+                match cluster.route(question.0) {
+                    Some(route) => by_node.entry((route.node, route.epoch)).or_default().push(question),
+                    None => again.push(question),
+                }
+            }
+            for ((node, epoch), questions) in by_node {
+                let query = |(p, _, at): &(TopicPartition, String, Position)| OffsetQuery {
+                    topic: p.topic,
+                    partition: p.partition,
+                    at: *at,
+                };
+                let asked = ListOffsets { partitions: questions.iter().map(query).collect() };
+                let answer = match cluster.connection(node).await {
+                    Ok(live) => live.call(asked, self.inner.request_timeout).await,
+                    Err(error) => Err(error),
+                };
+                let listed = match answer {
+                    Ok(Frame { message: Message::ListedOffsets(listed), .. }) => listed.partitions,
+                    Ok(frame) => return Err(answered("ListOffsets", &frame)),
+                    Err(error) => {
+                        why = error.to_string();
+                        again.extend(questions);
+                        continue;
+                    }
+                };
+                for (question, answer) in questions.into_iter().zip(listed) {
+                    match answer.refused {
+                        None => drop(found.insert(question.0, answer.offset)),
+                        Some(refused) if refused.code.is_retriable() => {
+                            if refused.code == Code::NotLeader {
+                                cluster.refused(question.0, super::cluster::Route { node, epoch }, &refused);
+                            }
+                            why = refused.message;
+                            again.push(question);
+                        }
+                        Some(refused) => {
+                            let (topic, partition) = (question.1, question.0.partition);
+                            return Err(AdminError::Partition { topic, partition, refused });
+                        }
+                    }
+                }
+            }
+            let Some((partition, topic, _)) = again.first() else { return Ok(found) };
+            if begun.elapsed() >= self.inner.request_timeout {
+                let (topic, partition) = (topic.clone(), partition.partition);
+                return Err(AdminError::NoLeader { topic, partition, why });
+            }
+            cluster.ask();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            open = again;
+        }
+    }
+
+    // ---- groups
+
+    /// All groups, by name. Homes on nodes that do not answer are left out.
+    pub async fn groups(&self) -> Result<Vec<GroupSummary>, AdminError> {
+        self.inner.cluster.refresh().await?;
+        let mut groups = BTreeMap::new();
+        let mut answers = 0;
+        let mut last = None;
+        for node in self.inner.cluster.pool.nodes() {
+            let answer = match self.inner.cluster.connection(node).await {
+                Ok(live) => live.call(ListGroups {}, self.inner.request_timeout).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(Frame { message: Message::GroupList(list), .. }) => {
+                    answers += 1;
+                    groups.extend(list.groups.into_iter().map(|group| (group.group.clone(), group)));
+                }
+                Ok(frame) => return Err(answered("ListGroups", &frame)),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) if answers == 0 => Err(error.into()),
+            _ => Ok(groups.into_values().collect()),
+        }
+    }
+
+    /// One group with its lag.
+    pub async fn describe_group(&self, group: &GroupName) -> Result<GroupDetails, AdminError> {
+        let description = self.group_description(group).await?;
+        let questions = |at| {
+            let known = description.partitions.iter().filter(|p| !p.name.is_empty());
+            known.map(|p| (TopicPartition { topic: p.topic, partition: p.partition }, p.name.clone(), at)).collect()
+        };
+        for partition in &description.partitions {
+            if let Ok(name) = partition.name.parse() {
+                // Not used here, but it makes the routes known; a topic that went meanwhile has no lag.
+                let _ = self.inner.cluster.topic(&name).await;
+            }
+        }
+        let ends = self.offsets(questions(Position::Latest)).await.unwrap_or_default();
+        let starts = match description.start {
+            Position::Earliest => self.offsets(questions(Position::Earliest)).await.unwrap_or_default(),
+            Position::Latest | Position::Offset(_) | Position::Time(_) => BTreeMap::new(),
+        };
+        let partitions = description.partitions.into_iter().map(|p| {
+            let at = TopicPartition { topic: p.topic, partition: p.partition };
+            let high_watermark = ends.get(&at).copied();
+            let from = p.committed.or_else(|| starts.get(&at).copied());
+            GroupLag {
+                topic_id: p.topic,
+                topic: p.name,
+                partition: p.partition,
+                committed: p.committed,
+                high_watermark,
+                lag: high_watermark.zip(from).map(|(end, from)| end.saturating_sub(from)),
+                member: p.member,
+            }
+        });
+        Ok(GroupDetails {
+            group: group.clone(),
+            kind: description.kind,
+            start: description.start,
+            generation: description.generation,
+            members: description.members,
+            partitions: partitions.collect(),
+        })
+    }
+
+    async fn group_description(&self, group: &GroupName) -> Result<GroupDescription, AdminError> {
+        let frame = self.ask_home(group, DescribeGroup { group: group.clone() }).await?;
+        match frame.message {
+            Message::GroupDescription(description) => Ok(description),
+            other => Err(unexpected("the group's home", "DescribeGroup", &other).into()),
+        }
+    }
+
+    /// Moves the group's committed offsets in these topics (all that it knows when empty); it must have no members.
+    /// Gives the new offsets.
+    pub async fn reset_group(
+        &self,
+        group: &GroupName,
+        topics: &[TopicName],
+        to: Position,
+    ) -> Result<Vec<(TopicName, u32, u64)>, AdminError> {
+        let topics = match topics {
+            [] => {
+                let known = self.group_description(group).await?.partitions;
+                let mut names: Vec<TopicName> = known.iter().filter_map(|p| p.name.parse().ok()).collect();
+                names.dedup();
+                names
+            }
+            named => named.to_vec(),
+        };
+        let mut moved = Vec::new();
+        let mut offsets = Vec::new();
+        for name in topics {
+            let topic = self.inner.cluster.topic(&name).await?;
+            for (partition, offset) in self.list_offsets(&name, to).await? {
+                let (leader_epoch, metadata) = (0, String::new());
+                offsets.push(CommitOffset { topic: topic.id, partition, offset, leader_epoch, metadata });
+                moved.push((name.clone(), partition, offset));
+            }
+        }
+        let frame = self.ask_home(group, ResetGroup { group: group.clone(), offsets }).await?;
+        done("ResetGroup", &frame).map(|()| moved)
+    }
+
+    /// Removes a group without members.
+    pub async fn delete_group(&self, group: &GroupName) -> Result<(), AdminError> {
+        let frame = self.ask_home(group, DeleteGroup { group: group.clone() }).await?;
+        done("DeleteGroup", &frame)
+    }
+
+    /// Asks the group's home, wherever it is now.
+    async fn ask_home(&self, group: &GroupName, message: impl Into<Message>) -> Result<Frame, AdminError> {
+        let message = message.into();
+        let begun = Instant::now();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let answer = match find_home(&self.inner, group).await {
+                Ok(home) => match self.inner.cluster.connection(home).await {
+                    Ok(live) => live.call(message.clone(), self.inner.request_timeout).await,
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
+            let error = match answer {
+                Ok(frame) => return Ok(frame),
+                Err(error) => error,
+            };
+            let passes = match &error {
+                RequestError::Refused { refused } => refused.code.is_retriable(),
+                RequestError::Unreachable { .. } => true,
+                RequestError::TimedOut { .. } | RequestError::Unexpected { .. } | RequestError::Closed => false,
+            };
+            if !passes || begun.elapsed() >= self.inner.request_timeout {
+                return Err(error.into());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    // ---- the cluster
+
+    /// How the cluster is, as one node sees it.
+    pub async fn cluster_status(&self) -> Result<ClusterStatusAnswer, AdminError> {
+        let (_, frame) = self.inner.cluster.any(ClusterStatus {}).await?;
+        match frame.message {
+            Message::ClusterStatusAnswer(answer) => Ok(answer),
+            other => Err(unexpected("the node", "ClusterStatus", &other).into()),
+        }
+    }
+
+    /// Asks the leader of a partition to hand over to another node with a replica.
+    pub async fn transfer_leader(&self, name: &TopicName, partition: u32, to: NodeId) -> Result<(), AdminError> {
+        let topic = self.inner.cluster.topic(name).await?;
+        let at = TopicPartition { topic: topic.id, partition };
+        let begun = Instant::now();
+        loop {
+            let mut why = String::from("no leader is known");
+            if let Some(route) = self.inner.cluster.route(at) {
+                let transfer = TransferLeader { topic: topic.id, partition, to };
+                let answer = match self.inner.cluster.connection(route.node).await {
+                    Ok(live) => live.call(transfer, self.inner.request_timeout).await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(frame) => {
+                        self.inner.cluster.ask();
+                        return done("TransferLeader", &frame);
+                    }
+                    Err(RequestError::Refused { refused }) if refused.code.is_retriable() => {
+                        if refused.code == Code::NotLeader {
+                            self.inner.cluster.refused(at, route, &refused);
+                        }
+                        why = refused.message;
+                    }
+                    Err(error @ RequestError::Unreachable { .. }) => why = error.to_string(),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if begun.elapsed() >= self.inner.request_timeout {
+                return Err(AdminError::NoLeader { topic: name.to_string(), partition, why });
+            }
+            self.inner.cluster.ask();
+            tokio::time::sleep(PAUSE_MIN).await;
+        }
+    }
+}
+
+fn done(asked: &'static str, frame: &Frame) -> Result<(), AdminError> {
+    match frame.message {
+        Message::Done(_) => Ok(()),
+        _ => Err(answered(asked, frame)),
+    }
+}
+
+fn answered(asked: &'static str, frame: &Frame) -> AdminError {
+    unexpected("the node", asked, &frame.message).into()
+}

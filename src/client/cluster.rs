@@ -213,6 +213,13 @@ impl Cluster {
         lock(&self.state).topics.get(name).cloned()
     }
 
+    /// Keeps up with a topic from now on.
+    pub(super) fn interested(&self, name: &TopicName) {
+        if lock(&self.state).interest.insert(name.clone()) {
+            self.ask();
+        }
+    }
+
     /// The topic's partitions that have a leader now.
     pub(super) fn led(&self, topic: &Topic) -> Vec<u32> {
         let state = lock(&self.state);
@@ -241,6 +248,39 @@ impl Cluster {
             };
             if hopeless || begun.elapsed() >= self.request_timeout {
                 return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PACE_MAX);
+        }
+    }
+
+    /// Asks one node, another one when it is not reachable or cannot answer. For what is not to be done twice.
+    pub(super) async fn one(&self, message: impl Into<Message>) -> Result<crate::wire::Frame, RequestError> {
+        let message = message.into();
+        let begun = Instant::now();
+        let mut pause = PACE_MIN;
+        loop {
+            let mut last = super::pool::unreachable(&NodeId(0), "no node is known");
+            for target in self.targets() {
+                let live = match &target {
+                    Target::Node(node) => self.pool.connection(*node).await,
+                    Target::Address(address) => self.pool.bootstrap(address).await,
+                };
+                let answer = match live {
+                    Ok(live) => live.call(message.clone(), self.request_timeout).await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(frame) => return Ok(frame),
+                    Err(RequestError::Refused { refused }) if !refused.code.is_retriable() => {
+                        return Err(RequestError::Refused { refused });
+                    }
+                    Err(error @ (RequestError::TimedOut { .. } | RequestError::Closed)) => return Err(error),
+                    Err(error) => last = error,
+                }
+            }
+            if begun.elapsed() >= self.request_timeout {
+                return Err(last);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PACE_MAX);

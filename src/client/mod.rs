@@ -28,7 +28,9 @@ mod quic;
 mod record;
 mod stats;
 
+pub use admin::{Admin, AdminError, GroupDetails, GroupLag, NewTopic};
 pub use cluster::Topic;
+pub use consumer::Consumer;
 
 pub use dial::Dialer;
 pub use error::{ConnectError, ConsumeError, LookupError, ProduceError, RequestError, SendError};
@@ -187,6 +189,16 @@ impl Client {
     /// Settings of a producer, then [`producer::Builder::build`].
     pub fn producer(&self) -> producer::Builder {
         producer::Builder::new(self.inner.clone())
+    }
+
+    /// Settings of a consumer, then [`consumer::Builder::assign`] or [`consumer::Builder::subscribe`].
+    pub fn consumer(&self) -> consumer::Builder {
+        consumer::Builder::new(self.inner.clone())
+    }
+
+    /// Topics, groups, cluster.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.inner.clone())
     }
 
     /// A topic, as the cluster knows it now or a little earlier.

@@ -30,7 +30,14 @@ pub mod group;
 pub mod partition;
 
 #[cfg(feature = "node")]
+pub mod auth;
+#[cfg(feature = "node")]
+pub mod quota;
+#[cfg(feature = "node")]
 pub mod session;
+
+#[cfg(feature = "node")]
+pub mod gateway;
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -1,7 +1,7 @@
 //! The seam between a client and a gateway: a connection opens links, a link carries frames both ways in order.
 //! QUIC (`wire::quic`, for client and gateway) and channels in memory (`gateway::local`, simulation) stand behind it.
 
-use super::Frame;
+use super::{Done, Frame, Header};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -38,7 +38,13 @@ pub trait LinkSender: Send + 'static {
 pub trait LinkReceiver: Send + 'static {
     /// The next frame. A frame that does not decode closes the connection.
     fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>>;
+    /// From now on `gate` is asked about each frame, in order, before its bytes are kept. What it refuses is thrown away
+    /// as it comes, and arrives as [`Done`] without a body: whoever set the gate knows which frames those are.
+    fn set_gate(&mut self, gate: Gate);
 }
+
+/// Admits frames by their headers.
+pub type Gate = Box<dyn FnMut(&Header) -> bool + Send>;
 
 /// One side of a connection in memory.
 pub struct MemoryConnection {
@@ -88,7 +94,7 @@ impl Connection for MemoryConnection {
             let (b_out, a_in) = mpsc::channel(FRAMES_WAITING_MAX);
             let link = |frames, from| Link {
                 sender: Box::new(MemorySender { frames, closed: self.closed.subscribe() }),
-                receiver: Box::new(MemoryReceiver { frames: from, closed: self.closed.subscribe() }),
+                receiver: Box::new(MemoryReceiver { frames: from, closed: self.closed.subscribe(), gate: None }),
             };
             self.opened.send(link(b_out, b_in)).await.map_err(|_| self.why())?;
             Ok(link(a_out, a_in))
@@ -147,16 +153,34 @@ impl LinkSender for MemorySender {
 struct MemoryReceiver {
     frames: mpsc::Receiver<Frame>,
     closed: Closed,
+    gate: Option<Gate>,
+}
+
+impl MemoryReceiver {
+    fn admit(&mut self, frame: Frame) -> Frame {
+        let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let body_len = len(frame.body.iter().map(bytes::Bytes::len).sum());
+        let header = Header { kind: frame.message.kind(), correlation: frame.correlation, head_len: 0, body_len };
+        match self.gate.as_mut().is_none_or(|gate| gate(&header)) {
+            true => frame,
+            false => Frame::new(frame.correlation, Done {}),
+        }
+    }
 }
 
 impl LinkReceiver for MemoryReceiver {
     fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>> {
         Box::pin(async move {
-            tokio::select! {
+            let frame = tokio::select! {
                 biased;
                 frame = self.frames.recv() => frame.ok_or_else(|| LinkClosed("the link was closed".into())),
                 why = closed(&mut self.closed) => Err(why),
-            }
+            };
+            frame.map(|frame| self.admit(frame))
         })
+    }
+
+    fn set_gate(&mut self, gate: Gate) {
+        self.gate = Some(gate);
     }
 }

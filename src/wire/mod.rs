@@ -17,7 +17,9 @@ mod heads;
 mod link;
 #[cfg(feature = "client")]
 pub mod quic;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use frame::{BODY_BYTES_MAX, Frame, FrameError, HEAD_BYTES_MAX, HEADER_LEN, Header, VERSION};
 pub use heads::*;
-pub use link::{Connection, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection, memory_connection};
+pub use link::{Connection, Gate, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection, memory_connection};

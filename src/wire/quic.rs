@@ -1,15 +1,19 @@
 //! Links over QUIC: one bidirectional stream each. Client and gateway share this side of the seam.
 //!
 //! Invariants:
-//! - no buffer is larger than twice what has arrived, whatever a header claims; limits are checked before the first byte is kept;
+//! - no buffer is larger than twice what has arrived, whatever a header claims, and none is larger than its frame;
+//!   limits and the gate are asked before the first byte is kept;
 //! - `receive` may be dropped at any await: what has arrived stays in the link;
 //! - bytes that are no frame close the connection, and the other side is told which;
 //! - small pieces leave in contiguous buffers, large ones as they are.
 //!
 //! Not here: certificates (`tls`), and who may connect (`gateway`).
 
-use super::{Connection, Frame, FrameError, HEADER_LEN, Header, Link, LinkClosed, LinkReceiver, LinkSender};
-use bytes::{Bytes, BytesMut};
+use super::{
+    Connection, Done, Frame, FrameError, Gate, HEADER_LEN, Header, Link, LinkClosed, LinkReceiver, LinkSender,
+};
+use crate::tls::ALPN_NATIVE;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use quinn::{
     ConnectionError, ReadError, TransportConfig, VarInt, WriteError,
@@ -17,8 +21,6 @@ use quinn::{
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-/// The protocol's name in the TLS handshake.
-pub const ALPN: &[u8] = b"highwater/1";
 /// A connection on which nothing arrives for this long is dead.
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often a client shows that it lives.
@@ -56,9 +58,9 @@ fn transport() -> TransportConfig {
     transport
 }
 
-/// QUIC's settings for a client. Sets [`ALPN`].
+/// QUIC's settings for a client. Sets the protocol's name ([`ALPN_NATIVE`]).
 pub fn client_config(mut tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![ALPN_NATIVE.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     let mut transport = transport();
     transport.keep_alive_interval(Some(KEEP_ALIVE));
@@ -66,9 +68,9 @@ pub fn client_config(mut tls: rustls::ClientConfig) -> Result<quinn::ClientConfi
     Ok(config)
 }
 
-/// QUIC's settings for a gateway. Sets [`ALPN`].
+/// QUIC's settings for a gateway. Sets the protocol's name ([`ALPN_NATIVE`]).
 pub fn server_config(mut tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+    tls.alpn_protocols = vec![ALPN_NATIVE.to_vec()];
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport()));
     Ok(config)
@@ -114,9 +116,13 @@ impl QuicConnection {
             receiver: Box::new(QuicReceiver {
                 connection: self.connection.clone(),
                 stream: receive,
+                gate: None,
                 chunk: Bytes::new(),
-                header: None,
-                buffer: BytesMut::new(),
+                header: [0; HEADER_LEN],
+                header_len: 0,
+                coming: None,
+                buffer: Vec::new(),
+                skipped: 0,
             }),
         }
     }
@@ -190,53 +196,85 @@ fn pieces(frames: Vec<Frame>) -> Vec<Bytes> {
 struct QuicReceiver {
     connection: quinn::Connection,
     stream: quinn::RecvStream,
+    gate: Option<Gate>,
     /// What was read and not yet taken.
     chunk: Bytes,
-    /// Of the frame that is under way.
-    header: Option<Header>,
-    /// Its bytes so far: of the header, or behind it.
-    buffer: BytesMut,
+    header: [u8; HEADER_LEN],
+    header_len: usize,
+    /// Of the frame that is under way, once it is whole and was admitted or not.
+    coming: Option<(Header, bool)>,
+    /// What is kept of its bytes.
+    buffer: Vec<u8>,
+    /// Bytes of it that were thrown away.
+    skipped: usize,
 }
 
 impl QuicReceiver {
     async fn frame(&mut self) -> Result<Frame, LinkClosed> {
-        let header = match self.header {
-            Some(header) => header,
+        let (header, admitted) = match self.coming {
+            Some(coming) => coming,
             None => {
-                self.fill(HEADER_LEN).await?;
-                let header = Header::decode(&self.buffer.split()).map_err(|e| self.malformed(&e))?;
-                self.buffer.reserve(header.rest_len().min(FIRST_BUFFER));
-                *self.header.insert(header)
+                while self.header_len < HEADER_LEN {
+                    self.more().await?;
+                    let take = self.chunk.len().min(HEADER_LEN - self.header_len);
+                    self.chunk.copy_to_slice(&mut self.header[self.header_len..self.header_len + take]);
+                    self.header_len += take;
+                }
+                let header = Header::decode(&self.header).map_err(|e| self.malformed(&e))?;
+                let admitted = self.gate.as_mut().is_none_or(|gate| gate(&header));
+                *self.coming.insert((header, admitted))
             }
         };
-        self.fill(header.rest_len()).await?;
-        self.header = None;
-        let rest = std::mem::take(&mut self.buffer).freeze();
+        while self.buffer.len() + self.skipped < header.rest_len() {
+            self.more().await?;
+            let take = self.chunk.len().min(header.rest_len() - self.buffer.len() - self.skipped);
+            if admitted {
+                self.keep(take, header.rest_len());
+            } else {
+                self.skipped += take;
+                self.chunk.advance(take);
+            }
+        }
+        (self.coming, self.header_len, self.skipped) = (None, 0, 0);
+        if !admitted {
+            return Ok(Frame::new(header.correlation, Done {}));
+        }
+        let rest = Bytes::from(std::mem::take(&mut self.buffer));
         Frame::decode(header, rest).map_err(|e| self.malformed(&e))
     }
 
-    /// Reads until the buffer holds `want` bytes.
-    async fn fill(&mut self, want: usize) -> Result<(), LinkClosed> {
-        while self.buffer.len() < want {
-            if self.chunk.is_empty() {
-                self.chunk = match self.stream.read_chunk(CHUNK_BYTES, true).await {
-                    Ok(Some(chunk)) => chunk.bytes,
-                    Ok(None) if self.buffer.is_empty() && self.header.is_none() => {
-                        return Err(LinkClosed("the link was closed".into()));
-                    }
-                    Ok(None) => {
-                        let found = self.buffer.len() + self.header.map_or(0, |_| HEADER_LEN);
-                        let expected = want + self.header.map_or(0, |_| HEADER_LEN);
-                        return Err(self.malformed(&FrameError::CutOff { found, expected }));
-                    }
-                    Err(ReadError::ConnectionLost(error)) => return Err(closed_by(error)),
-                    Err(other) => return Err(LinkClosed(other.to_string())),
-                };
-            }
-            let take = self.chunk.len().min(want - self.buffer.len());
-            self.buffer.extend_from_slice(&self.chunk.split_to(take));
+    /// Moves `take` bytes into a buffer that grows to `want` at most, and never far ahead of what came.
+    fn keep(&mut self, take: usize, want: usize) {
+        let len = self.buffer.len();
+        if self.buffer.capacity() < len + take {
+            let capacity = (2 * len).max(FIRST_BUFFER).max(len + take).min(want);
+            self.buffer.reserve_exact(capacity - len);
         }
-        Ok(())
+        self.buffer.extend_from_slice(&self.chunk.split_to(take));
+    }
+
+    /// Reads until the chunk holds something.
+    async fn more(&mut self) -> Result<(), LinkClosed> {
+        if !self.chunk.is_empty() {
+            return Ok(());
+        }
+        match self.stream.read_chunk(CHUNK_BYTES, true).await {
+            Ok(Some(chunk)) => {
+                self.chunk = chunk.bytes;
+                Ok(())
+            }
+            Ok(None) => Err(self.ended()),
+            Err(ReadError::ConnectionLost(error)) => Err(closed_by(error)),
+            Err(other) => Err(LinkClosed(other.to_string())),
+        }
+    }
+
+    fn ended(&self) -> LinkClosed {
+        let rest = self.coming.map_or(0, |(header, _)| header.rest_len());
+        match self.header_len + self.buffer.len() + self.skipped {
+            0 => LinkClosed("the link was closed".into()),
+            found => self.malformed(&FrameError::CutOff { found, expected: HEADER_LEN + rest }),
+        }
     }
 
     fn malformed(&self, error: &FrameError) -> LinkClosed {
@@ -249,6 +287,10 @@ impl QuicReceiver {
 impl LinkReceiver for QuicReceiver {
     fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>> {
         Box::pin(self.frame())
+    }
+
+    fn set_gate(&mut self, gate: Gate) {
+        self.gate = Some(gate);
     }
 }
 
@@ -332,6 +374,21 @@ mod tests {
         assert!(early.is_err(), "half a frame is no frame");
         send.write_all(&bytes[20..]).await.unwrap();
         assert_eq!(there.receiver.receive().await.unwrap(), frame);
+    }
+
+    #[tokio::test]
+    async fn what_the_gate_refuses_is_thrown_away_and_the_next_frame_is_whole() {
+        let pair = pair().await;
+        let mut here = pair.client.open().await.unwrap();
+        let large = Frame::new(1, Produced::default()).with_body(vec![Bytes::from(vec![1; 1 << 20])]);
+        let small = Frame::new(2, Produced::default()).with_body(vec![Bytes::from(vec![2; 10])]);
+        let sent = vec![large, small.clone()];
+        tokio::join!(async { here.sender.send(sent).await.unwrap() }, async {
+            let mut there = pair.server.accept().await.unwrap();
+            there.receiver.set_gate(Box::new(|header| header.body_len < 1000));
+            assert_eq!(there.receiver.receive().await.unwrap(), Frame::new(1, Done {}));
+            assert_eq!(there.receiver.receive().await.unwrap(), small);
+        });
     }
 
     #[tokio::test]

@@ -1,0 +1,120 @@
+//! The native protocol over QUIC.
+
+use super::Gateway;
+use crate::{
+    limits,
+    runtime::Phase,
+    wire::{
+        LinkClosed,
+        quic::{QuicConnection, server_config},
+    },
+};
+use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// How long a handshake may take.
+const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bytes of the socket's buffers: a burst of large answers fits.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Half as many connections as allowed are there: addresses are validated from here on.
+const VALIDATE_FROM: u32 = limits::CONNECTIONS_MAX / 2;
+
+/// A listener.
+pub struct Native {
+    endpoint: Endpoint,
+}
+
+impl Gateway {
+    /// Listens on `bind` until the node drains. Must be called within a tokio runtime, which drives the socket.
+    pub fn listen(&self, bind: SocketAddr, tls: rustls::ServerConfig) -> io::Result<Native> {
+        let config = server_config(tls).map_err(io::Error::other)?;
+        let socket = UdpSocket::bind(bind)?;
+        enlarge(&socket);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+        let (gateway, listening) = (self.clone(), endpoint.clone());
+        self.0.env.spawn(async move {
+            let draining = gateway.0.phases.reached(Phase::Draining);
+            tokio::pin!(draining);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut draining => break,
+                    incoming = listening.accept() => match incoming {
+                        Some(incoming) => gateway.admit(incoming),
+                        None => return,
+                    },
+                }
+            }
+            listening.set_server_config(None);
+        });
+        Ok(Native { endpoint })
+    }
+
+    fn admit(&self, incoming: Incoming) {
+        let connections = self.connections();
+        if connections >= limits::CONNECTIONS_MAX {
+            tracing::warn!(connections, "connection refused: too many");
+            return incoming.refuse();
+        }
+        if connections >= VALIDATE_FROM && !incoming.remote_address_validated() {
+            // An error means that it was validated meanwhile.
+            let _ = incoming.retry();
+            return;
+        }
+        let (gateway, arbiter) = (self.clone(), self.next_arbiter());
+        let (env, arbiters) = (self.0.env.clone(), self.0.arbiters.clone());
+        self.0.env.spawn(async move {
+            // Accepted there, so that the connection's packets are made there.
+            let serve = move || async move {
+                let from = incoming.remote_address();
+                match handshake(incoming).await {
+                    Ok(connection) => gateway.serve(Arc::new(connection), from.to_string()).await,
+                    Err(why) => tracing::debug!(%from, %why, "handshake failed"),
+                }
+            };
+            let _ = arbiters.run(&env, arbiter, serve).await;
+        });
+    }
+}
+
+async fn handshake(incoming: Incoming) -> Result<QuicConnection, LinkClosed> {
+    let failed = |error: quinn::ConnectionError| LinkClosed(error.to_string());
+    let connecting = incoming.accept().map_err(failed)?;
+    match timeout(HANDSHAKE_WAIT_MAX, connecting).await {
+        Ok(connection) => Ok(QuicConnection::new(connection.map_err(failed)?)),
+        Err(_) => Err(LinkClosed(format!("no handshake within {} s", HANDSHAKE_WAIT_MAX.as_secs()))),
+    }
+}
+
+/// Asks for large socket buffers; says how to allow them where they are refused.
+fn enlarge(socket: &UdpSocket) {
+    let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) else { return };
+    let _ = state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
+    let _ = state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
+    let received = state.recv_buffer_size(socket.into()).unwrap_or(0);
+    if received < SOCKET_BUFFER_BYTES {
+        tracing::warn!(
+            bytes = received,
+            "small UDP receive buffer; allow more by: sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES} net.core.wmem_max={SOCKET_BUFFER_BYTES}"
+        );
+    }
+}
+
+impl Native {
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Closes all connections that are left, and waits until their clients have been told.
+    pub async fn close(&self) {
+        self.endpoint.close(quinn::VarInt::from_u32(0), b"this node is shutting down");
+        let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}

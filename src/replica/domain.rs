@@ -66,7 +66,7 @@ pub trait Domain: Sized + Unpin + 'static {
 /// What a replica is.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Status {
-    /// Its machine is there: a checkpoint was restored, or it began empty.
+    /// Its log is open, its machine what the log's checkpoint said.
     pub open: bool,
     /// Highest term seen.
     pub term: u64,

@@ -89,7 +89,7 @@ impl<D: Domain> Replica<D> {
         self.post.readdress(None);
         self.domain.gone();
         if let Some(why) = failed {
-            (self.on_failed)(why);
+            (self.identity.on_failed)(why);
         }
     }
 }

@@ -21,6 +21,7 @@ mod fence;
 mod follower;
 mod gate;
 mod leader;
+mod leaders;
 mod park;
 mod post;
 mod queue;
@@ -30,6 +31,7 @@ mod turn;
 
 pub use domain::{Domain, Entry, Noted, Outbox, Outcome, Status};
 pub use fence::Fence;
+pub use leaders::{Leader, Leaders};
 pub use park::{Doorman, Fired, Parked, Waiter, WakeAt, Why};
 pub use post::{Envelope, Post};
 pub use queue::Queue;
@@ -37,7 +39,7 @@ pub use queue::Queue;
 use crate::runtime::{Env, Wake};
 use follower::FollowerActor;
 use highwater_raft::{
-    Payload,
+    GroupId, Payload,
     group::{BarrierError, Group},
 };
 use std::{
@@ -82,14 +84,24 @@ pub struct Replica<D: Domain> {
     post: Post<D::Request>,
     consensus: Arc<OnceLock<Arc<dyn Consensus>>>,
     env: Env,
-    on_failed: OnFailed,
+    identity: Identity,
+}
+
+/// What a replica is told at its start.
+#[derive(Clone)]
+pub struct Identity {
+    /// Of which group it is.
+    pub group: GroupId,
+    /// Where it notes who leads.
+    pub leaders: Leaders,
+    /// Whom it tells when it has failed.
+    pub on_failed: OnFailed,
 }
 
 /// How the node holds a replica.
 #[derive(Clone)]
 pub struct Keeper {
     queue: Arc<Queue>,
-    wake: Wake,
     consensus: Arc<OnceLock<Arc<dyn Consensus>>>,
 }
 
@@ -102,7 +114,7 @@ impl Keeper {
     /// `Host::open` has returned.
     pub fn opened(&self, consensus: Arc<dyn Consensus>) {
         assert!(self.consensus.set(consensus).is_ok(), "a replica is opened once");
-        self.wake.arm();
+        self.queue.push(queue::Note::Opened);
     }
 
     /// Ends the replica's actor after its current turn; who waits is told.
@@ -112,14 +124,14 @@ impl Keeper {
 }
 
 /// Starts the actor of a replica on the current arbiter, as a follower that waits for its checkpoint.
-pub fn start<D: Domain>(env: &Env, post: Post<D::Request>, domain: D, machine: D::Machine, on_failed: OnFailed) -> Keeper {
+pub fn start<D: Domain>(env: &Env, post: Post<D::Request>, domain: D, identity: Identity) -> Keeper {
     let wake = Wake::default();
     let queue = Arc::new(Queue::new(wake.clone()));
     let consensus = Arc::default();
-    let keeper = Keeper { queue: queue.clone(), wake: wake.clone(), consensus: Arc::clone(&consensus) };
+    let keeper = Keeper { queue: queue.clone(), consensus: Arc::clone(&consensus) };
     let replica = Replica {
         domain,
-        machine,
+        machine: D::Machine::default(),
         fence: Fence::default(),
         status: Status::default(),
         flushed: None,
@@ -129,7 +141,7 @@ pub fn start<D: Domain>(env: &Env, post: Post<D::Request>, domain: D, machine: D
         post,
         consensus,
         env: env.clone(),
-        on_failed,
+        identity,
     };
     FollowerActor::start(replica);
     keeper

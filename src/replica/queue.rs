@@ -16,6 +16,7 @@ pub struct Queue {
 pub(super) enum Note {
     Raft(Event),
     Barrier { round: u64, result: Result<u64, BarrierError> },
+    Opened,
     Close,
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::runtime::Env;
 use bytes::Bytes;
 use highwater_raft::{
-    NodeId, ReplicaId,
+    GroupId, NodeId, ReplicaId,
     group::{AppliedAnswer, Committed, Event, Member, Owner, Refusal, Role},
     machine::{At, Command, Damaged, Machine},
 };
@@ -126,12 +126,13 @@ impl World {
         let post = Post::default();
         let failed = failures.clone();
         let on_failed: OnFailed = Rc::new(move |why| failed.borrow_mut().push(why));
-        let keeper = start(&Env::real(), post.clone(), Diary(log.clone()), Journal::default(), on_failed);
+        let identity = Identity { group: GroupId(1), leaders: Leaders::default(), on_failed };
+        let keeper = start(&Env::real(), post.clone(), Diary(log.clone()), identity);
         let raft = Arc::new(Planted::default());
         keeper.opened(raft.clone());
         let mut world = Self { log, keeper, raft, post, failures, next_index: 1 };
         let (done, restored) = oneshot::channel();
-        world.event(Event::Restore { machine: Bytes::new(), offset: 0, last: None, done });
+        world.event(Event::Restore { machine: Bytes::new(), offset: 0, last: Default::default(), done });
         restored.await.unwrap().unwrap();
         world.settle().await;
         world
@@ -271,6 +272,7 @@ async fn the_end_of_a_term_answers_everything() {
         let index = world.hand_over(id).await;
         world.ask(&["b"]).await;
         world.ask(&["c", "barrier"]).await;
+        world.proposed();
         world.lead(4, false).await;
         assert_eq!(world.said(), ["leads 3", "a: Unknown", "b: Unknown", "c: NotLeader", "barrier: NotLeader"]);
         // The next leader kept the first entry; followers apply it without anybody being answered.

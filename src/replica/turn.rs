@@ -12,7 +12,7 @@ use super::{
 use crate::limits;
 use highwater_raft::{
     group::{AppliedAnswer, BarrierError, Committed, Event, MachineState, Refusal},
-    log::{LogId, Stamp},
+    log::Stamp,
     machine::{self, At, Damaged, Machine},
 };
 use std::{collections::VecDeque, time::Duration};
@@ -164,6 +164,7 @@ impl<D: Domain> Replica<D> {
 
     fn note(&mut self, note: Note, mut leading: Option<&mut Leading<D>>, work: &mut Work<D>) {
         match note {
+            Note::Opened => self.status.open = true,
             Note::Close => work.then = Then::Close,
             Note::Barrier { round, result } => {
                 if let Some(leading) = leading.filter(|leading| leading.barriers.round == round) {
@@ -176,8 +177,8 @@ impl<D: Domain> Replica<D> {
                 work.dones.push((done, AppliedAnswer { stamps, machine }));
             }
             Note::Raft(Event::Checkpoint { reply }) => drop(reply.send(self.state())),
-            Note::Raft(Event::Restore { machine, offset, last, done }) => {
-                let restored = self.restore(machine, offset, last);
+            Note::Raft(Event::Restore { machine, offset, done, .. }) => {
+                let restored = self.restore(machine, offset);
                 // Raft may have closed the group meanwhile.
                 let _ = done.send(restored);
             }
@@ -201,7 +202,10 @@ impl<D: Domain> Replica<D> {
                     }
                 }
             }
-            Note::Raft(Event::Role(role)) => self.status.take(role),
+            Note::Raft(Event::Role(role)) => {
+                self.status.take(role);
+                self.identity.leaders.note(self.identity.group, self.status.leader, self.status.term);
+            }
             Note::Raft(Event::Failed { why }) => work.then = Then::Failed(why),
         }
     }
@@ -265,8 +269,8 @@ impl<D: Domain> Replica<D> {
         MachineState { machine: self.fence.wrap(&self.machine.checkpoint()), offset: D::offset(&self.machine) }
     }
 
-    fn restore(&mut self, bytes: bytes::Bytes, offset: u64, last: Option<LogId>) -> Result<(), Damaged> {
-        if bytes.is_empty() && last.is_none() {
+    fn restore(&mut self, bytes: bytes::Bytes, offset: u64) -> Result<(), Damaged> {
+        if bytes.is_empty() && offset == 0 {
             (self.machine, self.fence) = (D::Machine::default(), Fence::default());
         } else {
             let (fence, machine) = Fence::unwrap(bytes)?;
@@ -277,7 +281,6 @@ impl<D: Domain> Replica<D> {
                 return Err(Damaged { what: "replica checkpoint", why: format!("next offset {found}, expected {offset}") });
             }
         }
-        self.status.open = true;
         self.domain.restored(&self.machine);
         Ok(())
     }

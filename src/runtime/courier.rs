@@ -8,10 +8,29 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::time::Duration;
 
+/// What a broker asks another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Service {
+    /// Run a command of the controller.
+    Execute = 1,
+    /// Who leads what you lead?
+    Leaders = 2,
+    /// Are you empty, and is your `[cluster]` section mine?
+    Seed = 3,
+}
+
+impl Service {
+    /// The service of this number.
+    pub fn from_u8(n: u8) -> Option<Self> {
+        [Self::Execute, Self::Leaders, Self::Seed].into_iter().find(|service| *service as u8 == n)
+    }
+}
+
 /// Carries broker-to-broker requests.
 pub trait Courier: Send + Sync + 'static {
     /// Asks the broker of node `to`; a request to this node is served here.
-    fn ask(&self, to: NodeId, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>>;
+    fn ask(&self, to: NodeId, service: Service, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>>;
     /// The other nodes that are alive, as far as this one knows, ascending.
     fn others(&self) -> Vec<NodeId>;
 }

@@ -16,7 +16,7 @@ mod slot;
 mod wake;
 
 pub use arbiters::{Arbiters, ArbitersError, start};
-pub use courier::{Courier, CourierError};
+pub use courier::{Courier, CourierError, Service};
 pub use highwater_raft::env::{Env, TaskSet};
 pub use permit::{BytePermit, BytePool, PoolFull};
 pub use phase::{Phase, Phases};

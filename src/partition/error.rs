@@ -1,5 +1,6 @@
 //! What can go wrong, per operation, and how the native protocol says it.
 
+use super::machine::Refusal;
 use crate::{
     advice::{Advice, Reaction},
     runtime::Lost,
@@ -28,34 +29,12 @@ pub enum ProduceError {
         /// Its epoch.
         epoch: u64,
     },
-    /// A gap in the producer's sequence.
-    #[error("sequence {found} of the producer does not follow; expected {expected}")]
-    OutOfOrder {
-        /// What would follow.
-        expected: u32,
-        /// What came.
-        found: u32,
-    },
-    /// A newer epoch of the producer is known.
-    #[error("the producer's epoch {found} is fenced by epoch {current}")]
-    Fenced {
-        /// The newest epoch.
-        current: u16,
-        /// What came.
-        found: u16,
-    },
-    /// The sequence does not begin at 0 and the producer is not known (any more).
-    #[error("the partition does not know producer {producer}")]
-    UnknownProducer {
-        /// Its id.
-        producer: i64,
-    },
-    /// The machine does not take the batch.
-    #[error("bad batch: {why}")]
-    BadBatch {
-        /// What is wrong.
-        why: String,
-    },
+    /// The machine does not take a batch.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No quorum answers; surely not appended.
+    #[error("no quorum of replicas answers")]
+    NoQuorum,
     /// Free space is low.
     #[error("the data directory is below its low-water mark of free space")]
     DiskFull,
@@ -85,14 +64,24 @@ impl ProduceError {
         let (code, leader, leader_epoch) = match self {
             Self::NotLeader { leader, epoch } | Self::Unknown { leader, epoch } => (Code::NotLeader, *leader, *epoch),
             Self::NotReady { epoch } => (Code::NotReady, None, *epoch),
-            Self::OutOfOrder { .. } => (Code::OutOfOrderSequence, None, 0),
-            Self::Fenced { .. } => (Code::ProducerFenced, None, 0),
-            Self::UnknownProducer { .. } => (Code::UnknownProducer, None, 0),
-            Self::BadBatch { .. } => (Code::BadBatch, None, 0),
+            Self::Refused(refusal) => (code_of(refusal), None, 0),
+            Self::NoQuorum => (Code::NoQuorum, None, 0),
             Self::DiskFull => (Code::DiskFull, None, 0),
             Self::Gone => (Code::NotLeader, None, 0),
         };
         Refused { code, message: self.to_string(), leader, leader_epoch }
+    }
+}
+
+fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::OutOfOrder { .. } => Code::OutOfOrderSequence,
+        Refusal::Fenced { .. } => Code::ProducerFenced,
+        Refusal::UnknownProducer { .. } => Code::UnknownProducer,
+        Refusal::BadBatch(_) => Code::BadBatch,
+        Refusal::NoOffsets { .. } | Refusal::TrimBeyondEnd { .. } | Refusal::Malformed { .. } | Refusal::UnknownCommand { .. } => {
+            Code::Internal
+        }
     }
 }
 
@@ -102,7 +91,8 @@ impl Advice for ProduceError {
             Self::NotLeader { .. } | Self::Unknown { .. } | Self::Gone => Reaction::Refresh,
             Self::NotReady { .. } => Reaction::Retry { after_ms: 20 },
             Self::DiskFull => Reaction::Retry { after_ms: 1_000 },
-            Self::OutOfOrder { .. } | Self::Fenced { .. } | Self::UnknownProducer { .. } | Self::BadBatch { .. } => Reaction::Reject,
+            Self::NoQuorum => Reaction::Retry { after_ms: 200 },
+            Self::Refused(refusal) => refusal.reaction(),
         }
     }
 
@@ -111,10 +101,8 @@ impl Advice for ProduceError {
             Self::NotLeader { .. } | Self::Gone => "ask for the partition's leader again and produce there".into(),
             Self::Unknown { .. } => "send the same batches with the same sequence to the new leader; it drops what it has".into(),
             Self::NotReady { .. } => "try again in some milliseconds".into(),
-            Self::OutOfOrder { .. } => "send the batches of one producer in order, or take a new producer id".into(),
-            Self::Fenced { .. } => "stop this producer: another one with the same id took over".into(),
-            Self::UnknownProducer { .. } => "take a new producer id and begin at sequence 0".into(),
-            Self::BadBatch { .. } => "make the batch again; a client of this version never sends such a one".into(),
+            Self::NoQuorum => "try again; if it stays so, start the nodes that are down".into(),
+            Self::Refused(refusal) => refusal.advice(),
             Self::DiskFull => "free space on the leader's disk, or shorten the retention of its topics".into(),
         }
     }

@@ -1,19 +1,25 @@
 //! What sessions see of a partition: marks and the tail without a message, everything else by one.
 
 use super::{
+    actor::PartitionDomain,
     error::{FetchError, ProduceError, Unavailable},
-    marks::{Marks, MarkCells},
+    marks::{MarkCells, Marks, Role},
+    serve,
     tail::TailLog,
 };
 use crate::{
     batch::Batch,
-    replica::{Post, Waiter, WakeAt},
-    runtime::{BytePermit, ReplySlot},
+    replica::{self, Identity, Keeper, Post, Waiter, WakeAt},
+    runtime::{BytePermit, Env, ReplySlot},
     types::{AckLevel, Position, TopicPartition},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use highwater_raft::{GroupId, ReplicaId};
+use highwater_raft::{
+    GroupId, ReplicaId,
+    log::{Directory, ReadError},
+    machine::Command,
+};
 use std::sync::{Arc, OnceLock};
 
 /// One hosted replica of a partition. Clones share; may be used from any thread.
@@ -127,6 +133,8 @@ pub(super) enum Request {
     Park(Park),
     Unpark { token: u64 },
     Barrier(ReplySlot<Result<(), Unavailable>>),
+    /// A command of retention.
+    Propose(Command),
 }
 
 impl Handle {
@@ -169,8 +177,27 @@ impl Handle {
 impl Handle {
     /// Batches from the one that contains `offset` on: at least one, then as many as fit into `bytes_max`.
     pub fn read(&self, offset: u64, bytes_max: usize) -> Read {
-        let _ = (offset, bytes_max);
-        todo!()
+        let marks = self.marks();
+        match marks.role {
+            Role::Gone => return Read::Refused(FetchError::NotLeader { leader: marks.leader, epoch: marks.epoch }),
+            Role::Leader if !marks.ready => return Read::Refused(FetchError::NotReady { epoch: marks.epoch }),
+            Role::Leader | Role::Follower => {}
+        }
+        let (start, end) = (marks.log_start, marks.high_watermark);
+        if offset < start {
+            return Read::Refused(FetchError::OutOfRange { offset, log_start: start });
+        }
+        if offset > end {
+            return Read::Refused(FetchError::NotYet { offset, high_watermark: end });
+        }
+        if offset == end {
+            return Read::Empty;
+        }
+        match (self.0.tail.read(offset, end, bytes_max), self.0.raft.get()) {
+            (Some(served), _) => Read::Hot(served),
+            (None, Some(raft)) => Read::Cold(Box::pin(cold(raft.log(), offset, end, bytes_max))),
+            (None, None) => Read::Refused(FetchError::NotReady { epoch: marks.epoch }),
+        }
     }
 
     /// Waits until this replica has shown, after now, that it leads, and has applied all that was committed before.
@@ -183,7 +210,100 @@ impl Handle {
 
     /// Finds an offset by meaning. Ask [`Handle::barrier`] first where it must not be stale.
     pub async fn offset_at(&self, position: Position) -> Result<Found, FetchError> {
-        let _ = position;
-        todo!()
+        let marks = self.marks();
+        let offset = match position {
+            Position::Earliest => marks.log_start,
+            Position::Latest => marks.high_watermark,
+            Position::Offset(offset) if offset < marks.log_start => {
+                return Err(FetchError::OutOfRange { offset, log_start: marks.log_start });
+            }
+            Position::Offset(offset) if offset > marks.high_watermark => {
+                return Err(FetchError::NotYet { offset, high_watermark: marks.high_watermark });
+            }
+            Position::Offset(offset) => offset,
+            Position::Time(timestamp) => self.first_at(timestamp, &marks).await?.unwrap_or(marks.high_watermark),
+        };
+        Ok(Found { offset, leader_epoch: marks.epoch })
     }
+
+    /// The first record with this timestamp or a later one: Kafka's rule.
+    async fn first_at(&self, timestamp: i64, marks: &Marks) -> Result<Option<u64>, FetchError> {
+        let raft = self.0.raft.get().ok_or(FetchError::NotReady { epoch: marks.epoch })?;
+        let io = |error: std::io::Error| FetchError::Io { why: error.to_string() };
+        let Some(entry) = raft.log().find_time(timestamp).await.map_err(io)? else { return Ok(None) };
+        let mut offset = entry.max(marks.log_start);
+        while offset < marks.high_watermark {
+            let served = match self.read(offset, ENTRY_BYTES) {
+                Read::Hot(served) => served,
+                Read::Cold(served) => served.await?,
+                Read::Empty => return Ok(None),
+                Read::Refused(error) => return Err(error),
+            };
+            for served in served {
+                offset = served.offset_end;
+                if served.max_timestamp >= timestamp
+                    && let Some(found) = first_record_at(&served, timestamp)
+                {
+                    return Ok(Some(found.max(marks.log_start)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts this node's replica on the current arbiter.
+    pub(crate) fn host(env: &Env, partition: TopicPartition, replica: ReplicaId, directory: Directory, identity: Identity) -> (Self, Keeper) {
+        let shared = Arc::new(Shared {
+            partition,
+            group: identity.group,
+            replica,
+            marks: MarkCells::default(),
+            tail: TailLog::new(TAIL_BYTES),
+            post: Post::default(),
+            raft: OnceLock::new(),
+        });
+        let keeper = replica::start(env, shared.post.clone(), PartitionDomain::new(shared.clone(), directory), identity);
+        (Self(shared), keeper)
+    }
+
+    /// Its log is open: cold reads may begin.
+    pub(crate) fn opened(&self, raft: highwater_raft::group::Group) {
+        assert!(self.0.raft.set(raft).is_ok(), "a replica is opened once");
+    }
+
+    /// Its Raft group, once it is open.
+    pub(crate) fn raft(&self) -> Option<&highwater_raft::group::Group> {
+        self.0.raft.get()
+    }
+
+    /// Proposes a command of retention, if this replica leads.
+    pub(crate) fn propose(&self, command: Command) {
+        self.0.post.send(Request::Propose(command));
+    }
+}
+
+/// Bytes of the newest batches kept per partition.
+const TAIL_BYTES: u64 = 4 << 20;
+/// Bytes that one step of a search by time looks at.
+const ENTRY_BYTES: usize = 256 << 10;
+
+async fn cold(log: highwater_raft::log::Group, offset: u64, end: u64, bytes_max: usize) -> Result<Vec<Served>, FetchError> {
+    let entries = log.read_applied(offset, bytes_max).await.map_err(|error| match error {
+        ReadError::BelowStart { start } => FetchError::OutOfRange { offset, log_start: start },
+        ReadError::Io(error) => FetchError::Io { why: error.to_string() },
+        other => FetchError::Damaged { offset, why: other.to_string() },
+    })?;
+    let damaged = |index| FetchError::Damaged { offset, why: format!("the note beside entry {index} does not fit it") };
+    let served = serve::batches(&entries, offset, end, bytes_max).map_err(damaged)?;
+    match served.first() {
+        Some(first) if first.base_offset <= offset => Ok(served),
+        _ => Err(FetchError::Damaged { offset, why: "no entry holds it".into() }),
+    }
+}
+
+fn first_record_at(served: &Served, timestamp: i64) -> Option<u64> {
+    let whole = [&served.prefix[..], &served.rest[..]].concat();
+    let records = Batch::trusted(whole.into()).ok()?.records();
+    let found = records.filter_map(Result::ok).find(|record| record.timestamp >= timestamp);
+    found.map(|record| record.offset)
 }

@@ -2,11 +2,13 @@
 //!
 //! Entry points: [`Handle`] for sessions; `machine` for the rules. **Invariant:** nothing above the high watermark is served.
 
+mod actor;
 mod directory;
 mod error;
 mod handle;
 pub mod machine;
 mod marks;
+mod serve;
 mod tail;
 
 pub use directory::Partitions;

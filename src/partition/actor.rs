@@ -1,0 +1,264 @@
+//! The partition's replica: produce, marks, waiters.
+
+use super::{
+    error::{ProduceError, Unavailable},
+    handle::{Park, Produce, Produced, Request, Shared},
+    machine::{self, Effect, PartitionMachine, Refusal, Reply},
+    marks::{Marks, Role},
+    serve::{self, Item},
+};
+use crate::{
+    replica::{Domain, Entry, Noted, Outbox, Outcome, Parked, Status, Why},
+    runtime::ReplySlot,
+    types::AckLevel,
+};
+use highwater_raft::log::Directory;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+use tokio::time::Instant;
+
+/// Who waits for a command or a barrier of this partition.
+pub(super) enum Slot {
+    /// One batch of a request.
+    Batch(Rc<Waiting>),
+    Barrier(ReplySlot<Result<(), Unavailable>>),
+    /// Retention's, whose effect is seen in the marks.
+    Own,
+}
+
+/// A produce request whose batches are on their way.
+pub(super) struct Waiting {
+    ack: AckLevel,
+    state: RefCell<State>,
+}
+
+struct State {
+    open: usize,
+    flushed: usize,
+    first: Option<Result<Produced, ProduceError>>,
+    /// Gone once answered; the permit goes with it when all batches are decided.
+    slot: Option<ReplySlot<Result<Produced, ProduceError>>>,
+    _permit: crate::runtime::BytePermit,
+}
+
+impl Waiting {
+    /// One batch is decided: the answer is the first refusal, else where the first batch went.
+    fn decided(&self, result: Result<Produced, ProduceError>) {
+        let mut state = self.state.borrow_mut();
+        state.open -= 1;
+        match &mut state.first {
+            Some(Ok(first)) => match result {
+                Ok(next) => first.duplicate &= next.duplicate,
+                Err(_) => state.first = Some(result),
+            },
+            Some(Err(_)) => {}
+            none => *none = Some(result),
+        }
+        if state.open == 0
+            && let (Some(slot), Some(result)) = (state.slot.take(), state.first.take())
+        {
+            slot.answer(result);
+        }
+    }
+
+    /// One batch is on this replica's disk.
+    fn flushed(&self, epoch: u64, status: &Status, batches: usize) {
+        let mut state = self.state.borrow_mut();
+        state.flushed += 1;
+        if self.ack == AckLevel::Leader
+            && state.flushed == batches
+            && let Some(slot) = state.slot.take()
+        {
+            slot.answer(Ok(produced(None, epoch, AckLevel::Leader, status, false)));
+        }
+    }
+}
+
+fn produced(base_offset: Option<u64>, epoch: u64, level: AckLevel, status: &Status, duplicate: bool) -> Produced {
+    let quorum = match level {
+        AckLevel::None => 0,
+        AckLevel::Leader => 1,
+        AckLevel::Quorum => status.quorum(),
+    };
+    Produced { base_offset, leader_epoch: epoch, level, quorum, voters: status.voters(), duplicate }
+}
+
+/// What one partition adds to its machine.
+pub(super) struct PartitionDomain {
+    shared: Arc<Shared>,
+    directory: Directory,
+    parked: Parked,
+    bytes_at_hw: u64,
+}
+
+impl PartitionDomain {
+    pub(super) fn new(shared: Arc<Shared>, directory: Directory) -> Self {
+        Self { shared, directory, parked: Parked::default(), bytes_at_hw: 0 }
+    }
+
+    fn produce(&mut self, machine: &PartitionMachine, status: &Status, produce: Produce, out: &mut Outbox<Self>) {
+        let Produce { ack, batches, permit, slot } = produce;
+        let refusal = match batches.iter().find_map(|batch| machine.check(batch.header()).err()) {
+            Some(refusal) => Some(ProduceError::Refused(refusal)),
+            None if batches.is_empty() => Some(ProduceError::Refused(Refusal::Malformed { kind: machine::PRODUCE, why: "no batch".into() })),
+            None if self.directory.is_low() => Some(ProduceError::DiskFull),
+            None => None,
+        };
+        if let Some(refusal) = refusal {
+            return slot.answer(Err(refusal));
+        }
+        let slot = if ack == AckLevel::None {
+            slot.answer(Ok(produced(None, status.term, ack, status, false)));
+            None
+        } else {
+            Some(slot)
+        };
+        let state = State { open: batches.len(), flushed: 0, first: None, slot, _permit: permit };
+        let waiting = Rc::new(Waiting { ack, state: RefCell::new(state) });
+        for batch in batches {
+            out.propose(machine::produce(batch.into_bytes()), Slot::Batch(waiting.clone()));
+        }
+    }
+
+    fn park(&mut self, status: &Status, park: Park) {
+        let marks = self.shared.marks.read();
+        let Park { wake_at, epoch, waiter } = park;
+        self.parked.park(wake_at, waiter, marks.bytes_at_hw, marks.high_watermark, epoch != marks.epoch || !status.open);
+    }
+
+    fn serve(&mut self, status: &Status, request: Request) {
+        match request {
+            Request::Park(park) => self.park(status, park),
+            Request::Unpark { token } => self.parked.unpark(token),
+            Request::Produce(produce) => {
+                produce.slot.answer(Err(ProduceError::NotLeader { leader: status.leader, epoch: status.term }));
+            }
+            Request::Barrier(slot) => slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term })),
+            Request::Propose(_) => {}
+        }
+    }
+}
+
+impl Domain for PartitionDomain {
+    type Machine = PartitionMachine;
+    type Request = Request;
+    type Slot = Slot;
+    type Term = ();
+
+    fn offset(machine: &PartitionMachine) -> u64 {
+        machine.next_offset()
+    }
+
+    fn promoted(&mut self, _: &PartitionMachine, status: &Status, _: &mut Outbox<Self>) {
+        tracing::debug!(partition = %self.shared.partition, epoch = status.term, "leads");
+    }
+
+    fn lead(&mut self, (): &mut (), machine: &PartitionMachine, status: &Status, request: Request, out: &mut Outbox<Self>) {
+        match request {
+            Request::Produce(request) => self.produce(machine, status, request, out),
+            Request::Barrier(slot) => out.barrier(Slot::Barrier(slot)),
+            Request::Propose(command) => out.propose(command, Slot::Own),
+            Request::Park(_) | Request::Unpark { .. } => self.serve(status, request),
+        }
+    }
+
+    fn follow(&mut self, _: &PartitionMachine, status: &Status, request: Request) {
+        self.serve(status, request);
+    }
+
+    fn applied(&mut self, machine: &PartitionMachine, entry: &Entry<'_, Self>) -> Noted {
+        let mut items = Vec::new();
+        let each = entry.commands.iter().zip(entry.positions).zip(entry.replies);
+        for ((command, position), reply) in each {
+            if let Reply::Produced { base_offset, records, max_timestamp, duplicate: false } = *reply {
+                let len = u32::try_from(command.body.len()).expect("a batch is below its limit");
+                let item = Item { position: *position, len, base_offset, records, max_timestamp };
+                self.shared.tail.push(serve::place(item, &command.body, entry.at.term));
+                self.bytes_at_hw += u64::from(len);
+                items.push(item);
+            }
+        }
+        let offset = items.first().map_or(machine.next_offset(), |item| item.base_offset);
+        Noted { max_timestamp: items.iter().map(|item| item.max_timestamp).max(), note: serve::note(offset, &items) }
+    }
+
+    fn restored(&mut self, _: &PartitionMachine) {
+        // What was in the tail may lie behind a gap now.
+        self.shared.tail.clear();
+    }
+
+    fn publish(&mut self, machine: &PartitionMachine, status: &Status) {
+        if !status.open {
+            return;
+        }
+        let before = self.shared.marks.read();
+        let marks = Marks {
+            log_start: machine.log_start(),
+            stable: machine.next_offset(),
+            high_watermark: machine.next_offset(),
+            bytes_at_hw: self.bytes_at_hw,
+            epoch: status.term,
+            role: if status.leading { Role::Leader } else { Role::Follower },
+            ready: if status.leading { status.ready } else { true },
+            leader: status.leader,
+        };
+        if before == marks {
+            return;
+        }
+        self.shared.marks.write(&marks);
+        if (before.epoch, before.role, before.ready) != (marks.epoch, marks.role, marks.ready) {
+            self.parked.fire_all(Why::Moved);
+        } else if before.log_start != marks.log_start {
+            self.parked.fire_all(Why::Truncated);
+        } else {
+            self.parked.advance(marks.bytes_at_hw, marks.high_watermark);
+        }
+    }
+
+    fn answer(&mut self, slot: Slot, outcome: Outcome<Self>, _: &PartitionMachine, status: &Status) {
+        let (leader, epoch) = (status.leader, status.term);
+        match slot {
+            Slot::Own => {}
+            Slot::Barrier(slot) => slot.answer(match outcome {
+                Outcome::Shown => Ok(()),
+                Outcome::NoQuorum => Err(Unavailable::NoQuorum),
+                Outcome::Gone => Err(Unavailable::Gone),
+                Outcome::NotLeader | Outcome::Unknown | Outcome::Applied(..) => Err(Unavailable::NotLeader { leader, epoch }),
+            }),
+            Slot::Batch(waiting) => waiting.decided(match outcome {
+                Outcome::Applied(at, Reply::Produced { base_offset, duplicate, .. }) => {
+                    Ok(produced(Some(base_offset), at.term, AckLevel::Quorum, status, duplicate))
+                }
+                Outcome::Applied(_, Reply::Refused(refusal)) => Err(ProduceError::Refused(refusal)),
+                Outcome::NotLeader => Err(ProduceError::NotLeader { leader, epoch }),
+                Outcome::NoQuorum => Err(ProduceError::NoQuorum),
+                Outcome::Gone => Err(ProduceError::Gone),
+                Outcome::Unknown | Outcome::Shown | Outcome::Applied(..) => Err(ProduceError::Unknown { leader, epoch }),
+            }),
+        }
+    }
+
+    fn flushed(&mut self, slot: &mut Slot, status: &Status) {
+        if let Slot::Batch(waiting) = slot {
+            let batches = waiting.state.borrow().open;
+            waiting.flushed(status.term, status, batches);
+        }
+    }
+
+    fn effects(&mut self, (): &mut (), _: &PartitionMachine, effects: Vec<Effect>, _: &mut Outbox<Self>) {
+        effects.into_iter().for_each(|effect| match effect {});
+    }
+
+    fn settle(&mut self, _: Option<&mut ()>, _: &PartitionMachine, _: &Status, _: Instant, _: &mut Outbox<Self>) -> Option<Instant> {
+        self.parked.ring();
+        let marks = self.shared.marks.read();
+        debug_assert!(!self.parked.is_satisfiable(marks.bytes_at_hw, marks.high_watermark), "parked though satisfied");
+        None
+    }
+
+    fn gone(&mut self) {
+        let last = self.shared.marks.read();
+        self.shared.marks.write(&Marks { role: Role::Gone, ready: false, leader: None, ..last });
+        self.parked.fire_all(Why::Gone);
+        self.parked.ring();
+    }
+}

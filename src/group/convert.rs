@@ -46,7 +46,6 @@ pub(super) fn join(join: wire::Join) -> machine::Join {
             wire::GroupKind::Offset => machine::Kind::Offset,
             wire::GroupKind::Lease => machine::Kind::Lease,
         },
-        mode: machine::Mode::default(),
         start: join.start,
     }
 }

@@ -28,6 +28,7 @@ pub(super) enum Slot {
 /// A produce request whose batches are on their way.
 pub(super) struct Waiting {
     ack: AckLevel,
+    batches: usize,
     state: RefCell<State>,
 }
 
@@ -61,14 +62,14 @@ impl Waiting {
     }
 
     /// One batch is on this replica's disk.
-    fn flushed(&self, epoch: u64, status: &Status, batches: usize) {
+    fn flushed(&self, status: &Status) {
         let mut state = self.state.borrow_mut();
         state.flushed += 1;
         if self.ack == AckLevel::Leader
-            && state.flushed == batches
+            && state.flushed == self.batches
             && let Some(slot) = state.slot.take()
         {
-            slot.answer(Ok(produced(None, epoch, AckLevel::Leader, status, false)));
+            slot.answer(Ok(produced(None, status.term, AckLevel::Leader, status, false)));
         }
     }
 }
@@ -113,7 +114,7 @@ impl PartitionDomain {
             Some(slot)
         };
         let state = State { open: batches.len(), flushed: 0, first: None, slot, _permit: permit };
-        let waiting = Rc::new(Waiting { ack, state: RefCell::new(state) });
+        let waiting = Rc::new(Waiting { ack, batches: batches.len(), state: RefCell::new(state) });
         for batch in batches {
             out.propose(machine::produce(batch.into_bytes()), Slot::Batch(waiting.clone()));
         }
@@ -239,8 +240,7 @@ impl Domain for PartitionDomain {
 
     fn flushed(&mut self, slot: &mut Slot, status: &Status) {
         if let Slot::Batch(waiting) = slot {
-            let batches = waiting.state.borrow().open;
-            waiting.flushed(status.term, status, batches);
+            waiting.flushed(status);
         }
     }
 

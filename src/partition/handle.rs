@@ -283,7 +283,7 @@ impl Handle {
 }
 
 /// Bytes of the newest batches kept per partition.
-const TAIL_BYTES: u64 = 4 << 20;
+const TAIL_BYTES: u64 = 2 << 20;
 /// Bytes that one step of a search by time looks at.
 const ENTRY_BYTES: usize = 256 << 10;
 

@@ -32,6 +32,7 @@ struct Flying<D: Domain> {
     handed_over: bool,
     index: Option<u64>,
     failed: bool,
+    flushed: bool,
     commands: Vec<Command>,
     slots: Vec<D::Slot>,
 }
@@ -70,7 +71,7 @@ impl<D: Domain> Gate<D> {
             slots.push(slot);
         }
         let kept = commands.clone();
-        self.flying.push_back(Flying { proposal, n, handed_over: false, index: None, failed: false, commands: kept, slots });
+        self.flying.push_back(Flying { proposal, n, handed_over: false, index: None, failed: false, flushed: false, commands: kept, slots });
         Some(Proposal { n, commands })
     }
 
@@ -82,10 +83,14 @@ impl<D: Domain> Gate<D> {
         }
     }
 
-    /// Slots of entries that are on this replica's disk up to `index`.
+    /// Slots of entries that are on this replica's disk, up to `index`: each once.
     pub(super) fn flushed(&mut self, index: u64) -> impl Iterator<Item = &mut D::Slot> {
-        let on_disk = move |flying: &&mut Flying<D>| flying.index.is_some_and(|at| at <= index);
-        self.flying.iter_mut().take_while(on_disk).flat_map(|flying| &mut flying.slots)
+        let newly = move |flying: &mut Flying<D>| {
+            let is_new = !flying.flushed && flying.index.is_some_and(|at| at <= index);
+            flying.flushed |= is_new;
+            is_new
+        };
+        self.flying.iter_mut().filter_map(move |flying| newly(flying).then_some(flying)).flat_map(|flying| &mut flying.slots)
     }
 
     /// Entry `n` of this term counted: its slots, in the order of its commands.

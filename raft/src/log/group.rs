@@ -1,7 +1,8 @@
 //! The handle of one group's log.
 
 use super::{
-    Applied, Checkpoint, Done, Entry, LogId, ReadError, Stamp,
+    Checkpoint, Done, Entry, LogId, Stamp,
+    applied::first_kept,
     core::{Append, Body, Core, Job, closed},
     entry,
     reader::{self, Cold},
@@ -16,15 +17,15 @@ use tokio::sync::oneshot;
 /// One group's log. Clones share. What is not async returns at once and never touches the disk.
 #[derive(Clone)]
 pub struct Group {
-    shared: Arc<Shared>,
-    core: Arc<Core>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) core: Arc<Core>,
 }
 
 /// How the log asks for a restart checkpoint.
 pub type Checkpointer = Box<dyn Fn(oneshot::Sender<Checkpoint>) + Send + Sync>;
 
 /// How often a read looks up places again because files were recycled under it.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 impl Group {
     pub(super) fn new(shared: Arc<Shared>, core: Arc<Core>) -> Self {
@@ -207,13 +208,9 @@ impl Group {
         Err(io::Error::other(format!("entry {from} of group {} moves faster than it can be read", self.id())))
     }
 
-    async fn read_wal(&self, colds: Vec<Cold>) -> io::Result<Vec<Entry>> {
+    pub(super) async fn read_wal(&self, colds: Vec<Cold>) -> io::Result<Vec<Entry>> {
         let (shared, common) = (self.shared.clone(), self.core.common.clone());
         self.core.readers.run(move || async move { reader::read_wal(&common, &shared, &colds).await }).await?
-    }
-
-    async fn read_segment(&self, _from: u64, _to: u64, _bytes_max: usize) -> io::Result<Vec<Entry>> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// The same if all are in memory.
@@ -236,9 +233,11 @@ impl Group {
     /// A segment boundary: entries up to `base.last` belong to the segment that ends there.
     pub fn seal(&self, base: Checkpoint) {
         let mut state = self.shared.state();
-        let moved = state.moved.is_some_and(|moved| base.last.index <= moved.index);
+        let open = state.segments.last().map_or(0, |segment| segment.first);
+        // After a restart the apply loop passes boundaries again.
+        let passed = base.last.index < open || state.moved.is_some_and(|moved| base.last.index < moved.index);
         let known = state.seals.back().is_some_and(|last| base.last.index <= last.last.index);
-        if !moved && !known {
+        if !passed && !known {
             state.seals.push_back(base);
         }
     }
@@ -258,29 +257,12 @@ impl Group {
         self.shared.state().restart.clone()
     }
 
-    /// The state before the first retained segment: what a follower behind the start gets. Reads a file.
-    pub async fn base_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
-        Ok(self.shared.state().installed.clone())
-    }
-
     /// The log start moved to `offset`. Gives the point up to which Raft may purge, if any; whole segments below it go
     /// after [`Group::purge`].
     pub fn trim(&self, offset: u64) -> Option<LogId> {
         let mut state = self.shared.state();
         state.start_offset = state.start_offset.max(offset);
-        let start = state.start_offset;
-        state.segments.iter().rev().find(|segment| segment.offset <= start).and_then(|segment| segment.base)
-    }
-
-    /// Applied entries that serve offsets, from the one that holds `offset`; at least one unless `offset` is the next
-    /// offset or beyond.
-    pub async fn read_applied(&self, _offset: u64, _bytes_max: usize) -> Result<Vec<Applied>, ReadError> {
-        Err(ReadError::Io(io::ErrorKind::Unsupported.into()))
-    }
-
-    /// Offset of the first entry whose `max_timestamp` is at or above `timestamp_ms`.
-    pub async fn find_time(&self, _timestamp_ms: i64) -> io::Result<Option<u64>> {
-        Err(io::ErrorKind::Unsupported.into())
+        first_kept(&state).and_then(|segment| segment.base).filter(|base| state.purged < Some(*base))
     }
 
     /// First offset that is there.

@@ -18,13 +18,18 @@
 //! A bit that flips in the last flush before its seal (50 ms) cannot be told from a torn write: it is cut.
 //! Deliberately not here: when to trim, what an entry means, who is leader.
 
+mod applied;
 mod cache;
+mod checkpoint;
 mod core;
 mod directory;
 mod entry;
 mod error;
 mod frame;
 mod group;
+mod index;
+mod load;
+mod mover;
 mod open;
 mod reader;
 mod record;

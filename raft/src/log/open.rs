@@ -1,16 +1,16 @@
 //! Opening a data directory: identity, recovery, the new WAL file, the groups, then the threads.
 
 use super::{
-    LogId, OpenError, Options,
+    OpenError, Options,
     cache::Cache,
     core::{Common, Core},
     directory::Inner,
     entry::Owner,
+    load::load,
     reader::Readers,
     recovery::{Recovered, recover},
     replay::Replayed,
     retire::Retirer,
-    state::{Place, Shared, Slot, State},
     wal::Wal,
     walfiles,
 };
@@ -149,7 +149,7 @@ async fn groups(common: &Common, mut wal: Wal, replayed: BTreeMap<GroupId, Repla
             None => load(common, owner, known).await?,
         };
         match loaded {
-            Ok(state) => drop(common.groups().insert(group, Shared::new(owner, state))),
+            Ok(shared) => drop(common.groups().insert(group, shared)),
             Err(why) => {
                 tracing::error!(%group, replica = %owner.replica, why, "the group is faulty");
                 if let Some(hard) = wal.groups.get_mut(&group) {
@@ -160,46 +160,6 @@ async fn groups(common: &Common, mut wal: Wal, replayed: BTreeMap<GroupId, Repla
         }
     }
     Ok((wal, faulty))
-}
-
-async fn load(_common: &Common, _owner: Owner, known: Replayed) -> io::Result<Result<State, String>> {
-    Ok(Ok(state(known)))
-}
-
-fn state(known: Replayed) -> State {
-    let Replayed { hard, entries, installed } = known;
-    let mut state = State::empty();
-    state.vote = hard.vote;
-    state.purged = hard.purged;
-    state.terms.extend(hard.purged);
-    let purged_below = hard.purged.map_or(0, |p| p.index + 1);
-    if let Some(moved) = &hard.moved {
-        state.moved = Some(moved.upto);
-        state.applied = Some(moved.upto);
-        state.last = Some(moved.upto);
-        state.first = moved.upto.index + 1;
-        state.offset = moved.offset;
-    }
-    let heads = entries.values().map(|known| known.head.id);
-    for id in hard.moved.iter().flat_map(|m| m.terms.iter().copied()).chain(heads).filter(|id| id.index >= purged_below)
-    {
-        note_term(&mut state.terms, id);
-    }
-    for known in entries.into_values() {
-        state.last = Some(known.head.id);
-        let place = Place::Wal { file: known.file, position: known.position };
-        state.slots.push_back(Slot { head: known.head, epoch: 0, place, payload: None, stamp: None });
-    }
-    state.last = state.last.max(hard.purged);
-    state.restart = installed.clone();
-    state.installed = installed;
-    state
-}
-
-fn note_term(terms: &mut Vec<LogId>, id: LogId) {
-    if terms.last().is_none_or(|t| t.term < id.term) {
-        terms.push(id);
-    }
 }
 
 fn start(

@@ -82,6 +82,8 @@ pub(super) struct State {
     pub(super) first: u64,
     pub(super) slots: VecDeque<Slot>,
     pub(super) moved: Option<LogId>,
+    /// The next offset after `moved`.
+    pub(super) moved_offset: u64,
     /// Ascending; the last one is open. Never empty.
     pub(super) segments: Vec<Segment>,
     /// Boundaries that the retirer has not reached.
@@ -92,6 +94,8 @@ pub(super) struct State {
     pub(super) start_offset: u64,
     /// Counts truncations and installs: tells entries of one index apart.
     pub(super) epoch: u32,
+    /// Counts how often segments began anew.
+    pub(super) restarts: u32,
     pub(super) checkpointer: Option<Arc<Checkpointer>>,
     /// Removed, or replaced by another replica.
     pub(super) gone: bool,
@@ -207,6 +211,8 @@ impl State {
         self.first = last.index + 1;
         self.applied = Some(last);
         self.moved = Some(last);
+        self.moved_offset = offset;
+        self.restarts += 1;
         self.offset = offset;
         self.seals.clear();
         self.segments = vec![Segment::behind(Some(last), offset)];

@@ -1,0 +1,385 @@
+//! Any order of operations, crashes in between, against a model that is a few numbers: everything about an entry is a
+//! function of its index and term.
+
+use super::*;
+use proptest::prelude::*;
+use std::sync::Mutex;
+
+/// A boundary behind every such index.
+const BOUNDARY: u64 = 24;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append { count: u8, wait: bool },
+    Truncate { back: u8 },
+    Term,
+    Vote(u8),
+    Apply { count: u8 },
+    Install { ahead: u8 },
+    Trim { part: u8 },
+    Read { from: u8, bytes: u16 },
+    Idle,
+    PowerLoss,
+    Kill,
+    Close,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (1u8..12, any::<bool>()).prop_map(|(count, wait)| Op::Append { count, wait }),
+        2 => any::<u8>().prop_map(|back| Op::Truncate { back }),
+        1 => Just(Op::Term),
+        2 => any::<u8>().prop_map(Op::Vote),
+        10 => (1u8..30).prop_map(|count| Op::Apply { count }),
+        1 => (1u8..40).prop_map(|ahead| Op::Install { ahead }),
+        2 => any::<u8>().prop_map(|part| Op::Trim { part }),
+        6 => (any::<u8>(), any::<u16>()).prop_map(|(from, bytes)| Op::Read { from, bytes }),
+        1 => Just(Op::Idle),
+        2 => Just(Op::PowerLoss),
+        1 => Just(Op::Kill),
+        1 => Just(Op::Close),
+    ]
+}
+
+/// What the log should hold.
+struct Model {
+    /// Term of each entry behind `start`.
+    terms: Vec<u64>,
+    /// Index of the first of them.
+    start: u64,
+    base_term: u64,
+    term: u64,
+    vote: Option<u8>,
+    /// Entries below this are applied.
+    applied: u64,
+    /// Entries below this are durable.
+    acked: u64,
+    purged: Option<LogId>,
+    log_start: u64,
+}
+
+fn size(index: u64) -> usize {
+    usize::try_from(index * 379 % 3000).unwrap() + if index % 37 == 5 { 20_000 } else { 0 }
+}
+
+fn offset_at(index: u64) -> u64 {
+    (0..index).map(|i| i % 3).sum()
+}
+
+fn stamp(index: u64) -> Stamp {
+    let note = Bytes::from(vec![7; usize::try_from(index % 5).unwrap()]);
+    let max_timestamp = if index % 3 == 0 { -1 } else { i64::try_from(index).unwrap() * 10 };
+    Stamp { index, offset: offset_at(index), offset_end: offset_at(index + 1), max_timestamp, note }
+}
+
+fn checkpoint(last: LogId) -> Checkpoint {
+    let machine = Bytes::from(format!("machine at {}", last.index));
+    Checkpoint { last, offset: offset_at(last.index + 1), membership: Bytes::from_static(b"members"), machine }
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            terms: Vec::new(),
+            start: 0,
+            base_term: 1,
+            term: 1,
+            vote: None,
+            applied: 0,
+            acked: 0,
+            purged: None,
+            log_start: 0,
+        }
+    }
+    fn next(&self) -> u64 {
+        self.start + self.terms.len() as u64
+    }
+    fn term_of(&self, index: u64) -> u64 {
+        index.checked_sub(self.start).map_or(self.base_term, |at| self.terms[usize::try_from(at).unwrap()])
+    }
+    fn entry(&self, index: u64) -> Entry {
+        entry(index, self.term_of(index), size(index))
+    }
+    fn id(&self, index: u64) -> LogId {
+        LogId { term: self.term_of(index), index }
+    }
+}
+
+struct World {
+    node: Node,
+    directory: Option<Directory>,
+    group: Option<Group>,
+    model: Model,
+    /// What the owner would answer when asked for a checkpoint.
+    newest: Arc<Mutex<Option<Checkpoint>>>,
+}
+
+impl World {
+    async fn new(seed: u64) -> Self {
+        let node = Node::new(seed);
+        let directory = node.open().await;
+        let group = create(&directory, G).await;
+        let mut world =
+            Self { node, directory: Some(directory), group: Some(group), model: Model::new(), newest: Arc::default() };
+        world.serve_checkpoints();
+        world
+    }
+
+    fn group(&self) -> &Group {
+        self.group.as_ref().unwrap()
+    }
+
+    fn serve_checkpoints(&mut self) {
+        let newest = self.newest.clone();
+        self.group().set_checkpointer(Box::new(move |reply| {
+            if let Some(checkpoint) = newest.lock().unwrap().clone() {
+                let _ = reply.send(checkpoint);
+            }
+        }));
+    }
+
+    fn apply(&mut self, upto: u64) {
+        let from = self.model.applied;
+        for index in from..upto {
+            self.group().note_applied(vec![stamp(index)]);
+            let at = checkpoint(self.model.id(index));
+            if index % BOUNDARY == BOUNDARY - 1 {
+                self.group().seal(at.clone());
+            }
+            *self.newest.lock().unwrap() = Some(at);
+        }
+        self.model.applied = self.model.applied.max(upto);
+    }
+
+    async fn step(&mut self, op: Op) {
+        let model = &mut self.model;
+        let group = self.group.as_ref().unwrap();
+        match op {
+            Op::Append { count, wait } => {
+                let first = model.next();
+                model.terms.extend(std::iter::repeat_n(model.term, count.into()));
+                let entries = (first..model.next()).map(|i| model.entry(i)).collect();
+                if wait {
+                    append(group, entries).await.unwrap();
+                    model.acked = model.next();
+                } else {
+                    group.append(entries, Box::new(|_| ()));
+                }
+            }
+            Op::Truncate { back } => {
+                let floor = model.applied.max(model.start);
+                let next = model.next() - (u64::from(back) % (model.next() - floor + 1)).min(10);
+                if next > 0 && next >= floor {
+                    truncate(group, next - 1).await.unwrap();
+                    model.terms.truncate(usize::try_from(next - model.start).unwrap());
+                    model.acked = next;
+                }
+            }
+            Op::Term => model.term += 1,
+            Op::Vote(vote) => {
+                let (done, wait) = waiter();
+                group.save_vote(Bytes::copy_from_slice(&[vote]), done);
+                wait.await.unwrap().unwrap();
+                (model.vote, model.acked) = (Some(vote), model.next());
+            }
+            Op::Apply { count } => {
+                let upto = (model.applied + u64::from(count)).min(model.next());
+                self.apply(upto);
+            }
+            Op::Install { ahead } => self.install(ahead).await,
+            Op::Trim { part } => self.trim(part).await,
+            Op::Read { from, bytes } => self.read(from, bytes.into()).await,
+            Op::Idle => sealed().await,
+            Op::PowerLoss => self.restart(|node| node.power_loss()).await,
+            Op::Kill => self.restart(|node| node.kill()).await,
+            Op::Close => {
+                self.directory.as_ref().unwrap().close().await;
+                self.model.acked = self.model.next();
+                self.restart(|node| node.power_loss()).await;
+            }
+        }
+    }
+
+    async fn install(&mut self, ahead: u8) {
+        let model = &mut self.model;
+        let last = LogId { term: model.term, index: model.next() + u64::from(ahead) };
+        let (done, wait) = waiter();
+        self.group.as_ref().unwrap().install(checkpoint(last), done);
+        wait.await.unwrap().unwrap();
+        *self.newest.lock().unwrap() = Some(checkpoint(last));
+        model.terms.clear();
+        (model.start, model.base_term) = (last.index + 1, last.term);
+        (model.applied, model.acked, model.purged) = (last.index + 1, last.index + 1, Some(last));
+        model.log_start = offset_at(last.index + 1);
+    }
+
+    async fn trim(&mut self, part: u8) {
+        let group = self.group.as_ref().unwrap();
+        let end = offset_at(self.model.applied);
+        let to = self.model.log_start + (end - self.model.log_start) * u64::from(part) / 255;
+        let upto = group.trim(to);
+        self.model.log_start = to;
+        if let Some(upto) = upto {
+            assert!(upto.index < self.model.applied && self.model.purged < Some(upto));
+            let base = group.base_checkpoint().await.unwrap().expect("there is one at a purge point");
+            assert_eq!(base, checkpoint(upto));
+            let (done, wait) = waiter();
+            group.purge(upto, done);
+            wait.await.unwrap().unwrap();
+            self.model.purged = Some(upto);
+            self.model.acked = self.model.next();
+        }
+    }
+
+    async fn read(&self, from: u8, bytes: usize) {
+        let (group, model) = (self.group(), &self.model);
+        let first = model.purged.map_or(0, |p| p.index + 1);
+        let from = first + (model.next() - first) * u64::from(from) / 256;
+        let found = group.read(from, u64::MAX, bytes).await.unwrap();
+        assert_eq!(found.is_empty(), from >= model.next(), "from {from} of {}", model.next());
+        for (entry, index) in found.iter().zip(from..) {
+            assert_eq!(*entry, model.entry(index));
+        }
+        let end = offset_at(model.applied);
+        let offset = model.log_start + (end - model.log_start) * (bytes as u64 % 256) / 256;
+        let applied = group.read_applied(offset, bytes).await.unwrap();
+        assert_eq!(applied.is_empty(), offset >= end, "offset {offset} of {}..{end}", model.log_start);
+        let mut expected = offset;
+        for (i, Applied { entry, stamp: found }) in applied.into_iter().enumerate() {
+            assert!(if i == 0 {
+                (found.offset..found.offset_end).contains(&expected)
+            } else {
+                found.offset == expected
+            });
+            expected = found.offset_end;
+            assert_eq!(found, stamp(entry.index));
+            assert_eq!(entry, model.entry(entry.index));
+        }
+        self.find_time(bytes).await;
+    }
+
+    async fn find_time(&self, bytes: usize) {
+        let (group, model) = (self.group(), &self.model);
+        let time = i64::try_from(bytes % 4000).unwrap();
+        let found = group.find_time(time).await.unwrap();
+        let first = (0..model.applied).map(stamp).find(|s| s.max_timestamp >= time && s.offset_end > model.log_start);
+        match (first, found) {
+            // Segments below the log start may still be there.
+            (Some(first), Some(found)) => {
+                assert!(found <= first.offset && (found == first.offset || found < model.log_start))
+            }
+            (first, found) => assert_eq!(first.map(|s| s.offset), found),
+        }
+    }
+
+    async fn restart(&mut self, how: impl FnOnce(&mut Node)) {
+        (self.group, self.directory) = (None, None);
+        how(&mut self.node);
+        let directory = self.node.open().await;
+        assert_eq!(health(&directory, G), Health::Good);
+        self.group = directory.group(G);
+        self.directory = Some(directory);
+        self.serve_checkpoints();
+        self.check_recovered().await;
+    }
+
+    async fn check_recovered(&mut self) {
+        let group = self.group.as_ref().unwrap();
+        let model = &mut self.model;
+        let next = group.last().map_or(0, |l| l.index + 1);
+        assert!((model.acked..=model.next()).contains(&next), "{next} of {}..={}", model.acked, model.next());
+        model.terms.truncate(usize::try_from(next - model.start).unwrap());
+        model.acked = next;
+        assert_eq!(group.vote(), model.vote.map(|v| Bytes::copy_from_slice(&[v])));
+        assert_eq!(group.purged(), model.purged);
+        let restart = group.restart_checkpoint();
+        assert!(restart.as_ref().map(|r| r.last) >= model.purged);
+        let from = restart.as_ref().map_or(0, |r| r.last.index + 1);
+        if let Some(restart) = restart {
+            assert_eq!(restart, checkpoint(restart.last));
+        }
+        let purged = model.purged.map_or(0, |p| p.index + 1);
+        let mut seen = purged;
+        while seen < next {
+            let entries = group.read(seen, next, 50_000).await.unwrap();
+            for entry in entries {
+                assert_eq!(entry, model.entry(seen));
+                seen += 1;
+            }
+        }
+        let mut terms: Vec<LogId> = model.purged.into_iter().collect();
+        for index in purged..next {
+            if terms.last().is_none_or(|t| t.term < model.term_of(index)) {
+                terms.push(model.id(index));
+            }
+        }
+        assert_eq!(group.terms(), terms);
+        // The machine goes on from the checkpoint and applies again.
+        let upto = model.applied.min(next);
+        assert!(group.applied().map_or(0, |a| a.index + 1) <= upto, "what moved was applied");
+        model.applied = from;
+        *self.newest.lock().unwrap() = None;
+        self.apply(upto);
+        // A trim is an entry: it may be lost with those that were not flushed.
+        self.model.log_start = self.model.log_start.min(offset_at(upto));
+        self.group().trim(self.model.log_start);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, max_shrink_iters: 300, ..Default::default() })]
+
+    #[test]
+    fn any_order_of_operations_and_crashes_keeps_the_log(seed in 0u64..1000, ops in prop::collection::vec(op(), 1..120)) {
+        run(seed, ops);
+    }
+}
+
+fn run(seed: u64, ops: Vec<Op>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(local(async {
+        let mut world = World::new(seed).await;
+        for op in ops {
+            world.step(op).await;
+        }
+        world.step(Op::Close).await;
+    }));
+}
+
+#[test]
+fn files_retire_and_segments_go() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(local(async {
+        let mut world = World::new(1).await;
+        for round in 0..60u8 {
+            world.step(Op::Append { count: 11, wait: true }).await;
+            world.step(Op::Apply { count: 12 }).await;
+            world.step(Op::Idle).await;
+            world.step(Op::Read { from: round, bytes: 5000 }).await;
+        }
+        assert!(
+            world.directory.as_ref().unwrap().stats().wal_files <= 4,
+            "{:?}",
+            world.directory.as_ref().unwrap().stats()
+        );
+        assert_eq!(world.directory.as_ref().unwrap().stats().stalls, 0);
+        let segments = |w: &World| w.node.disk.files().iter().filter(|(path, _)| path.ends_with(".seg")).count();
+        let before = segments(&world);
+        assert!(before > 5, "{:?}", world.node.disk.files());
+        world.step(Op::PowerLoss).await;
+        for part in [0, 40, 90, 150, 200, 220] {
+            world.step(Op::Read { from: part, bytes: usize::from(part) as u16 * 77 }).await;
+        }
+        world.step(Op::Trim { part: 200 }).await;
+        world.step(Op::Idle).await;
+        assert!(segments(&world) < before);
+        for part in [0, 100, 255] {
+            world.step(Op::Read { from: part, bytes: 900 }).await;
+        }
+        world.step(Op::Install { ahead: 9 }).await;
+        world.step(Op::Idle).await;
+        assert_eq!(segments(&world), 0);
+        world.step(Op::Append { count: 5, wait: true }).await;
+        world.step(Op::PowerLoss).await;
+    }));
+}

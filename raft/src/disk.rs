@@ -30,6 +30,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// One open file.
+#[allow(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
 pub trait File: Send + Sync + 'static {
     /// Writes `parts` one behind the other at `position`; durable only after `sync`.
     fn write_at<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>>;

@@ -166,7 +166,7 @@ impl Recovered {
         let Some(Element::Frame(last)) = scan.elements.last() else { return };
         self.sync_seq = self.sync_seq.max(last.sync_seq);
         self.digest = last.digest;
-        let end = proven.unwrap_or_else(|| if last.items.is_empty() { last.end } else { last.at });
+        let end = proven.unwrap_or(if last.items.is_empty() { last.end } else { last.at });
         if end == last.at {
             self.tail = tail(last);
             self.tail_file = scan.sequence;

@@ -214,13 +214,7 @@ impl Replayed {
 
     /// The first entry behind what is in segments that is missing, if one is.
     pub(super) fn hole(&self) -> Option<u64> {
-        let mut expected = self.hard.moved.as_ref().map_or(0, |m| m.upto.index + 1);
-        for index in self.entries.keys() {
-            if *index != expected {
-                return Some(expected);
-            }
-            expected += 1;
-        }
-        None
+        let first = self.hard.moved.as_ref().map_or(0, |m| m.upto.index + 1);
+        (first..).zip(self.entries.keys()).find(|(expected, index)| expected != *index).map(|(expected, _)| expected)
     }
 }

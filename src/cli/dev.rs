@@ -28,8 +28,8 @@ use tokio::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Nodes in the cluster
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
-    nodes: u32,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
     /// Where certificates, configs, data and logs go
     #[arg(long, default_value = "highwater-dev", value_name = "DIR")]
     data_dir: PathBuf,
@@ -100,7 +100,7 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     let path = dir.join("dev.toml");
     let cluster = if path.exists() {
         let before = ClusterFile::read(&path)?;
-        if before.nodes.len() != args.nodes as usize {
+        if before.nodes.len() != usize::from(args.nodes) {
             bail!(
                 "{} holds a cluster of {} nodes; start it with --nodes {}, or choose another --data-dir",
                 dir.display(),
@@ -111,11 +111,11 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
         let text = std::fs::read_to_string(&path)?;
         toml::from_str(&text)?
     } else {
-        let nodes = (1..=args.nodes).map(|id| super::config::dev_node(args.port, id)).collect();
+        let nodes = (1..=args.nodes).map(|id| super::config::dev_node(args.port, args.nodes, id)).collect::<Result<_, _>>()?;
         let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes };
         super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
-        for node in &cluster.nodes {
-            std::fs::write(dir.join(&node.config), super::config::dev_config(args.port, args.nodes, node))?;
+        for (id, node) in (1..=args.nodes).zip(&cluster.nodes) {
+            std::fs::write(dir.join(&node.config), super::config::dev_config(args.port, args.nodes, id)?)?;
         }
         cluster
     };

@@ -1,0 +1,92 @@
+//! `highwater cert`: the cluster's authority, and certificates for its nodes and clients.
+
+use crate::{
+    tls::{Authority, FOR_DAYS_DEFAULT},
+    types::NodeId,
+};
+use highwater_raft::env::Env;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// `highwater cert …`
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Make the authority that signs everything else; keep its key off the nodes
+    Ca {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make certificates for nodes
+    Node {
+        #[command(flatten)]
+        place: Place,
+        /// For which node; may be given many times
+        #[arg(long = "node", value_name = "ID", required = true)]
+        nodes: Vec<u32>,
+        /// A host name or IP address by which clients reach the node (localhost and 127.0.0.1 always work); may be given many times
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+    },
+    /// Make a certificate for a client
+    Client {
+        #[command(flatten)]
+        place: Place,
+        /// The client's name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Where certificates are, and for which cluster.
+#[derive(clap::Args)]
+pub(super) struct Place {
+    /// The cluster's name, as in [cluster] of its config files
+    #[arg(long, default_value = "highwater", value_name = "NAME")]
+    cluster_name: String,
+    /// The folder of the certificates
+    #[arg(long, default_value = "highwater-certs", value_name = "DIR")]
+    out: PathBuf,
+    /// How long they are good for
+    #[arg(long, default_value_t = FOR_DAYS_DEFAULT, value_name = "DAYS")]
+    days: u32,
+}
+
+pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let now_ms = Env::real().now_ms();
+    match command {
+        Command::Ca { place } => {
+            std::fs::create_dir_all(&place.out)?;
+            let written = Authority::create(&place.cluster_name, place.days, now_ms)?.write(&place.out)?;
+            say(&written);
+            println!("Next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
+        }
+        Command::Node { place, nodes, hosts } => {
+            let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
+            for node in nodes {
+                say(&authority.issue_node(NodeId(node), &hosts, place.days)?.write(&place.out, &format!("node-{node}"))?);
+            }
+        }
+        Command::Client { place, name } => {
+            let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
+            say(&authority.issue_client(&name, place.days)?.write(&place.out, &format!("client-{name}"))?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that a cluster of nodes 1 to `nodes` on this machine needs.
+pub(super) fn make_all(directory: &Path, cluster: &str, nodes: u16) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let authority = Authority::create(cluster, FOR_DAYS_DEFAULT, Env::real().now_ms())?;
+    authority.write(directory)?;
+    for node in 1..=u32::from(nodes) {
+        authority.issue_node(NodeId(node), &[], FOR_DAYS_DEFAULT)?.write(directory, &format!("node-{node}"))?;
+    }
+    Ok(())
+}
+
+fn say((certificate, key): &(PathBuf, PathBuf)) {
+    println!("{}\n{}", certificate.display(), key.display());
+}

@@ -18,6 +18,13 @@ mod produce;
 mod serve;
 mod topic;
 
+pub use find::{ClusterFile, ClusterNode, DEV_FILE, find};
+
+use crate::{
+    advice::Advice,
+    client::Client,
+    tls::{self, Roots},
+};
 use clap::{Parser, Subcommand};
 use output::Output;
 use std::{path::PathBuf, process::ExitCode};
@@ -79,6 +86,21 @@ pub(crate) struct Context {
     output: Output,
 }
 
+impl Context {
+    /// The cluster that the user means.
+    fn cluster(&self) -> anyhow::Result<ClusterFile> {
+        find(self.cluster.as_deref())
+    }
+
+    /// A client of it.
+    async fn client(&self) -> anyhow::Result<Client> {
+        let cluster = self.cluster()?;
+        let tls = tls::client_config(&Roots::read(&cluster.ca)?, None)?;
+        let client = Client::connect(cluster.addresses(), tls).await;
+        client.map_err(advise)
+    }
+}
+
 /// Runs the command line; the exit code is 0 when all was done, 1 when something failed, 2 when the words make no sense.
 pub fn main() -> ExitCode {
     let args = Args::parse();
@@ -104,6 +126,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with what to do about it.
+pub(crate) fn advise(error: impl Advice + std::error::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error} ({})", error.advice())
 }
 
 /// A reader that had enough (`| head`) is no error.

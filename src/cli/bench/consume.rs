@@ -1,0 +1,133 @@
+//! Reading: megabytes per second, and the time from a send to the consumer's hand.
+
+use super::{Bed, lay_bed};
+use crate::{
+    cli::{Context, advise},
+    client::{Client, Record},
+    types::{Position, TopicName},
+};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::{process::ExitCode, time::Duration};
+use tokio::time::Instant;
+
+/// `bench consume`
+#[derive(clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    bed: Bed,
+    /// Megabytes to write and read
+    #[arg(long, default_value_t = 256)]
+    megabytes: u64,
+}
+
+/// `bench latency`
+#[derive(clap::Args)]
+pub(in crate::cli) struct LatencyArgs {
+    #[command(flatten)]
+    bed: Bed,
+    /// Records, one after the other
+    #[arg(long, default_value_t = 2_000)]
+    records: u64,
+}
+
+#[derive(Serialize)]
+struct Read {
+    megabytes: f64,
+    write_mb_per_s: f64,
+    first_read_mb_per_s: f64,
+    second_read_mb_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    records: u64,
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    max_ms: f64,
+}
+
+/// Longest wait for a record that was acknowledged.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let (topic, _) = lay_bed(&client, &args.bed).await?;
+    let records = (args.megabytes << 20) / args.bed.size.max(1) as u64;
+    let start = Instant::now();
+    let producer = client.producer().linger(Duration::from_millis(2)).batch_bytes(256 << 10).build();
+    let value = Bytes::from(vec![b'x'; args.bed.size]);
+    for n in 0..records {
+        drop(producer.send(Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()))).await.map_err(advise)?);
+    }
+    producer.close().await?;
+    let written = start.elapsed();
+    let first = read(&client, &topic, args.bed.partitions, records).await?;
+    let second = read(&client, &topic, args.bed.partitions, records).await?;
+    client.admin().delete_topic(&topic).await.map_err(advise)?;
+    client.close();
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let megabytes = (records * args.bed.size as u64) as f64 / 1e6;
+    let figures = Read {
+        megabytes,
+        write_mb_per_s: megabytes / written.as_secs_f64(),
+        first_read_mb_per_s: megabytes / first.as_secs_f64(),
+        second_read_mb_per_s: megabytes / second.as_secs_f64(),
+    };
+    context.output.value(&figures, || {
+        format!(
+            "{:.0} MB in {} B records: written {:.0} MB/s, read {:.0} MB/s, read again {:.0} MB/s",
+            megabytes, args.bed.size, figures.write_mb_per_s, figures.first_read_mb_per_s, figures.second_read_mb_per_s
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn read(client: &Client, topic: &TopicName, partitions: u32, records: u64) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let all = (0..partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
+    let mut consumer = client.consumer().poll_records_max(10_000).assign(all).await.map_err(advise)?;
+    let mut seen = 0;
+    while seen < records {
+        let given = consumer.poll(PATIENCE).await.map_err(advise)?;
+        anyhow::ensure!(!given.is_empty(), "{seen} of {records} records came, then none for {} s", PATIENCE.as_secs());
+        seen += given.len() as u64;
+    }
+    consumer.close().await.map_err(advise)?;
+    Ok(start.elapsed())
+}
+
+pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let (topic, _) = lay_bed(&client, &args.bed).await?;
+    let producer = client.producer().linger(Duration::ZERO).build();
+    let all = (0..args.bed.partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
+    let mut consumer = client.consumer().assign(all).await.map_err(advise)?;
+    let value = Bytes::from(vec![b'x'; args.bed.size]);
+    let mut micros = Histogram::<u64>::new(3)?;
+    for n in 0..args.records {
+        let sent = Instant::now();
+        let record = Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()));
+        let receipt = producer.send(record).await.map_err(advise)?;
+        let given = consumer.poll(PATIENCE).await.map_err(advise)?;
+        anyhow::ensure!(!given.is_empty(), "record {n} did not come within {} s", PATIENCE.as_secs());
+        micros.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
+        receipt.await.map_err(advise)?;
+    }
+    consumer.close().await.map_err(advise)?;
+    producer.close().await?;
+    client.admin().delete_topic(&topic).await.map_err(advise)?;
+    client.close();
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let at = |q: f64| micros.value_at_quantile(q) as f64 / 1e3;
+    let figures = Latency { records: args.records, p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) };
+    context.output.value(&figures, || {
+        format!(
+            "send to hand, {} records one by one: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.1} ms",
+            figures.records, figures.p50_ms, figures.p99_ms, figures.p999_ms, figures.max_ms
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

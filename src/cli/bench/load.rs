@@ -1,0 +1,96 @@
+//! A closed loop: so many senders, each waits for its acknowledgement and sends again.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use std::{cell::RefCell, future::Future, rc::Rc, time::Duration};
+use tokio::time::Instant;
+
+/// Figures of one load: the keys that peers print too.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Figures {
+    pub(super) peer: String,
+    pub(super) inflight: usize,
+    pub(super) size: usize,
+    pub(super) partitions: u32,
+    pub(super) replicas: u32,
+    pub(super) acks_per_s: f64,
+    pub(super) mb_per_s: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
+    pub(super) max_ms: f64,
+    pub(super) errors: u64,
+    pub(super) gap_ms: f64,
+}
+
+/// What is loaded, for the figures.
+#[derive(Clone)]
+pub(super) struct Shape {
+    pub(super) peer: String,
+    pub(super) inflight: usize,
+    pub(super) size: usize,
+    pub(super) partitions: u32,
+    pub(super) replicas: u32,
+}
+
+struct Tally {
+    micros: Histogram<u64>,
+    errors: u64,
+    last: Instant,
+    gap: Duration,
+}
+
+/// Runs `send(task)` from `shape.inflight` tasks for `warm + measure`; what ends in the warm-up is not counted.
+pub(super) async fn run<F>(shape: Shape, warm: Duration, measure: Duration, send: impl Fn(usize) -> F + 'static) -> Figures
+where
+    F: Future<Output = bool> + 'static,
+{
+    let start = Instant::now();
+    let (counted_from, end) = (start + warm, start + warm + measure);
+    let micros = Histogram::new(3).expect("three digits are allowed");
+    let tally = Rc::new(RefCell::new(Tally { micros, errors: 0, last: start, gap: Duration::ZERO }));
+    let send = Rc::new(send);
+    let tasks = tokio::task::LocalSet::new();
+    for task in 0..shape.inflight {
+        let (send, tally) = (send.clone(), tally.clone());
+        tasks.spawn_local(async move {
+            while Instant::now() < end {
+                let sent = Instant::now();
+                let ok = send(task).await;
+                let now = Instant::now();
+                let mut tally = tally.borrow_mut();
+                if !ok {
+                    tally.errors += 1;
+                    continue;
+                }
+                if now > counted_from {
+                    tally.gap = tally.gap.max(now - tally.last);
+                    tally.micros.saturating_record(u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX));
+                }
+                tally.last = now;
+            }
+        });
+    }
+    tasks.await;
+    let seconds = (Instant::now() - counted_from).as_secs_f64();
+    let tally = tally.borrow();
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let (acks, at) = (tally.micros.len() as f64, |q: f64| tally.micros.value_at_quantile(q) as f64 / 1e3);
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let size = shape.size as f64;
+    Figures {
+        peer: shape.peer,
+        inflight: shape.inflight,
+        size: shape.size,
+        partitions: shape.partitions,
+        replicas: shape.replicas,
+        acks_per_s: acks / seconds,
+        mb_per_s: acks * size / seconds / 1e6,
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
+        p999_ms: at(0.999),
+        max_ms: at(1.0),
+        errors: tally.errors,
+        gap_ms: tally.gap.as_secs_f64() * 1e3,
+    }
+}

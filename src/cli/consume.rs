@@ -1,0 +1,173 @@
+//! `highwater consume`: records to stdout, alone or as a member of a group. Ends at the watermark that it found, after `--count`
+//! records, or never (`--follow`).
+
+use super::{Context, output};
+use crate::{
+    client::{Consumer, Delivery},
+    types::{GroupName, Position, TopicName},
+    wire::Code,
+};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What to read, and how to print it.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The topic
+    topic: TopicName,
+    /// As a member of this group: its members share the partitions, and it goes on where it stopped
+    #[arg(short, long, value_name = "GROUP")]
+    group: Option<GroupName>,
+    /// Where to begin: earliest, latest, an offset, or @MILLISECONDS since 1970. A group that exists goes on where it stopped
+    #[arg(long, value_name = "POSITION")]
+    from: Option<Position>,
+    /// Only this partition (not with a group)
+    #[arg(long, conflicts_with = "group")]
+    partition: Option<u32>,
+    /// End after so many records
+    #[arg(long)]
+    count: Option<u64>,
+    /// Wait for more instead of ending where the topic ended at the start
+    #[arg(long)]
+    follow: bool,
+    /// Print keys, followed by this
+    #[arg(long, value_name = "TEXT")]
+    key_separator: Option<String>,
+}
+
+/// One wait for records.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let client = context.client().await?;
+    let admin = client.admin();
+    let mut left: BTreeMap<u32, u64> = match args.follow || args.count.is_some() {
+        true => BTreeMap::new(),
+        false => admin.list_offsets(&args.topic, Position::Latest).await.map_err(super::advise)?,
+    };
+    let mut consumer = match &args.group {
+        Some(group) => {
+            let known = match admin.describe_group(group).await {
+                Ok(details) => Some(details),
+                Err(error) if error.code() == Some(Code::UnknownGroup) => None,
+                Err(error) => return Err(super::advise(error)),
+            };
+            match &known {
+                Some(details) => {
+                    eprintln!("group {group} goes on where it stopped (lag {})", output::count(details.lag()));
+                    // What is committed already will not come again.
+                    for p in details.partitions.iter().filter(|p| p.topic == args.topic.as_str()) {
+                        if p.committed.is_some_and(|committed| left.get(&p.partition).is_some_and(|end| committed >= *end)) {
+                            left.remove(&p.partition);
+                        }
+                    }
+                }
+                None => eprintln!("group {group} is new and starts at {}", args.from.unwrap_or(Position::Earliest)),
+            }
+            let builder = client.consumer().start(args.from.unwrap_or(Position::Earliest));
+            builder.subscribe(group.clone(), [args.topic.clone()]).await.map_err(super::advise)?
+        }
+        None => {
+            let topic = client.topic(&args.topic).await.map_err(super::advise)?;
+            let partitions: Vec<u32> = args.partition.map_or_else(|| (0..topic.partitions).collect(), |p| vec![p]);
+            left.retain(|partition, _| partitions.contains(partition));
+            let from = args.from.unwrap_or(Position::Earliest);
+            let all = partitions.into_iter().map(|partition| (args.topic.clone(), partition, from));
+            client.consumer().assign(all).await.map_err(super::advise)?
+        }
+    };
+    left.retain(|_, end| *end > 0);
+    let mut printer = Printer { out: std::io::BufWriter::new(std::io::stdout()), separator: args.key_separator.clone(), json: context.output == output::Output::Json };
+    let bounded = !args.follow && args.count.is_none();
+    let mut given = 0;
+    let result = loop {
+        if args.count.is_some_and(|count| given >= count) || (bounded && is_done(&consumer, &args.topic, &mut left)) {
+            break Ok(());
+        }
+        let records = tokio::select! {
+            biased;
+            _ = interrupt.recv() => break Ok(()),
+            _ = terminate.recv() => break Ok(()),
+            records = consumer.poll(POLL) => records,
+        };
+        match records {
+            Ok(records) => {
+                let wanted = args.count.map_or(usize::MAX, |count| usize::try_from(count - given).unwrap_or(usize::MAX));
+                for record in records.iter().take(wanted) {
+                    printer.print(record)?;
+                    given += 1;
+                    if left.get(&record.partition).is_some_and(|end| record.offset + 1 >= *end) {
+                        left.remove(&record.partition);
+                    }
+                }
+                printer.out.flush()?;
+                if records.len() > wanted && args.group.is_some() {
+                    // What was not printed was not consumed: the group goes on behind the last line.
+                    for first in unprinted(&records[wanted..]) {
+                        consumer.seek(&args.topic, first.partition, Position::Offset(first.offset)).map_err(super::advise)?;
+                    }
+                }
+            }
+            Err(error) => break Err(super::advise(error)),
+        }
+    };
+    printer.out.flush()?;
+    consumer.close().await.map_err(super::advise)?;
+    client.close();
+    eprintln!("{} records", output::count(given));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Nothing is left below the watermarks that were found at the start.
+fn is_done(consumer: &Consumer, topic: &TopicName, left: &mut BTreeMap<u32, u64>) -> bool {
+    left.retain(|partition, end| consumer.position(topic, *partition).is_none_or(|next| next < *end));
+    left.is_empty()
+}
+
+/// The first of each partition.
+fn unprinted(records: &[Delivery]) -> Vec<&Delivery> {
+    let mut firsts: BTreeMap<u32, &Delivery> = BTreeMap::new();
+    for record in records {
+        firsts.entry(record.partition).or_insert(record);
+    }
+    firsts.into_values().collect()
+}
+
+struct Printer {
+    out: std::io::BufWriter<std::io::Stdout>,
+    separator: Option<String>,
+    json: bool,
+}
+
+impl Printer {
+    fn print(&mut self, record: &Delivery) -> anyhow::Result<()> {
+        let text = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map(|b| String::from_utf8_lossy(b).into_owned());
+        if self.json {
+            let line = serde_json::json!({
+                "topic": record.topic.as_str(),
+                "partition": record.partition,
+                "offset": record.offset,
+                "timestamp": record.timestamp,
+                "key": text(&record.key),
+                "value": text(&record.value),
+                "attempt": record.attempt,
+                "redelivered": record.redelivered,
+            });
+            serde_json::to_writer(&mut self.out, &line)?;
+        } else {
+            if let (Some(separator), Some(key)) = (&self.separator, &record.key) {
+                self.out.write_all(key)?;
+                self.out.write_all(separator.as_bytes())?;
+            }
+            self.out.write_all(record.value.as_deref().unwrap_or_default())?;
+        }
+        Ok(self.out.write_all(b"\n")?)
+    }
+}

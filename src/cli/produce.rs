@@ -1,0 +1,245 @@
+//! `highwater produce`: lines in, records out. Nothing is said to be sent before a majority has it on disk.
+
+use super::{Context, output};
+use crate::{
+    advice::Advice,
+    batch::Compression,
+    client::{Producer, Record, producer::Receipt},
+    types::{AckLevel, TopicName},
+};
+use anyhow::Context as _;
+use bytes::Bytes;
+use highwater_raft::env::Env;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{collections::VecDeque, io::BufRead, path::PathBuf, process::ExitCode, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
+
+/// What to send, and how.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The topic
+    topic: TopicName,
+    /// Read lines from here instead of stdin
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What stands in front of the first separator is the record's key
+    #[arg(long, value_name = "TEXT")]
+    key_separator: Option<String>,
+    /// To this partition, whatever the key
+    #[arg(long)]
+    partition: Option<u32>,
+    /// When a record counts as sent
+    #[arg(long, value_enum, default_value_t = Ack::Quorum)]
+    ack: Ack,
+    /// How batches are compressed
+    #[arg(long, value_enum, default_value_t = Codec::None)]
+    compression: Codec,
+    /// How long a batch waits for more records, milliseconds
+    #[arg(long, default_value_t = 5, value_name = "MS")]
+    linger_ms: u64,
+}
+
+/// Acknowledgement levels by name.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Ack {
+    /// On the disks of a majority
+    Quorum,
+    /// On the leader's disk; may be lost with it
+    Leader,
+    /// At once; may be lost
+    None,
+}
+
+/// Compressions by name.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum Codec {
+    None,
+    Lz4,
+    Zstd,
+}
+
+impl From<Ack> for AckLevel {
+    fn from(ack: Ack) -> Self {
+        match ack {
+            Ack::Quorum => Self::Quorum,
+            Ack::Leader => Self::Leader,
+            Ack::None => Self::None,
+        }
+    }
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Self::None,
+            Codec::Lz4 => Self::Lz4,
+            Codec::Zstd => Self::Zstd,
+        }
+    }
+}
+
+/// Records whose receipts may be open; the producer's buffer bounds their bytes.
+const OPEN_MAX: usize = 100_000;
+/// Lines handed over at once by the reading thread.
+const LINES_AT_ONCE: usize = 1_000;
+
+pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
+    let client = context.client().await?;
+    let total = match &args.file {
+        Some(path) => Some(std::fs::metadata(path).with_context(|| format!("could not read {}", path.display()))?.len()),
+        None => None,
+    };
+    let producer = client
+        .producer()
+        .ack(args.ack.into())
+        .compression(args.compression.into())
+        .linger(Duration::from_millis(args.linger_ms))
+        .build();
+    let mut lines = read_lines(args.file.clone())?;
+    let progress = progress(total);
+    let start = Instant::now();
+    let mut load = Load { open: VecDeque::new(), acked: 0, failed: 0, first_failure: None };
+    while let Some(chunk) = lines.recv().await {
+        for line in chunk? {
+            progress.inc(line.len() as u64 + 1);
+            let receipt = send(&producer, &args, line).await?;
+            load.open.push_back(receipt);
+            if load.open.len() >= OPEN_MAX {
+                load.settle_one().await;
+            }
+        }
+    }
+    // What lingers goes out now; each failure shows in its receipt.
+    let _ = producer.close().await;
+    while !load.open.is_empty() {
+        load.settle_one().await;
+    }
+    progress.finish_and_clear();
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!("{} records acknowledged in {seconds:.2} s", output::count(load.acked));
+    client.close();
+    let Some(first) = load.first_failure else { return Ok(ExitCode::SUCCESS) };
+    eprintln!("error: {} records failed, the first with: {first}", output::count(load.failed));
+    Ok(ExitCode::FAILURE)
+}
+
+struct Load {
+    open: VecDeque<Receipt>,
+    acked: u64,
+    failed: u64,
+    first_failure: Option<String>,
+}
+
+impl Load {
+    async fn settle_one(&mut self) {
+        let Some(receipt) = self.open.pop_front() else { return };
+        match receipt.await {
+            Ok(_) => self.acked += 1,
+            Err(error) => {
+                self.failed += 1;
+                self.first_failure.get_or_insert_with(|| format!("{error} ({})", error.advice()));
+            }
+        }
+    }
+}
+
+async fn send(producer: &Producer, args: &Args, line: Bytes) -> anyhow::Result<Receipt> {
+    let (key, value) = split(line, args.key_separator.as_deref());
+    let mut record = Record::new(args.topic.clone(), value);
+    record.key = key;
+    record.partition = args.partition;
+    producer.send(record).await.map_err(super::advise)
+}
+
+/// Key and value of a line; a line without the separator has no key.
+fn split(line: Bytes, separator: Option<&str>) -> (Option<Bytes>, Bytes) {
+    let place = separator
+        .filter(|separator| !separator.is_empty())
+        .and_then(|s| line.windows(s.len()).position(|w| w == s.as_bytes()).map(|at| (at, s.len())));
+    match place {
+        Some((at, len)) => (Some(line.slice(..at)), line.slice(at + len..)),
+        None => (None, line),
+    }
+}
+
+/// Lines without their ends, read on a thread of their own: stdin blocks.
+fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Result<Vec<Bytes>>>> {
+    let (sender, receiver) = mpsc::channel(4);
+    let mut input: Box<dyn BufRead + Send> = match file {
+        Some(path) => {
+            let open = std::fs::File::open(&path).with_context(|| format!("could not read {}", path.display()))?;
+            Box::new(std::io::BufReader::with_capacity(1 << 20, open))
+        }
+        None => Box::new(std::io::BufReader::with_capacity(1 << 16, std::io::stdin())),
+    };
+    Env::real().spawn_thread("input", move || {
+        Box::pin(async move {
+            loop {
+                let chunk = next_lines(&mut input);
+                let last = !matches!(&chunk, Ok(lines) if !lines.is_empty());
+                if (!last || chunk.is_err()) && sender.send(chunk).await.is_err() {
+                    return;
+                }
+                if last {
+                    return;
+                }
+            }
+        })
+    })?;
+    Ok(receiver)
+}
+
+/// What can be had without waiting for more, at least one line; empty at the end.
+fn next_lines(input: &mut Box<dyn BufRead + Send>) -> anyhow::Result<Vec<Bytes>> {
+    let mut lines = Vec::new();
+    let mut line = Vec::new();
+    while lines.len() < LINES_AT_ONCE && input.read_until(b'\n', &mut line).context("could not read the input")? > 0 {
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        lines.push(Bytes::copy_from_slice(&line));
+        line.clear();
+        if !input.fill_buf()?.contains(&b'\n') {
+            break;
+        }
+    }
+    Ok(lines)
+}
+
+fn progress(total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+        None => (ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}"),
+    };
+    // Drawn on stderr, and only on a terminal.
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_before_the_first_separator() {
+        let of = |line: &'static str, separator| split(Bytes::from_static(line.as_bytes()), separator);
+        assert_eq!(of("a:b:c", Some(":")), (Some("a".into()), "b:c".into()));
+        assert_eq!(of("abc", Some(":")), (None, "abc".into()));
+        assert_eq!(of("a:b", None), (None, "a:b".into()));
+        assert_eq!(of(":b", Some(":")), (Some("".into()), "b".into()));
+        assert_eq!(of("a:b", Some("")), (None, "a:b".into()));
+    }
+
+    #[test]
+    fn lines_come_without_their_ends() {
+        let mut input: Box<dyn BufRead + Send> = Box::new(std::io::Cursor::new("one\n\ntwo\r\nlast"));
+        let mut all = Vec::new();
+        loop {
+            let lines = next_lines(&mut input).unwrap();
+            if lines.is_empty() {
+                break;
+            }
+            all.extend(lines);
+        }
+        assert_eq!(all, ["one", "", "two\r", "last"]);
+    }
+}

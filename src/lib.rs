@@ -41,3 +41,6 @@ pub mod gateway;
 
 #[cfg(feature = "client")]
 pub mod client;
+
+#[cfg(feature = "cli")]
+pub mod cli;

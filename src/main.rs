@@ -1,2 +1,5 @@
 //! The `highwater` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    highwater::cli::main()
+}

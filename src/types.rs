@@ -265,11 +265,12 @@ impl FromStr for Position {
             "earliest" => Ok(Self::Earliest),
             "latest" => Ok(Self::Latest),
             _ => match text.strip_prefix('@') {
-                Some(ms) => ms.parse().map(Self::Time).map_err(|_| format!("{ms:?} is not a time in milliseconds since 1970")),
-                None => text
-                    .parse()
-                    .map(Self::Offset)
-                    .map_err(|_| format!("{text:?} is not a position: use earliest, latest, an offset, or @MILLISECONDS")),
+                Some(ms) => {
+                    ms.parse().map(Self::Time).map_err(|_| format!("{ms:?} is not a time in milliseconds since 1970"))
+                }
+                None => text.parse().map(Self::Offset).map_err(|_| {
+                    format!("{text:?} is not a position: use earliest, latest, an offset, or @MILLISECONDS")
+                }),
             },
         }
     }

@@ -65,7 +65,9 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Node { place, nodes, hosts } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
             for node in nodes {
-                say(&authority.issue_node(NodeId(node), &hosts, place.days)?.write(&place.out, &format!("node-{node}"))?);
+                say(&authority
+                    .issue_node(NodeId(node), &hosts, place.days)?
+                    .write(&place.out, &format!("node-{node}"))?);
             }
         }
         Command::Client { place, name } => {

@@ -1,6 +1,9 @@
 //! `highwater cluster`.
 
-use super::{Context, output::{self, Row}};
+use super::{
+    Context,
+    output::{self, Row},
+};
 use serde::Serialize;
 use std::process::ExitCode;
 

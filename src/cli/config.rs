@@ -34,7 +34,12 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut clean = true;
     for file in files {
         match load(&file) {
-            Ok(config) => println!("{}: node {} of cluster {:?}, no problems", file.display(), config.node.id, config.cluster.name),
+            Ok(config) => println!(
+                "{}: node {} of cluster {:?}, no problems",
+                file.display(),
+                config.node.id,
+                config.cluster.name
+            ),
             Err(error) => {
                 clean = false;
                 eprintln!("{error:#}");
@@ -62,7 +67,9 @@ pub(super) fn cluster_of(path: &Path) -> anyhow::Result<ClusterFile> {
 fn cluster_node(config: &Config, path: PathBuf) -> ClusterNode {
     let advertised = |kind| {
         let listener = config.listeners.0.iter().find(|listener| listener.kind == kind);
-        listener.map(|l| l.advertised.as_ref().map_or_else(|| l.bind.to_string(), ToString::to_string)).unwrap_or_default()
+        listener
+            .map(|l| l.advertised.as_ref().map_or_else(|| l.bind.to_string(), ToString::to_string))
+            .unwrap_or_default()
     };
     ClusterNode {
         id: config.node.id.0,

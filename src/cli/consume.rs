@@ -7,12 +7,7 @@ use crate::{
     types::{GroupName, Position, TopicName},
     wire::Code,
 };
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What to read, and how to print it.
@@ -64,7 +59,9 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
                     eprintln!("group {group} goes on where it stopped (lag {})", output::count(details.lag()));
                     // What is committed already will not come again.
                     for p in details.partitions.iter().filter(|p| p.topic == args.topic.as_str()) {
-                        if p.committed.is_some_and(|committed| left.get(&p.partition).is_some_and(|end| committed >= *end)) {
+                        if p.committed
+                            .is_some_and(|committed| left.get(&p.partition).is_some_and(|end| committed >= *end))
+                        {
                             left.remove(&p.partition);
                         }
                     }
@@ -84,7 +81,11 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         }
     };
     left.retain(|_, end| *end > 0);
-    let mut printer = Printer { out: std::io::BufWriter::new(std::io::stdout()), separator: args.key_separator.clone(), json: context.output == output::Output::Json };
+    let mut printer = Printer {
+        out: std::io::BufWriter::new(std::io::stdout()),
+        separator: args.key_separator.clone(),
+        json: context.output == output::Output::Json,
+    };
     let bounded = !args.follow && args.count.is_none();
     let mut given = 0;
     let result = loop {
@@ -99,7 +100,8 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         };
         match records {
             Ok(records) => {
-                let wanted = args.count.map_or(usize::MAX, |count| usize::try_from(count - given).unwrap_or(usize::MAX));
+                let wanted =
+                    args.count.map_or(usize::MAX, |count| usize::try_from(count - given).unwrap_or(usize::MAX));
                 for record in records.iter().take(wanted) {
                     printer.print(record)?;
                     given += 1;
@@ -111,7 +113,9 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
                 if records.len() > wanted && args.group.is_some() {
                     // What was not printed was not consumed: the group goes on behind the last line.
                     for first in unprinted(&records[wanted..]) {
-                        consumer.seek(&args.topic, first.partition, Position::Offset(first.offset)).map_err(super::advise)?;
+                        consumer
+                            .seek(&args.topic, first.partition, Position::Offset(first.offset))
+                            .map_err(super::advise)?;
                     }
                 }
             }

@@ -111,7 +111,8 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
         let text = std::fs::read_to_string(&path)?;
         toml::from_str(&text)?
     } else {
-        let nodes = (1..=args.nodes).map(|id| super::config::dev_node(args.port, args.nodes, id)).collect::<Result<_, _>>()?;
+        let nodes =
+            (1..=args.nodes).map(|id| super::config::dev_node(args.port, args.nodes, id)).collect::<Result<_, _>>()?;
         let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes };
         super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
         for (id, node) in (1..=args.nodes).zip(&cluster.nodes) {
@@ -120,8 +121,9 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
         cluster
     };
     for node in &cluster.nodes {
-        UdpSocket::bind(&node.native)
-            .with_context(|| format!("{} is in use: is another cluster running? (choose other ports with --port)", node.native))?;
+        UdpSocket::bind(&node.native).with_context(|| {
+            format!("{} is in use: is another cluster running? (choose other ports with --port)", node.native)
+        })?;
     }
     Ok(cluster)
 }
@@ -193,7 +195,12 @@ async fn wait_ready(dir: &Path, nodes: &mut [Node]) -> anyhow::Result<()> {
             return Ok(());
         }
         if start.elapsed() > READY_MAX {
-            bail!("node {} is not ready after {} s; see {}", waiting.join(" and "), READY_MAX.as_secs(), dir.join("node-*.log").display());
+            bail!(
+                "node {} is not ready after {} s; see {}",
+                waiting.join(" and "),
+                READY_MAX.as_secs(),
+                dir.join("node-*.log").display()
+            );
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -209,7 +216,9 @@ fn tail(log: &Path) -> String {
 pub(super) async fn is_ready(address: &str) -> bool {
     let ask = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        stream.write_all(format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         Ok::<_, std::io::Error>(answer.starts_with(b"HTTP/1.1 200"))
@@ -219,7 +228,8 @@ pub(super) async fn is_ready(address: &str) -> bool {
 
 /// Stops all at once: no leaderships are moved, since nobody stays to take them. Says whether all ended by themselves.
 async fn stop(nodes: Vec<Node>) -> bool {
-    let mut children: Vec<(u32, Child)> = nodes.into_iter().filter_map(|n| n.child.map(|child| (n.node.id, child))).collect();
+    let mut children: Vec<(u32, Child)> =
+        nodes.into_iter().filter_map(|n| n.child.map(|child| (n.node.id, child))).collect();
     for (_, child) in &children {
         send(child.id(), rustix::process::Signal::INT);
     }
@@ -245,9 +255,10 @@ fn send(pid: u32, signal: rustix::process::Signal) {
 
 fn say_hello(args: &Args, cluster: &ClusterFile) {
     println!("A cluster of {} nodes is ready.\n", cluster.nodes.len());
-    let rows = cluster.nodes.iter().map(|node| {
-        vec![format!("node {}", node.id), node.native.clone(), format!("http://{}/metrics", node.http)]
-    });
+    let rows = cluster
+        .nodes
+        .iter()
+        .map(|node| vec![format!("node {}", node.id), node.native.clone(), format!("http://{}/metrics", node.http)]);
     println!("{}\n", super::output::table(&["", "CLIENTS", "METRICS"], rows));
     let flag = if args.data_dir == Path::new("highwater-dev") {
         String::new()

@@ -51,7 +51,8 @@ impl ClusterFile {
 
     /// Writes the file in one step: a reader sees the old one or the new one.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        let text = format!("# Written by `highwater dev`; commands read it to find the cluster.\n{}", toml::to_string(self)?);
+        let text =
+            format!("# Written by `highwater dev`; commands read it to find the cluster.\n{}", toml::to_string(self)?);
         let new = path.with_extension("toml.new");
         std::fs::write(&new, text).with_context(|| format!("could not write {}", new.display()))?;
         std::fs::rename(&new, path).with_context(|| format!("could not write {}", path.display()))

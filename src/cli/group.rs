@@ -1,6 +1,9 @@
 //! `highwater group`.
 
-use super::{Context, output::{self, Row}};
+use super::{
+    Context,
+    output::{self, Row},
+};
 use crate::{
     types::{GroupName, Position, TopicName},
     wire::GroupKind,
@@ -149,7 +152,9 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         }
         Command::Delete { group } => {
             admin.delete_group(&group).await.map_err(super::advise)?;
-            context.output.value(&serde_json::json!({ "deleted": group.as_str() }), || format!("group {group} is gone"))?;
+            context
+                .output
+                .value(&serde_json::json!({ "deleted": group.as_str() }), || format!("group {group} is gone"))?;
         }
     }
     client.close();

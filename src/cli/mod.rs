@@ -151,7 +151,8 @@ fn start_logging(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).try_init();
 }
 
 /// `highwater chaos …` is `highwater-chaos run …`: a crate of its own, because it needs the test kit.
@@ -165,7 +166,9 @@ fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCo
         command.arg("--cluster").arg(cluster);
     }
     match command.status() {
-        Ok(status) => Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)),
+        Ok(status) => {
+            Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(anyhow::anyhow!(
             "{name} is neither beside this program nor on PATH; build it with `cargo build --release -p {name}` (or `cargo install --path chaos`)"
         )),

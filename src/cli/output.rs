@@ -48,7 +48,7 @@ impl Output {
 /// Columns aligned: numbers to the right.
 pub(crate) fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(columns);
+    table.load_style(comfy_table::presets::NOTHING).set_header(columns);
     let rows: Vec<Vec<String>> = rows.into_iter().collect();
     let is_number = |cell: &String| cell.is_empty() || cell.chars().all(|c| c.is_ascii_digit() || "., %-".contains(c));
     for (i, column) in table.column_iter_mut().enumerate() {

@@ -86,7 +86,9 @@ const LINES_AT_ONCE: usize = 1_000;
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let total = match &args.file {
-        Some(path) => Some(std::fs::metadata(path).with_context(|| format!("could not read {}", path.display()))?.len()),
+        Some(path) => {
+            Some(std::fs::metadata(path).with_context(|| format!("could not read {}", path.display()))?.len())
+        }
         None => None,
     };
     let producer = client

@@ -1,6 +1,9 @@
 //! `highwater topic`.
 
-use super::{Context, output::{self, Row}};
+use super::{
+    Context,
+    output::{self, Row},
+};
 use crate::{
     client::NewTopic,
     types::{Position, TopicName},
@@ -168,14 +171,19 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         Command::Alter { topic, settings, unset, partitions } => {
             let set = settings.into_iter().map(|(name, value)| (name, Some(value)));
             let changes: Vec<_> = set.chain(unset.into_iter().map(|name| (name, None))).collect();
-            anyhow::ensure!(!changes.is_empty() || partitions > 0, "nothing to change: use --set, --unset or --partitions");
+            anyhow::ensure!(
+                !changes.is_empty() || partitions > 0,
+                "nothing to change: use --set, --unset or --partitions"
+            );
             admin.alter_topic(&topic, changes, partitions).await.map_err(super::advise)?;
             let row = TopicRow::from(admin.describe_topic(&topic).await.map_err(super::advise)?);
             context.output.rows(&[row], "")?;
         }
         Command::Delete { topic } => {
             admin.delete_topic(&topic).await.map_err(super::advise)?;
-            context.output.value(&serde_json::json!({ "deleted": topic.as_str() }), || format!("topic {topic} is gone"))?;
+            context
+                .output
+                .value(&serde_json::json!({ "deleted": topic.as_str() }), || format!("topic {topic} is gone"))?;
         }
     }
     client.close();

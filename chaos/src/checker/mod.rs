@@ -163,7 +163,11 @@ impl Facts {
     fn aborted(&self, found: &mut Vec<Anomaly>) {
         for ((partition, offset), values) in &self.seen {
             for value in values.intersection(&self.failed) {
-                found.push(anomaly("aborted read", *partition, format!("value {value} failed and was read at {offset}")));
+                found.push(anomaly(
+                    "aborted read",
+                    *partition,
+                    format!("value {value} failed and was read at {offset}"),
+                ));
             }
         }
     }
@@ -250,7 +254,12 @@ fn watermarks(events: &[Event], found: &mut Vec<Anomaly>) {
                 // Only the maximum up to each instant matters: keep the list short and rising.
                 if facts.len() > 256 {
                     let mut highest = 0;
-                    facts.retain(|(_, mark)| *mark > highest && { highest = *mark; true });
+                    facts.retain(|(_, mark)| {
+                        *mark > highest && {
+                            highest = *mark;
+                            true
+                        }
+                    });
                 }
             }
             _ => {}
@@ -268,7 +277,10 @@ fn replicas(events: &[Event], found: &mut Vec<Anomaly>) {
             found.push(anomaly(
                 "replicas differ",
                 partition,
-                format!("node {}: {}..{} {:016x}; node {}: {}..{} {:016x}", one.0, one.1, one.2, one.3, this.0, this.1, this.2, this.3),
+                format!(
+                    "node {}: {}..{} {:016x}; node {}: {}..{} {:016x}",
+                    one.0, one.1, one.2, one.3, this.0, this.1, this.2, this.3
+                ),
             ));
         }
     }

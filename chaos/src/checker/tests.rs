@@ -65,12 +65,18 @@ fn each_planted_anomaly_is_found() {
     let last = clean().len() - 1;
     let finals = |records: Vec<(u64, Value)>| replace(last, Final { partition: 0, records });
     assert_eq!(kinds(finals(vec![(0, 10), (2, 13)])), ["gap", "lost write"]);
-    assert_eq!(kinds(finals(vec![(0, 11), (1, 10), (2, 13)])), ["duplicate", "inconsistent offset", "lost write", "reordered"]);
+    assert_eq!(
+        kinds(finals(vec![(0, 11), (1, 10), (2, 13)])),
+        ["duplicate", "inconsistent offset", "lost write", "reordered"]
+    );
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, 13)])), ["duplicate", "group lost"]);
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset"]);
     assert_eq!(kinds(with(Poll { partition: 0, records: vec![(0, 10)], assigned: true })), ["nonmonotonic poll"]);
     assert_eq!(kinds(with(Poll { partition: 0, records: vec![(2, 13)], assigned: true })), Vec::<&str>::new());
-    assert_eq!(kinds(replace(9, Poll { partition: 0, records: vec![(0, 10), (2, 13)], assigned: true })), ["poll skip"]);
+    assert_eq!(
+        kinds(replace(9, Poll { partition: 0, records: vec![(0, 10), (2, 13)], assigned: true })),
+        ["poll skip"]
+    );
     assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 3 })), ["false out-of-range"]);
     assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 9 })), Vec::<&str>::new());
     assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 4, offset: 1 })), ["watermark regressed"]);

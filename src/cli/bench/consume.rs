@@ -60,7 +60,12 @@ pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<
     let producer = client.producer().linger(Duration::from_millis(2)).batch_bytes(256 << 10).build();
     let value = Bytes::from(vec![b'x'; args.bed.size]);
     for n in 0..records {
-        drop(producer.send(Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()))).await.map_err(advise)?);
+        drop(
+            producer
+                .send(Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes())))
+                .await
+                .map_err(advise)?,
+        );
     }
     producer.close().await?;
     let written = start.elapsed();
@@ -122,7 +127,8 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
     client.close();
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
     let at = |q: f64| micros.value_at_quantile(q) as f64 / 1e3;
-    let figures = Latency { records: args.records, p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) };
+    let figures =
+        Latency { records: args.records, p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) };
     context.output.value(&figures, || {
         format!(
             "send to hand, {} records one by one: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.1} ms",

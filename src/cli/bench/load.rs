@@ -41,7 +41,12 @@ struct Tally {
 }
 
 /// Runs `send(task)` from `shape.inflight` tasks for `warm + measure`; what ends in the warm-up is not counted.
-pub(super) async fn run<F>(shape: Shape, warm: Duration, measure: Duration, send: impl Fn(usize) -> F + 'static) -> Figures
+pub(super) async fn run<F>(
+    shape: Shape,
+    warm: Duration,
+    measure: Duration,
+    send: impl Fn(usize) -> F + 'static,
+) -> Figures
 where
     F: Future<Output = bool> + 'static,
 {

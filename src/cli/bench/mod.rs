@@ -91,11 +91,8 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
     for &inflight in &args.inflight {
         let peer = "highwater".to_owned();
         let shape = Shape { peer, inflight, size: args.bed.size, partitions: args.bed.partitions, replicas };
-        let producer = client
-            .producer()
-            .batch_bytes(args.batch_bytes)
-            .linger(Duration::from_millis(args.linger_ms))
-            .build();
+        let producer =
+            client.producer().batch_bytes(args.batch_bytes).linger(Duration::from_millis(args.linger_ms)).build();
         let producer = Rc::new(producer);
         let (value, topic) = (Bytes::from(vec![b'x'; args.bed.size]), topic.clone());
         let sender = producer.clone();
@@ -122,14 +119,31 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
             rows.extend(read_beside(path)?);
         }
         print_table(&rows);
-        println!("\nthis disk alone, append {} B and fdatasync: p50 {:.2} ms, p99 {:.2} ms", args.bed.size, probe.p50_ms, probe.p99_ms);
+        println!(
+            "\nthis disk alone, append {} B and fdatasync: p50 {:.2} ms, p99 {:.2} ms",
+            args.bed.size, probe.p50_ms, probe.p99_ms
+        );
     }
     client.close();
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_table(rows: &[Figures]) {
-    let columns = ["PEER", "IN FLIGHT", "SIZE", "PARTITIONS", "REPLICAS", "ACKS/S", "MB/S", "P50 MS", "P99 MS", "P99.9 MS", "MAX MS", "GAP MS", "ERRORS"];
+    let columns = [
+        "PEER",
+        "IN FLIGHT",
+        "SIZE",
+        "PARTITIONS",
+        "REPLICAS",
+        "ACKS/S",
+        "MB/S",
+        "P50 MS",
+        "P99 MS",
+        "P99.9 MS",
+        "MAX MS",
+        "GAP MS",
+        "ERRORS",
+    ];
     let cells = rows.iter().map(|row| {
         vec![
             row.peer.clone(),

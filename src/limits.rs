@@ -46,6 +46,10 @@ pub const PRODUCER_BATCHES_REMEMBERED: u32 = 5;
 pub const SESSION_GRACE_MS_DEFAULT: u64 = 10_000;
 /// Longest grace a member may ask for, in milliseconds: its partitions stand still meanwhile.
 pub const SESSION_GRACE_MS_MAX: u64 = 30 * 60_000;
+/// Groups of one home: each is about 1 KiB of checkpoint, and its cursors.
+pub const GROUPS_PER_HOME_MAX: u32 = 10_000;
+/// Topics that a member subscribes to.
+pub const TOPICS_PER_MEMBER_MAX: u32 = 1_000;
 /// Members of a group: an assignment names each.
 pub const MEMBERS_PER_GROUP_MAX: u32 = 1_000;
 /// Bytes of the metadata beside a committed offset, as Kafka's.

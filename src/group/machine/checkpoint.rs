@@ -1,7 +1,7 @@
 //! A home's state as bytes: a version byte, then an rmp-serde map. Ordered, so equal states are equal bytes.
 
 use super::{Group, HomeMachine, TopicFacts};
-use crate::types::{GroupName, TopicId};
+use crate::types::{Generation, GroupName, TopicId};
 use bytes::Bytes;
 use highwater_raft::machine::Damaged;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ struct Stored<'a> {
     next_member: u64,
     #[serde(rename = "c", default)]
     next_session: u64,
+    #[serde(rename = "f", default)]
+    generation_floor: Generation,
 }
 
 pub(super) fn write(machine: &HomeMachine) -> Bytes {
@@ -34,6 +36,7 @@ pub(super) fn write(machine: &HomeMachine) -> Bytes {
         next_group: machine.next_group,
         next_member: machine.next_member,
         next_session: machine.next_session,
+        generation_floor: machine.generation_floor,
     };
     let mut out = vec![CHECKPOINT_VERSION];
     rmp_serde::encode::write_named(&mut out, &stored).expect("plain values in memory always encode");
@@ -59,6 +62,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<HomeMachine, Damaged> {
             return Err(damaged(format!("in group {name}, {stranger} consumes and is no member")));
         }
     }
-    let Stored { topics_version, next_group, next_member, next_session, .. } = stored;
-    Ok(HomeMachine { groups, topics, names, topics_version, next_group, next_member, next_session })
+    let Stored { topics_version, next_group, next_member, next_session, generation_floor, .. } = stored;
+    Ok(HomeMachine { groups, topics, names, topics_version, next_group, next_member, next_session, generation_floor })
 }

@@ -1,8 +1,7 @@
 //! Join, leave, expire, and what members report: everything that changes who consumes what.
 
 use super::{
-    Effect, Expire, GROUPS_PER_HOME_MAX, Group, GroupSpec, HomeMachine, Join, Kind, Leave, Member, Reconciled, Refusal,
-    Reply, TOPICS_PER_MEMBER_MAX, TopicFacts,
+    Effect, Expire, Group, GroupSpec, HomeMachine, Join, Kind, Leave, Member, Reconciled, Refusal, Reply, TopicFacts,
     assign::assign,
     state::{Cursor, Owner},
 };
@@ -19,8 +18,8 @@ impl HomeMachine {
         if kind == Kind::Lease {
             return Err(Refusal::LeasesUnsupported { group: name });
         }
-        if topics.len() > TOPICS_PER_MEMBER_MAX {
-            return Err(Refusal::TooManyTopics { topics: topics.len(), topics_max: TOPICS_PER_MEMBER_MAX });
+        if topics.len() > limits::TOPICS_PER_MEMBER_MAX as usize {
+            return Err(Refusal::TooManyTopics { topics: topics.len() });
         }
         let created = self.make_group(&name, start)?;
         let member = member.unwrap_or_else(|| self.name_member(&name));
@@ -61,7 +60,8 @@ impl HomeMachine {
     pub(super) fn reconcile(&mut self, command: &Reconciled, effects: &mut Vec<Effect>) -> Result<Reply, Refusal> {
         let group = self.group_with(&command.group, &command.member)?;
         for (partition, delivered) in group.progress(command) {
-            group.cursors.entry(partition).or_default().delivered = delivered;
+            let cursor = group.cursors.entry(partition).or_default();
+            cursor.delivered = cursor.delivered.max(delivered);
         }
         let given_up = group.given_up(command);
         for partition in &given_up {
@@ -85,12 +85,12 @@ impl HomeMachine {
         if self.groups.contains_key(name) {
             return Ok(false);
         }
-        if self.groups.len() >= GROUPS_PER_HOME_MAX {
+        if self.groups.len() >= limits::GROUPS_PER_HOME_MAX as usize {
             return Err(Refusal::TooManyGroups { groups: u32::try_from(self.groups.len()).unwrap_or(u32::MAX) });
         }
         self.next_group += 1;
         let spec = GroupSpec::offsets(self.next_group, start.unwrap_or(Position::Latest));
-        self.groups.insert(name.clone(), Group::new(spec));
+        self.groups.insert(name.clone(), Group::new(spec, self.generation_floor));
         Ok(true)
     }
 
@@ -160,9 +160,14 @@ impl Group {
         let mut told = self.drop_gone(topics);
         for (partition, owner) in &mut self.owners {
             let keeps = self.target.get(partition) == Some(&owner.member);
-            if keeps != owner.revoked.is_none() {
-                owner.revoked = if keeps { None } else { Some(next) };
-                told.insert(owner.member.clone());
+            if keeps == owner.revoked.is_none() {
+                continue;
+            }
+            owner.revoked = if keeps { None } else { Some(next) };
+            told.insert(owner.member.clone());
+            // It gets back what it may have given up meanwhile: then it begins again at what is committed.
+            if let Some(cursor) = self.cursors.get_mut(partition).filter(|_| keeps) {
+                cursor.change_hands();
             }
         }
         self.grant(told)

@@ -38,15 +38,10 @@ pub use reply::{Effect, Refusal, Reply};
 pub use spec::{Backoff, GroupSpec, Kind, Mode};
 pub use state::{Assigned, Committed, Group, Member};
 
-use crate::types::{GroupName, TopicId, TopicName};
+use crate::types::{Generation, GroupName, TopicId, TopicName};
 use bytes::Bytes;
 use highwater_raft::machine::{At, Command as Raw, Damaged, Machine};
 use std::collections::BTreeMap;
-
-/// Groups of one home: each costs about 1 KiB and its cursors.
-pub const GROUPS_PER_HOME_MAX: usize = 10_000;
-/// Topics that one member may subscribe to.
-pub const TOPICS_PER_MEMBER_MAX: usize = 1_000;
 
 /// The home, 0 to `homes` − 1, of a group. Fixed for ever: a changed function would lose all offsets.
 pub fn home_of(group: &GroupName, homes: u64) -> u64 {
@@ -64,6 +59,8 @@ pub struct HomeMachine {
     next_group: u64,
     next_member: u64,
     next_session: u64,
+    /// Above the generations of all groups that were deleted: one of the same name takes nothing for its own.
+    generation_floor: Generation,
 }
 
 impl HomeMachine {

@@ -67,7 +67,9 @@ impl HomeMachine {
 
     pub(super) fn delete(&mut self, command: &Delete) -> Result<Reply, Refusal> {
         self.without_members(&command.group)?;
-        self.groups.remove(&command.group);
+        if let Some(group) = self.groups.remove(&command.group) {
+            self.generation_floor = self.generation_floor.max(group.generation);
+        }
         Ok(Reply::Deleted)
     }
 

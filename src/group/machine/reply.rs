@@ -127,12 +127,10 @@ pub enum Refusal {
         groups: u32,
     },
     /// A subscription is too long.
-    #[error("the member subscribes to {topics} topics, at most {topics_max} are accepted")]
+    #[error("the member subscribes to {topics} topics, at most {} are accepted", limits::TOPICS_PER_MEMBER_MAX)]
     TooManyTopics {
         /// How many.
         topics: usize,
-        /// The limit.
-        topics_max: usize,
     },
     /// The client's words beside an offset are too long.
     #[error("the metadata has {bytes} bytes, at most {} are accepted", limits::COMMIT_METADATA_BYTES_MAX)]

@@ -104,10 +104,10 @@ pub struct Group {
 }
 
 impl Group {
-    pub(super) fn new(spec: GroupSpec) -> Self {
+    pub(super) fn new(spec: GroupSpec, generation: Generation) -> Self {
         Self {
             spec,
-            generation: Generation(0),
+            generation,
             members: BTreeMap::new(),
             target: BTreeMap::new(),
             owners: BTreeMap::new(),

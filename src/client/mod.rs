@@ -222,3 +222,8 @@ impl Client {
         self.inner.cluster.pool.close();
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

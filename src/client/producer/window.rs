@@ -237,8 +237,12 @@ impl Window {
         if self.hold.is_some() || in_flight >= self.settings.in_flight_max {
             return Due::Never;
         }
+        let span_max = u64::try_from(self.settings.in_flight_max).unwrap_or(u64::MAX);
+        let front = self.entries.front().map_or(0, |entry| entry.id);
         match self.entries.iter().find(|entry| !entry.in_flight) {
             None => Due::Never,
+            // The partition remembers so many batches: the first one must stay among them until it is acknowledged.
+            Some(entry) if entry.id - front >= span_max => Due::Never,
             Some(entry) if entry.closed || entry.sends > 0 => Due::Now,
             Some(entry) => match entry.born + self.settings.linger {
                 at if at <= now => Due::Now,
@@ -335,7 +339,8 @@ impl Window {
                         let lasting = self.misordered >= MISORDERED_MAX;
                         self.hold(if lasting { Hold::Renew } else { Hold::Pause });
                     }
-                    Code::UnknownProducer => self.hold(Hold::Renew),
+                    // Behind one that is not in the log yet it only says that: the first one tells.
+                    Code::UnknownProducer => self.hold(if first { Hold::Renew } else { Hold::Pause }),
                     _ => {
                         let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
                         self.fail(at, ProduceError::Refused { topic, partition, refused });
@@ -437,6 +442,11 @@ impl Window {
 
     pub(super) fn in_flight(&self) -> usize {
         self.entries.iter().filter(|entry| entry.in_flight).count()
+    }
+
+    /// Whether nothing is sent because of an answer.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold.is_some()
     }
 
     /// When the oldest request that waits for an answer was sent.

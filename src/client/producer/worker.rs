@@ -106,7 +106,9 @@ impl Worker {
         }
         if let Some(since) = window.waits_since() {
             let moved = self.sent_over.as_ref().and_then(|(sent, _)| route.filter(|route| route.epoch > sent.epoch));
-            if let Some(route) = moved {
+            // Behind a refusal the other answers are on their way: they tell what is in the log and what is not.
+            let coming = window.is_held() && now < since + SUSPECT_AFTER;
+            if let Some(route) = moved.filter(|_| !coming) {
                 window.give_up(&format!("node {} leads now", route.node));
                 self.in_flight.clear();
             } else if now >= since + self.inner.request_timeout + ANSWER_SLACK {

@@ -45,7 +45,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn publish(&self, metadata: Arc<Metadata>) {
         let version = metadata.version;
-        if self.metadata.load().version != version {
+        if self.metadata.load().version < version {
             self.metadata.store(metadata);
             self.version.send_replace(version);
         }

@@ -7,6 +7,7 @@ mod answer;
 mod handle;
 pub mod machine;
 pub mod placement;
+pub mod reconcile;
 
 pub use answer::{Answer, ExecuteError, Executed};
 pub use handle::{Controller, GROUP};

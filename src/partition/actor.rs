@@ -134,7 +134,7 @@ impl PartitionDomain {
                 produce.slot.answer(Err(ProduceError::NotLeader { leader: status.leader, epoch: status.term }));
             }
             Request::Barrier(slot) => slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term })),
-            Request::Propose(_) => {}
+            Request::Propose(_) | Request::Tidy(_) => {}
         }
     }
 }
@@ -158,6 +158,11 @@ impl Domain for PartitionDomain {
             Request::Produce(request) => self.produce(machine, status, request, out),
             Request::Barrier(slot) => out.barrier(Slot::Barrier(slot)),
             Request::Propose(command) => out.propose(command, Slot::Own),
+            Request::Tidy(expire) => {
+                if machine.oldest_producer_stamp_ms().is_some_and(|oldest| oldest < expire.before_ms) {
+                    out.propose(expire.command(), Slot::Own);
+                }
+            }
             Request::Park(_) | Request::Unpark { .. } => self.serve(status, request),
         }
     }

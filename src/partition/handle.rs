@@ -3,6 +3,7 @@
 use super::{
     actor::PartitionDomain,
     error::{FetchError, ProduceError, Unavailable},
+    machine,
     marks::{MarkCells, Marks, Role},
     serve,
     tail::TailLog,
@@ -135,6 +136,8 @@ pub(super) enum Request {
     Barrier(ReplySlot<Result<(), Unavailable>>),
     /// A command of retention.
     Propose(Command),
+    /// Forget producers that were silent for long, if there are any.
+    Tidy(machine::ExpireProducers),
 }
 
 impl Handle {
@@ -274,6 +277,11 @@ impl Handle {
     /// Its Raft group, once it is open.
     pub(crate) fn raft(&self) -> Option<&highwater_raft::group::Group> {
         self.0.raft.get()
+    }
+
+    /// Has silent producers forgotten, if there are any and this replica leads.
+    pub(crate) fn tidy(&self, expire: machine::ExpireProducers) {
+        self.0.post.send(Request::Tidy(expire));
     }
 
     /// Proposes a command of retention, if this replica leads.

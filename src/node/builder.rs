@@ -1,0 +1,291 @@
+//! Builds a node: what is not given is the real thing.
+
+use super::{
+    Failure, Inner, Node, NodeError,
+    desk::{self, Desk},
+    facts::NodeFacts,
+    hosting::Hosting,
+    life::Life,
+    seeds::Seeds,
+    solo::Solo,
+};
+use crate::{
+    auth,
+    config::{Config, ListenerKind},
+    controller::{Controller, machine::Addresses},
+    gateway::{Gateway, Parts, admin::Admin},
+    group::Groups,
+    metrics::Metrics,
+    partition::Partitions,
+    peer::{self, Peers},
+    quota::Pools,
+    replica::Leaders,
+    runtime::{Arbiters, Courier, Env, Phase, Phases},
+    tls,
+};
+use highwater_raft::{
+    BootId,
+    disk::{Disk, RealDisk},
+    group::{Host, HostOptions, Timing},
+    log::{Directory, Options},
+    transport::{
+        Network,
+        quic::{self, QuicNetwork},
+        tls::Identity,
+    },
+};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+/// What a node is made of.
+#[must_use]
+pub struct Builder {
+    config: Config,
+    env: Option<Env>,
+    disk: Option<Arc<dyn Disk>>,
+    network: Option<Arc<dyn Network>>,
+    listen: bool,
+    native_address: Option<String>,
+}
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Self {
+        Self { config, env: None, disk: None, network: None, listen: true, native_address: None }
+    }
+
+    /// Time, randomness and tasks; simulated ones put the whole node on the current thread's `LocalSet`.
+    pub fn env(mut self, env: Env) -> Self {
+        self.env = Some(env);
+        self
+    }
+
+    /// Another disk than the config's directory.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk);
+        self
+    }
+
+    /// Another network to its peers than QUIC.
+    pub fn network(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Whether the config's listeners are opened. Without, clients of this process use [`Node::local`]; a cluster of
+    /// one then opens no port at all.
+    pub fn listen(mut self, listen: bool) -> Self {
+        self.listen = listen;
+        self
+    }
+
+    /// What clients are told to dial, for clients that dial by something else than the first native listener.
+    pub fn native_address(mut self, address: impl Into<String>) -> Self {
+        self.native_address = Some(address.into());
+        self
+    }
+
+    /// Builds and starts it. The node then finds its cluster by itself: see [`Node::serving`] and [`Node::run`].
+    pub async fn start(self) -> Result<Node, NodeError> {
+        let env = self.env.clone().unwrap_or_else(Env::real);
+        let threads = |error: std::io::Error| NodeError::Threads(error.to_string());
+        let arbiters = if env.is_simulated() {
+            Arbiters::here()
+        } else {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let count = if self.config.node.arbiters == 0 { cores.saturating_sub(1) } else { self.config.node.arbiters };
+            Arbiters::own(&format!("highwater-{}", self.config.node.id), count).map_err(threads)?
+        };
+        let (on_it, all) = (env.clone(), arbiters.clone());
+        let built = arbiters.run(&env, 0, move || self.build(on_it, all)).await;
+        let node = built.unwrap_or_else(|error| Err(NodeError::Threads(error.to_string())));
+        if node.is_err() {
+            arbiters.stop();
+        }
+        node
+    }
+
+    async fn build(self, env: Env, arbiters: Arbiters) -> Result<Node, NodeError> {
+        let Self { config, disk, network, listen, native_address, .. } = self;
+        let node = config.node.id;
+        let boot = BootId(env.random_u64());
+        let disk = match disk {
+            Some(disk) => disk,
+            None => Arc::new(RealDisk::new(&config.node.data_dir).map_err(|error| NodeError::Directory(error.to_string()))?),
+        };
+        let directory =
+            Directory::open(disk, log_options(&config), env.clone()).await.map_err(|error| NodeError::Directory(error.to_string()))?;
+        let (network, quic) = match network {
+            Some(network) => (network, None),
+            None if !listen && config.cluster.seeds.len() == 1 && config.cluster.seeds[0].id == node => {
+                (Arc::new(Solo) as Arc<dyn Network>, None)
+            }
+            None => {
+                let quic = dial(&config, boot, &env).await?;
+                (quic.clone() as Arc<dyn Network>, Some(quic))
+            }
+        };
+        let options = HostOptions { timing: timing(&config), ..HostOptions::new(node.into(), boot) };
+        let host = Host::start(options, directory.clone(), network, env.clone());
+        let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
+        let controller = Controller::new(node, Leaders::default(), courier.clone());
+        let groups = Groups::new(controller.clone());
+        let partitions = Partitions::default();
+        let (hosting, failures) = Hosting::new(
+            (env.clone(), arbiters.clone()),
+            (host.clone(), directory.clone()),
+            controller.clone(),
+            groups.clone(),
+            partitions.clone(),
+        );
+        let seeds = Seeds::new(&config, directory.clone(), courier.clone(), env.clone());
+        let answer = seeds.clone();
+        host.serve(Arc::new(peer::Desk::new(controller.clone(), Arc::new(move |asked| answer.answer(asked)))));
+        let (phases, metrics) = (Phases::default(), Metrics::new(node));
+        let desk = Desk(Arc::new(desk::Inner {
+            cluster: config.cluster.name.clone(),
+            controller: controller.clone(),
+            groups: groups.clone(),
+            partitions: partitions.clone(),
+            hosting: hosting.clone(),
+            courier: courier.clone(),
+            env: env.clone(),
+        }));
+        let gateway = Gateway::new(Parts {
+            node,
+            env: env.clone(),
+            arbiters: arbiters.clone(),
+            phases: phases.clone(),
+            pools: Pools::new(&config.pools),
+            partitions: partitions.clone(),
+            desk: Arc::new(desk),
+        });
+        let facts = NodeFacts {
+            controller: controller.clone(),
+            directory: directory.clone(),
+            hosting: hosting.clone(),
+            phases: phases.clone(),
+            metrics: metrics.clone(),
+        };
+        let listeners = if listen { open_listeners(&config, &gateway, facts, &phases, &env).await? } else { Vec::new() };
+        let addresses = addresses(&config, &listeners, native_address);
+        let failure = Failure::default();
+        let inner = Inner {
+            config: config.clone(),
+            env: env.clone(),
+            arbiters,
+            phases: phases.clone(),
+            directory: directory.clone(),
+            host: host.clone(),
+            quic: quic.clone(),
+            controller: controller.clone(),
+            groups,
+            partitions,
+            hosting: hosting.clone(),
+            courier: courier.clone(),
+            gateway: gateway.clone(),
+            metrics: metrics.clone(),
+            listeners,
+            failure: failure.clone(),
+        };
+        let life = Life { config, env, directory, host, quic, controller, hosting, courier, gateway, seeds, addresses, metrics, phases, failure };
+        life.begin(failures);
+        Ok(Node(Arc::new(inner)))
+    }
+}
+
+fn log_options(config: &Config) -> Options {
+    Options {
+        wal_file_bytes: config.log.wal_file_bytes,
+        wal_files_max: config.log.wal_files_max as usize,
+        segment_bytes: config.log.segment_bytes,
+        cache_bytes: usize::try_from(config.log.cache_bytes).unwrap_or(usize::MAX),
+        free_bytes_min: config.log.free_bytes_min,
+        ..Options::default()
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    let (ms, raft) = (Duration::from_millis, &config.raft);
+    Timing {
+        heartbeat: ms(raft.heartbeat_ms),
+        heartbeat_min: ms(raft.heartbeat_ms / 2),
+        election_min: ms(raft.election_ms_min),
+        election_max: ms(raft.election_ms_max),
+        suspicion: ms(raft.suspicion_ms),
+        rank_step: ms(raft.rank_step_ms),
+        transfer: ms(raft.transfer_ms),
+        ..Timing::default()
+    }
+}
+
+async fn dial(config: &Config, boot: BootId, env: &Env) -> Result<Arc<QuicNetwork>, NodeError> {
+    let identity = Identity {
+        cluster_name: config.cluster.name.clone(),
+        node: config.node.id.into(),
+        ca_pem: read(&config.tls.ca)?,
+        cert_pem: read(&config.tls.certificate)?,
+        key_pem: read(&config.tls.key)?,
+    };
+    let (peer, control) = config.advertised_to_peers();
+    let mut options = quic::Options::new(identity, boot, config.node.peer_bind, config.node.control_bind);
+    options.advertised = Some((peer.to_string(), control.to_string()));
+    let failed = |error: quic::StartError| NodeError::Listen { what: "replication".into(), why: error.to_string() };
+    QuicNetwork::start(options, env.clone()).await.map_err(failed)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
+    std::fs::read(path).map_err(|error| NodeError::Listen { what: path.display().to_string(), why: error.to_string() })
+}
+
+async fn open_listeners(
+    config: &Config,
+    gateway: &Gateway,
+    facts: NodeFacts,
+    phases: &Phases,
+    env: &Env,
+) -> Result<Vec<SocketAddr>, NodeError> {
+    let facts = Arc::new(facts);
+    let mut opened = Vec::new();
+    for listener in &config.listeners.0 {
+        let failed = |why: String| NodeError::Listen { what: format!("listener {}", listener.bind), why };
+        let address = match listener.kind {
+            ListenerKind::Native => {
+                let admission = auth::admission(listener).map_err(|error| failed(error.to_string()))?;
+                let tls_failed = |error: tls::TlsError| failed(error.to_string());
+                let identity = tls::Identity::read(&config.tls.certificate, &config.tls.key).map_err(tls_failed)?;
+                let roots = tls::Roots::read(&config.tls.ca).map_err(tls_failed)?;
+                let server = tls::server_config(&identity, &roots, admission.client_certificates()).map_err(tls_failed)?;
+                let native = gateway.listen(listener.bind, server).map_err(|error| failed(error.to_string()))?;
+                let address = native.local_addr();
+                let stopping = phases.clone();
+                env.spawn(async move {
+                    stopping.reached(Phase::Closing).await;
+                    native.close().await;
+                });
+                address
+            }
+            ListenerKind::Http => {
+                let stopping = phases.clone();
+                let until = async move { stopping.reached(Phase::Closing).await };
+                Admin::listen(listener.bind, facts.clone(), env, until).await.map(|admin| admin.local_addr())
+            }
+            ListenerKind::Kafka => return Err(failed("Kafka's protocol is not served by this version".into())),
+        };
+        opened.push(address.map_err(|error| failed(error.to_string()))?);
+    }
+    Ok(opened)
+}
+
+/// What other nodes and clients are told.
+fn addresses(config: &Config, listeners: &[SocketAddr], native: Option<String>) -> Addresses {
+    let (peer, control) = config.advertised_to_peers();
+    let of = |kind| {
+        let found = config.listeners.0.iter().zip(listeners).find(|(listener, _)| listener.kind == kind);
+        found.map(|(listener, bound)| listener.advertised.as_ref().map_or_else(|| bound.to_string(), ToString::to_string))
+    };
+    Addresses {
+        native: native.or_else(|| of(ListenerKind::Native)).unwrap_or_default(),
+        peer: peer.to_string(),
+        control: control.to_string(),
+        http: of(ListenerKind::Http).unwrap_or_default(),
+    }
+}

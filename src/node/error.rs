@@ -1,0 +1,75 @@
+//! Why a node does not start, or stopped.
+
+use crate::{
+    advice::{Advice, Reaction},
+    types::NodeId,
+};
+use std::io;
+
+/// A node cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error("the data directory: {0}")]
+    Directory(String),
+    /// A write or sync failed: what is acknowledged could be lost, so nothing goes on.
+    #[error("storage failed: {0}")]
+    Storage(io::Error),
+    /// An address cannot be listened on, or certificates cannot be used.
+    #[error("{what}: {why}")]
+    Listen {
+        /// Which listener or file.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another seed's `[cluster]` section differs.
+    #[error("the [cluster] section of node {node} differs from this node's")]
+    OtherConfig {
+        /// Which node.
+        node: NodeId,
+    },
+    /// The directory belongs to another cluster.
+    #[error("the data directory belongs to cluster {stored:016x}, the seeds to cluster {found:016x}")]
+    OtherCluster {
+        /// What the directory says.
+        stored: u64,
+        /// What the seeds say.
+        found: u64,
+    },
+    /// The cluster does not take this node.
+    #[error("the cluster refuses this node: {why}")]
+    Refused {
+        /// Its words.
+        why: String,
+    },
+    /// Threads cannot be started, or ended by themselves.
+    #[error("threads: {0}")]
+    Threads(String),
+}
+
+impl Advice for NodeError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Directory(_)
+            | Self::Storage(_)
+            | Self::Listen { .. }
+            | Self::OtherConfig { .. }
+            | Self::OtherCluster { .. }
+            | Self::Refused { .. }
+            | Self::Threads(_) => Reaction::Stop,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Directory(_) => "check `node.data_dir`: it must exist or be creatable, be writable, and be used by one node only".into(),
+            Self::Storage(_) => "check the disk, then start the node again: it keeps all that it acknowledged".into(),
+            Self::Listen { .. } => "check that the address is this machine's and free, and that the files of [tls] are readable".into(),
+            Self::OtherConfig { node } => format!("make the [cluster] sections of this node and node {node} the same"),
+            Self::OtherCluster { .. } => "use the data directory of this cluster, or an empty one to join it as a new node".into(),
+            Self::Refused { .. } => "do what the message says, then start the node again".into(),
+            Self::Threads(_) => "check the limits of processes and memory for this user".into(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The replicas of this node: opened, made and removed as the metadata says.
+//!
+//! **Invariant:** a snapshot older than one that this node has acted on is not acted on: the newest version that was is
+//! durable before its first step. (After a restart the snapshot is at first as old as the last checkpoint.)
+
+use super::error::NodeError;
+use crate::{
+    controller::{self, Controller, machine::{Command, Purpose, ReplicaFaulty}, reconcile::{self, Step}},
+    group::Groups,
+    partition::{Handle, Partitions},
+    replica::{Identity, Keeper},
+    runtime::{Arbiters, Env},
+};
+use bytes::Bytes;
+use highwater_raft::{
+    GroupId, ReplicaId,
+    group::{self, Group, Host},
+    log::{Directory, Health},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+const SEEN: &str = "metadata-seen";
+const EXECUTE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A replica that runs here.
+#[derive(Clone)]
+pub(super) struct Hosted {
+    pub(super) replica: ReplicaId,
+    pub(super) raft: Group,
+    pub(super) handle: Option<Handle>,
+    purpose: Purpose,
+    keeper: Keeper,
+}
+
+/// All of them, and what it takes to start one. Clones share.
+#[derive(Clone)]
+pub(super) struct Hosting(Arc<Shared>);
+
+struct Shared {
+    env: Env,
+    arbiters: Arbiters,
+    host: Host,
+    directory: Directory,
+    controller: Controller,
+    groups: Groups,
+    partitions: Partitions,
+    hosted: Mutex<BTreeMap<GroupId, Hosted>>,
+    failed: Mutex<BTreeSet<GroupId>>,
+    failures: mpsc::UnboundedSender<(GroupId, String)>,
+}
+
+impl Hosting {
+    /// Nothing is hosted yet. Failures of single replicas come out of the receiver: at most one per replica.
+    pub(super) fn new(
+        (env, arbiters): (Env, Arbiters),
+        (host, directory): (Host, Directory),
+        controller: Controller,
+        groups: Groups,
+        partitions: Partitions,
+    ) -> (Self, mpsc::UnboundedReceiver<(GroupId, String)>) {
+        let (failures, failed) = mpsc::unbounded_channel();
+        let shared = Shared {
+            env,
+            arbiters,
+            host,
+            directory,
+            controller,
+            groups,
+            partitions,
+            hosted: Mutex::default(),
+            failed: Mutex::default(),
+            failures,
+        };
+        (Self(Arc::new(shared)), failed)
+    }
+
+    /// What runs here now.
+    pub(super) fn all(&self) -> BTreeMap<GroupId, Hosted> {
+        self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The groups whose replica here has failed since the start.
+    pub(super) fn failed(&self) -> BTreeSet<GroupId> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a replica, or makes it.
+    pub(super) async fn open(&self, group: GroupId, replica: ReplicaId, purpose: Purpose) -> Result<Group, NodeError> {
+        let shared = self.0.clone();
+        let open = move || async move {
+            let failures = shared.failures.clone();
+            let on_failed = Rc::new(move |why| drop(failures.send((group, why))));
+            let identity = Identity { group, leaders: shared.controller.leaders().clone(), on_failed };
+            let (keeper, handle) = match purpose {
+                Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
+                Purpose::Home => (shared.groups.host(&shared.env, identity), None),
+                Purpose::Partition(partition) => {
+                    let (handle, keeper) = Handle::host(&shared.env, partition, replica, shared.directory.clone(), identity);
+                    (keeper, Some(handle))
+                }
+            };
+            match shared.host.open(group, replica, keeper.owner()).await {
+                Ok(raft) => {
+                    if let Some(handle) = &handle {
+                        handle.opened(raft.clone());
+                        shared.partitions.insert(handle.clone());
+                    }
+                    keeper.opened(Arc::new(raft.clone()));
+                    Ok(Hosted { replica, raft, handle, purpose, keeper })
+                }
+                Err(error) => {
+                    keeper.close();
+                    Err(error)
+                }
+            }
+        };
+        let arbiter = self.0.arbiters.of(group.0);
+        let opened = self.0.arbiters.run(&self.0.env, arbiter, open).await.map_err(|e| NodeError::Threads(e.to_string()))?;
+        let hosted = opened.map_err(|error: group::OpenError| NodeError::Directory(error.to_string()))?;
+        let raft = hosted.raft.clone();
+        self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(group, hosted);
+        Ok(raft)
+    }
+
+    /// Stops the replica's actor and its Raft; the data stay.
+    pub(super) async fn close(&self, group: GroupId) {
+        let hosted = self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        let Some(hosted) = hosted else { return };
+        match (hosted.purpose, &hosted.handle) {
+            (Purpose::Partition(partition), _) => self.0.partitions.remove(partition),
+            (Purpose::Home, _) => self.0.groups.remove(group),
+            (Purpose::Controller, _) => {}
+        }
+        hosted.keeper.close();
+        hosted.raft.close().await;
+    }
+
+    /// A replica has failed: it leaves Raft, so that others elect; the node goes on.
+    pub(super) async fn fail(&self, group: GroupId, why: &str) {
+        tracing::error!(group = group.0, why, "a replica has failed; it stays out until the node is started again");
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        if let Some(hosted) = self.all().get(&group) {
+            hosted.raft.close().await;
+        }
+    }
+
+    /// Follows the metadata for as long as the node lives.
+    pub(super) async fn follow(self) -> Result<(), NodeError> {
+        let mut changed = self.0.controller.changed();
+        loop {
+            changed.mark_unchanged();
+            let again = match self.step().await {
+                Ok(()) => Duration::MAX,
+                Err(NodeError::Storage(error)) => return Err(NodeError::Storage(error)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot host what the metadata says yet");
+                    AGAIN
+                }
+            };
+            tokio::select! {
+                biased;
+                gone = changed.changed() => if gone.is_err() { return Ok(()) },
+                () = tokio::time::sleep(again.min(Duration::from_secs(3_600))) => {}
+            }
+        }
+    }
+
+    async fn step(&self) -> Result<(), NodeError> {
+        let metadata = self.0.controller.metadata();
+        let seen = self.0.directory.noted(SEEN).and_then(|bytes| Some(u64::from_be_bytes(bytes[..].try_into().ok()?)));
+        if metadata.cluster_id.is_none() || seen.is_some_and(|seen| metadata.version < seen) {
+            return Ok(());
+        }
+        let mut here: BTreeMap<_, _> = self.all().into_iter().map(|(group, hosted)| (group, hosted.replica)).collect();
+        let on_disk: Vec<_> = self.0.directory.groups();
+        // What lies on disk of a group that is not open is compared too, so that it is removed when nobody wants it.
+        for (group, replica, _) in &on_disk {
+            here.entry(*group).or_insert(*replica);
+        }
+        let open = self.all();
+        let to_open = here.iter().filter(|(group, _)| !open.contains_key(group)).map(|(group, replica)| (*group, *replica));
+        let closed: BTreeMap<_, _> = to_open.collect();
+        let steps = reconcile::plan(&metadata, self.0.controller.node(), &here);
+        let reopen = reconcile::plan(&metadata, self.0.controller.node(), &open.iter().map(|(g, h)| (*g, h.replica)).collect());
+        if steps.is_empty() && reopen.is_empty() {
+            return Ok(());
+        }
+        if seen != Some(metadata.version) {
+            let version = Bytes::copy_from_slice(&metadata.version.to_be_bytes());
+            self.0.directory.note(SEEN, version).await.map_err(NodeError::Storage)?;
+        }
+        for step in &steps {
+            if let Step::Remove { group } = step {
+                self.remove(*group).await?;
+            }
+        }
+        let mut result = Ok(());
+        for step in reopen {
+            let Step::Host { group, replica, purpose, founders } = step else { continue };
+            let health = on_disk.iter().find(|(id, on, _)| *id == group && *on == replica).map(|(.., health)| health);
+            if let Some(Health::Faulty(why)) = health
+                && closed.contains_key(&group)
+            {
+                self.report(group, replica, why);
+                continue;
+            }
+            // One replica that cannot be opened keeps no other from it.
+            if let Err(error) = self.begin(group, replica, purpose, founders).await {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    async fn begin(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        purpose: Purpose,
+        founders: Option<BTreeMap<ReplicaId, crate::types::NodeId>>,
+    ) -> Result<(), NodeError> {
+        let raft = self.open(group, replica, purpose).await?;
+        let Some(founders) = founders.filter(|_| group != controller::GROUP && raft.log().last().is_none()) else {
+            return Ok(());
+        };
+        let voters = founders.into_iter().map(|(replica, node)| (replica, node.into())).collect();
+        match raft.initialize(voters).await {
+            Ok(()) | Err(group::ChangeError::AlreadyInitialised) => Ok(()),
+            Err(error) => Err(NodeError::Directory(format!("group {group}: {error}"))),
+        }
+    }
+
+    async fn remove(&self, group: GroupId) -> Result<(), NodeError> {
+        tracing::info!(group = group.0, "removing a replica");
+        self.close(group).await;
+        self.0.controller.leaders().forget(group);
+        self.0.host.remove(group).await.map_err(NodeError::Storage)
+    }
+
+    /// Tells the controller that a replica is damaged: it plans another one.
+    fn report(&self, group: GroupId, replica: ReplicaId, why: &str) {
+        tracing::error!(group = group.0, replica = replica.0, why, "a replica is damaged: asking for another one in its place");
+        let controller = self.0.controller.clone();
+        self.0.env.spawn(async move {
+            let faulty = Command::ReplicaFaulty(ReplicaFaulty { group, replica });
+            if let Err(error) = controller.execute(faulty, EXECUTE).await {
+                tracing::warn!(%error, group = group.0, "the damage could not be reported");
+            }
+        });
+    }
+}

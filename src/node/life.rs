@@ -1,0 +1,214 @@
+//! What a node does by itself: finds its cluster, registers, follows the metadata, watches over itself.
+
+use super::{Failure, NodeError, hosting::Hosting, janitor, seeds::{Founding, Seeds}, steward};
+use crate::{
+    config::Config,
+    controller::{
+        self, Controller, ExecuteError,
+        machine::{Addresses, Bootstrap, Command, Metadata, Purpose, RegisterNode, Seed},
+    },
+    gateway::Gateway,
+    metrics::Metrics,
+    peer::gossip,
+    runtime::{Courier, Env, Phase, Phases},
+};
+use highwater_raft::{
+    GroupId, ReplicaId,
+    group::{ChangeError, Host},
+    log::Directory,
+    transport::{Peer, quic::QuicNetwork},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// One try of a command at start; it is repeated until it works.
+const EXECUTE: Duration = Duration::from_secs(5);
+const MEASURE: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(super) struct Life {
+    pub(super) config: Config,
+    pub(super) env: Env,
+    pub(super) directory: Directory,
+    pub(super) host: Host,
+    pub(super) quic: Option<Arc<QuicNetwork>>,
+    pub(super) controller: Controller,
+    pub(super) hosting: Hosting,
+    pub(super) courier: Arc<dyn Courier>,
+    pub(super) gateway: Gateway,
+    pub(super) seeds: Seeds,
+    pub(super) addresses: Addresses,
+    pub(super) metrics: Metrics,
+    pub(super) phases: Phases,
+    pub(super) failure: Failure,
+}
+
+impl Life {
+    /// Starts all of it on the current arbiter.
+    pub(super) fn begin(self, mut failures: mpsc::UnboundedReceiver<(GroupId, String)>) {
+        let env = self.env.clone();
+        self.set_peers(&Metadata::default());
+        let (directory, failure) = (self.directory.clone(), self.failure.clone());
+        self.until_closed(async move { failure.set(NodeError::Storage(directory.failed().await)) });
+        let hosting = self.hosting.clone();
+        self.until_closed(async move {
+            while let Some((group, why)) = failures.recv().await {
+                hosting.fail(group, &why).await;
+            }
+        });
+        env.spawn_local(async move {
+            let (phases, failure) = (self.phases.clone(), self.failure.clone());
+            tokio::select! {
+                biased;
+                () = phases.reached(Phase::Closing) => {}
+                joined = self.join() => if let Err(error) = joined {
+                    failure.set(error);
+                },
+            }
+        });
+    }
+
+    /// Runs a task of the node until it closes.
+    fn until_closed(&self, task: impl Future<Output = ()> + 'static) {
+        let phases = self.phases.clone();
+        self.env.spawn_local(async move {
+            tokio::select! {
+                biased;
+                () = phases.reached(Phase::Closing) => {}
+                () = task => {}
+            }
+        });
+    }
+
+    async fn join(self) -> Result<(), NodeError> {
+        let register =
+            RegisterNode { node: self.config.node.id, directory: self.directory.id(), addresses: self.addresses.clone() };
+        if let Some(known) = self.seeds.known() {
+            self.set_cluster_id(known.cluster_id);
+        }
+        let replica = self.seeds.find(register.clone()).await?;
+        let raft = self.hosting.open(controller::GROUP, replica, Purpose::Controller).await?;
+        if let Some(founding) = self.seeds.founds() {
+            if raft.log().last().is_none() {
+                let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), (*node).into())).collect();
+                match raft.initialize(voters).await {
+                    Ok(()) | Err(ChangeError::AlreadyInitialised) => {}
+                    Err(error) => return Err(NodeError::Directory(format!("the controller group: {error}"))),
+                }
+            }
+            self.bootstrap(&founding).await?;
+        }
+        let cluster_id = self.cluster_id().await;
+        self.set_cluster_id(cluster_id);
+        self.seeds.joined(cluster_id).await?;
+        self.register(register).await?;
+        self.phases.enter(Phase::Serving);
+        tracing::info!(node = self.config.node.id.0, cluster_id = format!("{cluster_id:016x}"), "serving");
+        self.until_closed(gossip::run(self.controller.clone(), self.courier.clone(), self.env.clone()));
+        self.until_closed(steward::run(self.hosting.clone(), self.controller.clone(), self.courier.clone()));
+        let retention = self.config.retention.clone();
+        self.until_closed(janitor::run(self.hosting.clone(), self.controller.clone(), self.env.clone(), retention));
+        let (measuring, following) = (self.clone(), self.clone());
+        self.until_closed(async move { measuring.measure().await });
+        self.until_closed(async move { following.follow_peers().await });
+        self.hosting.follow().await
+    }
+
+    async fn cluster_id(&self) -> u64 {
+        let mut changed = self.controller.changed();
+        loop {
+            if let Some(cluster_id) = self.controller.metadata().cluster_id {
+                return cluster_id;
+            }
+            // The sender is in the controller: it lives as long as this node.
+            let _ = changed.changed().await;
+        }
+    }
+
+    async fn bootstrap(&self, founding: &Founding) -> Result<(), NodeError> {
+        let seed = |seed: &crate::config::Seed| Seed {
+            node: seed.id,
+            directory: founding.founders.get(&seed.id).copied(),
+            addresses: Addresses { peer: seed.peer.to_string(), control: seed.control.to_string(), ..Addresses::default() },
+        };
+        let command = Command::Bootstrap(Bootstrap {
+            cluster_id: founding.cluster_id,
+            seeds: self.config.cluster.seeds.iter().map(seed).collect(),
+            homes: self.config.cluster.home_groups,
+        });
+        while self.controller.metadata().cluster_id.is_none() {
+            match self.controller.execute(command.clone(), EXECUTE).await {
+                Ok(_) => return Ok(()),
+                // Another try of ours got through, or it was made long ago and this node is catching up.
+                Err(ExecuteError::Refused(_)) if self.controller.leader().is_some() => return Ok(()),
+                Err(error) => tracing::debug!(%error, "not bootstrapped yet"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn register(&self, register: RegisterNode) -> Result<(), NodeError> {
+        loop {
+            match self.controller.execute(Command::RegisterNode(register.clone()), EXECUTE).await {
+                Ok(_) => return Ok(()),
+                Err(ExecuteError::Refused(refused)) if !refused.code.is_retriable() => {
+                    return Err(NodeError::Refused { why: refused.message });
+                }
+                Err(error) => tracing::debug!(%error, "not registered yet"),
+            }
+        }
+    }
+
+    /// Seeds from the config, everybody else from the metadata.
+    fn set_peers(&self, metadata: &Metadata) {
+        let me = self.config.node.id;
+        let mut peers: BTreeMap<_, _> =
+            self.config.cluster.seeds.iter().map(|seed| (seed.id, (seed.peer.to_string(), seed.control.to_string()))).collect();
+        let known = metadata.nodes.iter().filter(|(_, node)| !node.addresses.peer.is_empty());
+        peers.extend(known.map(|(id, node)| (*id, (node.addresses.peer.clone(), node.addresses.control.clone()))));
+        peers.remove(&me);
+        let peer = |(node, (address, control_address)): (crate::types::NodeId, (String, String))| Peer {
+            node: node.into(),
+            address,
+            control_address,
+        };
+        self.host.set_peers(peers.into_iter().map(peer).collect());
+    }
+
+    async fn follow_peers(&self) {
+        let mut changed = self.controller.changed();
+        let mut nodes = None;
+        loop {
+            let metadata = self.controller.metadata();
+            if nodes.as_ref() != Some(&metadata.nodes) {
+                self.set_peers(&metadata);
+                nodes = Some(metadata.nodes.clone());
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn set_cluster_id(&self, cluster_id: u64) {
+        if let Some(quic) = &self.quic {
+            quic.set_cluster_id(u128::from(cluster_id).to_be_bytes());
+        }
+    }
+
+    async fn measure(&self) {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        loop {
+            let partitions = self.hosting.all().into_values().filter_map(|hosted| hosted.handle).collect::<Vec<_>>();
+            let led = partitions.iter().filter(|handle| handle.marks().role == crate::partition::Role::Leader).count();
+            self.metrics.partitions_hosted.set(gauge(partitions.len()));
+            self.metrics.partitions_led.set(gauge(led));
+            self.metrics.connections.set(self.gateway.connections().into());
+            let stats = self.directory.stats();
+            self.metrics.wal_files.set(gauge(stats.wal_files));
+            self.metrics.wal_bytes.set(i64::try_from(stats.wal_bytes).unwrap_or(i64::MAX));
+            self.metrics.disk_free_bytes.set(i64::try_from(stats.free_bytes).unwrap_or(i64::MAX));
+            tokio::time::sleep(MEASURE).await;
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! How a cluster comes to be, and how a node finds it again.
+//!
+//! ```text
+//!  controller replica in the directory ─▶ open it
+//!  a seed, all seeds answered, all empty ─▶ the lowest founds: mints the cluster id, notes the founders with their
+//!                                           directories, initialises; the others find themselves in its answer
+//!  else ─▶ register at the cluster: a new replica id
+//! ```
+//! **Invariant:** a seed takes its first replica id (its node id) only with the directory that the founding names. A wiped
+//! seed has another one: it registers like a new node.
+
+use super::error::NodeError;
+use crate::{
+    config,
+    controller::{Answer, ExecuteError, Executed, machine},
+    runtime::{Courier, Env, Service},
+    types::NodeId,
+};
+use bytes::Bytes;
+use highwater_raft::{
+    DirectoryId, ReplicaId,
+    log::{Directory, Health},
+    machine::Command as Raw,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+const FOUNDING: &str = "founding";
+const CLUSTER: &str = "cluster";
+const ASK: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Who made the cluster; durable at each founder, with no founders at nodes that came later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Founding {
+    #[serde(rename = "c")]
+    pub(super) cluster_id: u64,
+    #[serde(rename = "f", default)]
+    pub(super) founders: BTreeMap<NodeId, DirectoryId>,
+}
+
+/// Question and answer of [`Service::Seed`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Seeding {
+    #[serde(rename = "h")]
+    digest: u64,
+    #[serde(rename = "d")]
+    directory: DirectoryId,
+    #[serde(rename = "c", default)]
+    cluster: Option<Founding>,
+}
+
+/// What this node answers other seeds, and what it does to find its cluster.
+#[derive(Clone)]
+pub(super) struct Seeds {
+    node: NodeId,
+    cluster: config::Cluster,
+    directory: Directory,
+    courier: Arc<dyn Courier>,
+    known: Arc<Mutex<Option<Founding>>>,
+    env: Env,
+}
+
+impl Seeds {
+    pub(super) fn new(config: &config::Config, directory: Directory, courier: Arc<dyn Courier>, env: Env) -> Self {
+        let noted = directory.noted(FOUNDING).or_else(|| directory.noted(CLUSTER));
+        let known = noted.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+        let (node, cluster) = (config.node.id, config.cluster.clone());
+        Self { node, cluster, directory, courier, known: Arc::new(Mutex::new(known)), env }
+    }
+
+    /// The cluster that this node belongs to.
+    pub(super) fn known(&self) -> Option<Founding> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this node writes the controller group's first membership.
+    pub(super) fn founds(&self) -> Option<Founding> {
+        let lowest = self.cluster.seeds.iter().map(|seed| seed.id).min();
+        self.known().filter(|known| lowest == Some(self.node) && known.founders.get(&self.node) == Some(&self.directory.id()))
+    }
+
+    /// Serves [`Service::Seed`].
+    pub(super) fn answer(&self, _: &Bytes) -> Bytes {
+        let said = Seeding { digest: self.cluster.digest(), directory: self.directory.id(), cluster: self.known() };
+        rmp_serde::to_vec_named(&said).expect("plain values in memory always encode").into()
+    }
+
+    /// The replica of the controller group that this node is to open.
+    pub(super) async fn find(&self, register: machine::RegisterNode) -> Result<ReplicaId, NodeError> {
+        let here = self.directory.groups().into_iter().find(|(group, ..)| *group == crate::controller::GROUP);
+        match here {
+            Some((_, replica, Health::Good)) => return Ok(replica),
+            Some((group, replica, Health::Faulty(why))) => {
+                tracing::warn!(why, "the controller's replica is damaged: another one takes its place");
+                let faulty = machine::Command::ReplicaFaulty(machine::ReplicaFaulty { group, replica });
+                self.execute(&faulty).await?;
+                return self.register(register).await;
+            }
+            None => {}
+        }
+        let is_seed = self.cluster.seeds.iter().any(|seed| seed.id == self.node);
+        if !is_seed {
+            return self.register(register).await;
+        }
+        loop {
+            if self.known().is_some_and(|known| known.founders.get(&self.node) == Some(&self.directory.id())) {
+                return Ok(ReplicaId(self.node.0.into()));
+            }
+            let answers = self.ask_seeds().await?;
+            if let Some(founding) = answers.values().find_map(|seeding| seeding.cluster.clone().filter(|f| !f.founders.is_empty())) {
+                if founding.founders.get(&self.node) != Some(&self.directory.id()) {
+                    return self.register(register).await;
+                }
+                self.note(FOUNDING, founding).await?;
+            } else if answers.values().any(|seeding| seeding.cluster.is_some()) {
+                return self.register(register).await;
+            } else if answers.len() + 1 == self.cluster.seeds.len() && answers.keys().all(|seed| *seed > self.node) {
+                let me = (self.node, self.directory.id());
+                let founders = answers.iter().map(|(node, seeding)| (*node, seeding.directory)).chain([me]).collect();
+                let cluster_id = self.env.random_u64() >> 1;
+                tracing::info!(cluster_id = format!("{cluster_id:016x}"), "all seeds are empty: founding the cluster");
+                self.note(FOUNDING, Founding { cluster_id, founders }).await?;
+            } else {
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Notes which cluster this node has joined.
+    pub(super) async fn joined(&self, cluster_id: u64) -> Result<(), NodeError> {
+        match self.known() {
+            Some(known) if known.cluster_id == cluster_id => Ok(()),
+            Some(known) => Err(NodeError::OtherCluster { stored: known.cluster_id, found: cluster_id }),
+            None => self.note(CLUSTER, Founding { cluster_id, founders: BTreeMap::new() }).await,
+        }
+    }
+
+    async fn note(&self, key: &str, founding: Founding) -> Result<(), NodeError> {
+        let bytes = rmp_serde::to_vec_named(&founding).expect("plain values in memory always encode");
+        self.directory.note(key, bytes.into()).await.map_err(NodeError::Storage)?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(founding);
+        Ok(())
+    }
+
+    async fn ask_seeds(&self) -> Result<BTreeMap<NodeId, Seeding>, NodeError> {
+        let others = self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node);
+        let asked = others.map(|id| async move {
+            let answer = self.courier.ask(id, Service::Seed, self.answer(&Bytes::new()), ASK).await.ok()?;
+            Some((id, rmp_serde::from_slice::<Seeding>(&answer).ok()?))
+        });
+        let answers: BTreeMap<_, _> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+        match answers.iter().find(|(_, seeding)| seeding.digest != self.cluster.digest()) {
+            Some((node, _)) => Err(NodeError::OtherConfig { node: *node }),
+            None => Ok(answers),
+        }
+    }
+
+    async fn register(&self, register: machine::RegisterNode) -> Result<ReplicaId, NodeError> {
+        match self.execute(&machine::Command::RegisterNode(register)).await? {
+            Answer::Registered { cluster_id, controller } => {
+                self.joined(cluster_id).await?;
+                Ok(controller)
+            }
+            other => Err(NodeError::Refused { why: format!("registering was answered with {other:?}") }),
+        }
+    }
+
+    /// Runs a command of the controller before this node has a replica of it: seeds are asked in turn, with their hints.
+    async fn execute(&self, command: &machine::Command) -> Result<Answer, NodeError> {
+        let Raw { kind, body } = command.encode();
+        let request: Bytes = [&[kind], &body[..]].concat().into();
+        loop {
+            let mut next: Vec<NodeId> = self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node).rev().collect();
+            let mut hints = 0;
+            while let Some(node) = next.pop() {
+                let Ok(answer) = self.courier.ask(node, Service::Execute, request.clone(), ASK * 4).await else { continue };
+                match rmp_serde::from_slice::<Result<Executed, ExecuteError>>(&answer) {
+                    Ok(Ok(executed)) => return Ok(executed.answer),
+                    Ok(Err(ExecuteError::Refused(refused))) if !refused.code.is_retriable() => {
+                        return Err(NodeError::Refused { why: refused.message });
+                    }
+                    Ok(Err(ExecuteError::NotLeader { leader: Some(leader) })) if hints < 3 => {
+                        hints += 1;
+                        next.push(leader);
+                    }
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What leaders do for their groups: members as the metadata says, replacements swapped in, leaderships brought home.
+
+use super::hosting::{Hosted, Hosting};
+use crate::{
+    controller::{
+        Controller,
+        machine::{Command, Placement, ReplicaCaughtUp, ReplicaState, Swapped},
+        placement,
+    },
+    limits,
+    runtime::Courier,
+    types::NodeId,
+};
+use highwater_raft::{GroupId, ReplicaId, group::{ChangeError, Role}};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+const EVERY: Duration = Duration::from_millis(500);
+/// Leaderships go home when the nodes that are alive have been the same for so long.
+const SETTLED: Duration = Duration::from_secs(5);
+const EXECUTE: Duration = Duration::from_secs(5);
+/// A learner this close to the leader's last entry has caught up: the rest fits into one append.
+const BEHIND_MAX: u64 = 64;
+
+/// Attends to the groups that this node leads, for as long as it lives.
+pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<dyn Courier>) {
+    let (mut alive, mut since) = (Vec::new(), Instant::now());
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let metadata = controller.metadata();
+        let hosted = hosting.all();
+        for (group, hosted) in &hosted {
+            let Some(placement) = metadata.groups.get(group) else { continue };
+            let role = hosted.raft.role().borrow().clone();
+            if role.leading
+                && role.ready
+                && let Err(error) = attend(&controller, *group, hosted, placement, &role).await
+            {
+                tracing::debug!(group = group.0, %error, "the members are not as planned yet");
+            }
+        }
+        let now_alive = courier.others();
+        if now_alive != alive {
+            (alive, since) = (now_alive, Instant::now());
+        } else if since.elapsed() >= SETTLED {
+            bring_home(&controller, &hosted, &alive).await;
+        }
+    }
+}
+
+async fn attend(controller: &Controller, group: GroupId, hosted: &Hosted, placement: &Placement, role: &Role) -> Result<(), ChangeError> {
+    let actual: BTreeSet<ReplicaId> = role.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect();
+    for (id, node) in placement.learners_wanted() {
+        if !role.members.contains_key(&id) {
+            return hosted.raft.add_learner(id, node.into()).await;
+        }
+    }
+    let last = hosted.raft.log().last().map_or(0, |last| last.index);
+    let progress = hosted.raft.progress().unwrap_or_default();
+    for replica in placement.replicas.iter().filter(|replica| replica.state == ReplicaState::Learner) {
+        let matching = progress.get(&replica.id).copied().flatten();
+        if matching.is_some_and(|matching| matching.index + BEHIND_MAX >= last) {
+            say(controller, Command::ReplicaCaughtUp(ReplicaCaughtUp { group, replica: replica.id })).await;
+        }
+    }
+    let wanted = placement.voters_wanted(&actual);
+    if wanted != actual && wanted.iter().all(|id| role.members.contains_key(id)) {
+        return hosted.raft.set_voters(wanted, true).await;
+    }
+    let is_news = |replica: &crate::controller::machine::Replica| match replica.state {
+        ReplicaState::Ready => actual.contains(&replica.id),
+        ReplicaState::Dying => !actual.contains(&replica.id),
+        ReplicaState::Voter | ReplicaState::Learner | ReplicaState::Observer => false,
+    };
+    if placement.replicas.iter().any(is_news) {
+        say(controller, Command::Swapped(Swapped { group, voters: actual })).await;
+    }
+    Ok(())
+}
+
+async fn say(controller: &Controller, command: Command) {
+    if let Err(error) = controller.execute(command, EXECUTE).await {
+        tracing::debug!(%error, "the controller was not told; it will be again");
+    }
+}
+
+async fn bring_home(controller: &Controller, hosted: &BTreeMap<GroupId, Hosted>, others: &[NodeId]) {
+    let me = controller.node();
+    let alive: BTreeSet<NodeId> = others.iter().copied().chain([me]).collect();
+    let known = controller.leaders().all();
+    let leaders = known.into_iter().filter_map(|(group, leader)| Some((group, leader.node?))).collect();
+    let metadata = controller.metadata();
+    let moves = placement::leader_moves(&metadata, &leaders, &alive, usize::MAX);
+    let mine = moves.into_iter().filter(|one| one.from == me).take(limits::TRANSFERS_AT_ONCE);
+    for one in mine {
+        let Some((hosted, placement)) = hosted.get(&one.group).zip(metadata.groups.get(&one.group)) else { continue };
+        let to = placement.replicas.iter().find(|replica| replica.node == one.to && replica.state == ReplicaState::Voter);
+        if let Some(to) = to
+            && let Err(error) = hosted.raft.transfer(to.id).await
+        {
+            tracing::debug!(group = one.group.0, %error, "the leadership stays here for now");
+        }
+    }
+}
+
+/// Hands all leaderships of this node to other voters, some at a time, until `deadline`.
+pub(super) async fn hand_over_all(hosting: &Hosting, others: &[NodeId], deadline: Instant) {
+    let led: Vec<_> = hosting.all().into_values().filter(|hosted| hosted.raft.role().borrow().leading).collect();
+    for some in led.chunks(limits::TRANSFERS_AT_ONCE) {
+        let transfers = some.iter().filter_map(|hosted| {
+            let role = hosted.raft.role().borrow().clone();
+            let may = |(id, member): &(&ReplicaId, &highwater_raft::group::Member)| {
+                member.voter && **id != hosted.replica && others.contains(&member.node.into())
+            };
+            let to = role.members.iter().find(may).map(|(id, _)| *id)?;
+            let raft = hosted.raft.clone();
+            Some(async move { raft.transfer(to).await })
+        });
+        // A transfer that fails costs the others an election, not data.
+        if tokio::time::timeout_at(deadline, futures_util::future::join_all(transfers)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Who leads what: each node tells all others what it leads, when that changes, and asks them the same.
+
+use crate::{
+    controller::Controller,
+    runtime::{Courier, Env, Service},
+    types::NodeId,
+};
+use bytes::Bytes;
+use highwater_raft::GroupId;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+
+/// Changes within this time are told at once.
+const GATHER: Duration = Duration::from_millis(10);
+/// All is told again after this time: what was lost on the way is healed.
+const AGAIN: Duration = Duration::from_secs(5);
+/// An answer that takes longer is not waited for.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+#[derive(Default, Serialize, Deserialize)]
+struct Led {
+    /// Groups and epochs that the sender leads.
+    #[serde(rename = "g", default)]
+    groups: Vec<(u64, u64)>,
+}
+
+fn led(controller: &Controller) -> Bytes {
+    let groups = controller.leaders().led_by(controller.node()).into_iter().map(|(group, epoch)| (group.0, epoch)).collect();
+    rmp_serde::to_vec_named(&Led { groups }).expect("plain values in memory always encode").into()
+}
+
+fn note(controller: &Controller, from: NodeId, told: &Bytes) {
+    let Ok(Led { groups }) = rmp_serde::from_slice(told) else { return };
+    for (group, epoch) in groups {
+        controller.leaders().note(GroupId(group), Some(from), epoch);
+    }
+}
+
+/// Serves [`Service::Leaders`]: takes what `from` leads, gives what this node leads.
+pub fn exchange(controller: &Controller, from: NodeId, told: &Bytes) -> Bytes {
+    note(controller, from, told);
+    led(controller)
+}
+
+/// Tells all others, for as long as the node lives.
+pub async fn run(controller: Controller, courier: Arc<dyn Courier>, env: Env) {
+    let mut changed = controller.leaders().changed();
+    let mut told = Bytes::new();
+    let mut told_to = Vec::new();
+    loop {
+        let others = courier.others();
+        let mine = led(&controller);
+        if mine != told || others != told_to {
+            for to in &others {
+                let (controller, courier, mine, to) = (controller.clone(), courier.clone(), mine.clone(), *to);
+                env.spawn(async move {
+                    if let Ok(answer) = courier.ask(to, Service::Leaders, mine, DEADLINE).await {
+                        note(&controller, to, &answer);
+                    }
+                });
+            }
+            (told, told_to) = (mine, others);
+        }
+        tokio::time::sleep(GATHER).await;
+        tokio::select! {
+            biased;
+            gone = changed.changed() => if gone.is_err() { return },
+            () = tokio::time::sleep(AGAIN) => told = Bytes::new(),
+        }
+    }
+}

@@ -30,6 +30,9 @@ pub mod group;
 pub mod partition;
 
 #[cfg(feature = "node")]
+pub mod peer;
+
+#[cfg(feature = "node")]
 pub mod auth;
 #[cfg(feature = "node")]
 pub mod quota;
@@ -38,6 +41,9 @@ pub mod session;
 
 #[cfg(feature = "node")]
 pub mod gateway;
+
+#[cfg(feature = "node")]
+pub mod node;
 
 #[cfg(feature = "client")]
 pub mod client;

@@ -124,7 +124,7 @@ impl Builder {
             }
         };
         let options = HostOptions { timing: timing(&config), ..HostOptions::new(node.into(), boot) };
-        let host = Host::start(options, directory.clone(), network, env.clone());
+        let host = Host::start(options, directory.clone(), network, env.clone()).map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
         let controller = Controller::new(node, Leaders::default(), courier.clone());
         let groups = Groups::new(controller.clone());

@@ -16,6 +16,8 @@ mod error;
 mod event;
 mod handle;
 mod host;
+#[cfg(test)]
+mod tests;
 
 pub use error::{BarrierError, ChangeError, OpenError, RequestError, TransferError};
 pub use event::{AppliedAnswer, Committed, Event, MachineState, Member, Owner, Refusal, Role};

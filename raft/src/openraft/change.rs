@@ -22,6 +22,8 @@ use std::{
     time::Duration,
 };
 
+/// Entries that may be under way to the one who is to lead: it takes over when it has them.
+const TRANSFER_BEHIND_MAX: u64 = 1_024;
 /// How long a change of membership may take; a joint change is two entries.
 const CHANGE: Duration = Duration::from_secs(10);
 /// How long a checkpoint of what is there already may take.
@@ -107,7 +109,8 @@ impl Replica {
             return Err(TransferError::NotReady { to, why: format!("node {} is suspected", member.node) });
         }
         let matching = self.progress().and_then(|progress| progress.get(&to).copied().flatten());
-        if matching.map(|id| id.index) < self.shared.log.last().map(|last| last.index) {
+        let behind = self.shared.log.last().map_or(0, |last| last.index).saturating_sub(matching.map_or(0, |id| id.index));
+        if behind > TRANSFER_BEHIND_MAX {
             return Err(TransferError::NotReady { to, why: format!("its log reaches to {matching:?}") });
         }
         let mut roles = self.role.subscribe();

@@ -21,6 +21,9 @@ pub(super) const MEMBERSHIP: u8 = 2;
 
 const VERSION: u8 = 1;
 
+/// Terms are leader epochs of clients: positive in 32 bits.
+const TERM_MAX: u64 = i32::MAX as u64;
+
 /// Bytes that do not decode.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -67,6 +70,8 @@ pub(super) enum Request {
     Elect {
         term: u64,
     },
+    /// The sender has just started: if you lead, say so.
+    Greet,
 }
 
 /// What they answer.
@@ -95,6 +100,7 @@ impl Request {
             Request::Snapshot { .. } => 5,
             Request::Transfer(_) => 6,
             Request::Elect { .. } => 7,
+            Request::Greet => 8,
         }
     }
 
@@ -130,6 +136,7 @@ impl Request {
                 put_log_id(&mut head, request.last_log_id());
             }
             Request::Elect { term } => head.put_u64_le(*term),
+            Request::Greet => {}
         }
         head.freeze().into()
     }
@@ -173,6 +180,7 @@ impl Request {
                 Request::Transfer(TransferLeaderRequest::new(vote, heir, take_log_id(&mut body)?))
             }
             7 => Request::Elect { term: body.try_get_u64_le()? },
+            8 => Request::Greet,
             _ => return malformed(format!("unknown kind {kind}")),
         };
         Ok((route, request))
@@ -371,6 +379,9 @@ fn put_vote(out: &mut BytesMut, vote: &Vote) {
 
 fn take_vote(body: &mut Bytes) -> Result<Vote, Malformed> {
     let (term, voted_for) = (body.try_get_u64_le()?, ReplicaId(body.try_get_u64_le()?));
+    if term > TERM_MAX {
+        return malformed(format!("term {term} is above {TERM_MAX}"));
+    }
     Ok(match body.try_get_u8()? {
         0 => Vote::new(term, voted_for),
         _ => Vote::new_committed(term, voted_for),
@@ -493,7 +504,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn any_bytes_decode_or_are_refused(kind in 0u8..9, bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_decode_or_are_refused(kind in 0u8..10, bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let mut message = Request::Elect { term: 0 }.encode(ROUTE).contiguous().to_vec();
             message[1] = kind;
             message.truncate(ROUTE_BYTES);

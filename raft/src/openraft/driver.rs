@@ -33,6 +33,11 @@ pub(super) enum Command {
         /// Whose.
         term: u64,
     },
+    /// A replica has just started and does not know who leads.
+    Greet {
+        /// Which one.
+        from: ReplicaId,
+    },
     /// This replica leads that term and cannot go on: a transfer failed.
     Abandoned {
         /// Which term.
@@ -56,6 +61,8 @@ struct Driver {
     /// When the present run of heartbeats began.
     active_since: Option<Instant>,
     greeted: Lives,
+    /// Replicas that asked who leads.
+    newcomers: Vec<ReplicaId>,
 }
 
 /// A time without a leader.
@@ -82,6 +89,7 @@ pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedRe
         leads: None,
         active_since: None,
         greeted: Lives::new(),
+        newcomers: Vec::new(),
     };
     loop {
         let role = roles.borrow_and_update().clone();
@@ -116,6 +124,7 @@ impl Driver {
         match command {
             Command::Elect { term } => self.deposed = self.deposed.max(Some(*term)),
             Command::Abandoned { term } => self.abandoned = Some(*term),
+            Command::Greet { from } => self.newcomers.push(*from),
         }
     }
 
@@ -131,6 +140,7 @@ impl Driver {
             self.follow(now, role, &lives).await
         };
         self.greeted = lives;
+        self.newcomers.clear();
         next
     }
 
@@ -147,7 +157,8 @@ impl Driver {
             return Some(now + self.timing().transfer);
         }
         let mut beat = false;
-        let back = self.came_back(role, lives);
+        let mut back = self.came_back(role, lives);
+        back.append(&mut self.newcomers);
         if !back.is_empty() {
             // They may not know any more who leads, and their back-off is long.
             let _ = self.replica.raft.trigger().reset_backoff(back).await;
@@ -235,7 +246,10 @@ impl Driver {
                 self.end_election();
                 return None;
             }
-            Leader::Unheard { until } => return Some(until),
+            Leader::Unheard { until } => {
+                greet(&self.replica, role);
+                return Some(until.min(now + self.timing().heartbeat_min));
+            }
             Leader::Dead => self.rank(role, lives) * self.timing().rank_step,
         };
         let lease_end =
@@ -278,16 +292,23 @@ impl Driver {
         let grace = self.opened + self.timing().suspicion;
         let heard = self.replica.shared.contact().filter(|contact| contact.term == role.term);
         match (role.leader, heard) {
+            // Just started: a leader that lives says so when it is greeted.
+            (_, None) if now < grace && role.members.values().filter(|member| member.voter).count() > 1 && !self.is_new() => {
+                Leader::Unheard { until: grace }
+            }
             (Some((_, node)), _) if is_suspected(lives, node) => Leader::Dead,
             (Some((_, node)), Some(contact)) => {
                 let boot = lives.get(&node).and_then(|life| life.boot);
                 let replaced = contact.boot.is_some() && boot.is_some() && contact.boot != boot;
                 if replaced { Leader::Dead } else { Leader::Alive }
             }
-            // Just started: a leader that lives says so as soon as it sees this node.
-            (Some(_), None) if now < grace => Leader::Unheard { until: grace },
             _ => Leader::Dead,
         }
+    }
+
+    /// Whether the group has only just been initialised.
+    fn is_new(&self) -> bool {
+        self.replica.shared.log.last().is_none_or(|last| last.index == 0)
     }
 
     /// How many live voters try before this one: in the order of replica ids, rotated by the group.
@@ -315,7 +336,7 @@ impl Driver {
 /// What is known of the leader.
 enum Leader {
     Alive,
-    /// Named by a saved vote, not heard in this life yet.
+    /// None was heard in this life yet, which is young.
     Unheard {
         until: Instant,
     },
@@ -329,11 +350,19 @@ fn is_suspected(lives: &Lives, node: NodeId) -> bool {
 /// Asks all other voters to elect: the leader of the current term cannot go on.
 pub(super) fn ask_to_elect(replica: &Replica) {
     let role = replica.role.borrow().clone();
+    tell_voters(replica, &role, &Request::Elect { term: role.term });
+}
+
+/// Asks whoever leads to say so.
+fn greet(replica: &Replica, role: &Role) {
+    tell_voters(replica, role, &Request::Greet);
+}
+
+fn tell_voters(replica: &Replica, role: &Role, request: &Request) {
     let shared = &replica.shared;
     for (to, member) in role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica) {
         let route = Route { group: shared.group, from: shared.replica, to: *to };
-        let request = Request::Elect { term: role.term }.encode(route);
         // Best effort: it is repeated, and the others' own timers are behind it.
-        let _ = shared.net.rpc.tell(member.node, Lane::Control, shared.group.0, ELECT, request);
+        let _ = shared.net.rpc.tell(member.node, Lane::Control, shared.group.0, ELECT, request.encode(route));
     }
 }

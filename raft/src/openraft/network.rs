@@ -67,6 +67,8 @@ pub(super) enum AskError {
     StreamEnded { target: ReplicaId },
     #[error("an answer that does not decode: {0}")]
     Malformed(#[from] Malformed),
+    #[error("replica {target} denies what it acknowledged before")]
+    WentBack { target: ReplicaId },
     #[error("an answer to something else")]
     Mismatch,
 }
@@ -113,13 +115,23 @@ impl Client {
         }
     }
 
+    /// openraft would send the same entries again and again to a replica whose log went back, and panics in debug builds.
+    pub(super) fn check(&self, term: u64, answer: StreamAppendResult<Types>) -> Result<StreamAppendResult<Types>, AskError> {
+        if self.shared.plausible(self.target, term, &answer) {
+            return Ok(answer);
+        }
+        tracing::error!(group = %self.shared.group, replica = %self.target, node = %self.node, "its log went back: it must not go on under this id");
+        Err(AskError::WentBack { target: self.target })
+    }
+
     async fn heartbeat(
         &self,
         append: AppendEntriesRequest<Types>,
         deadline: Duration,
     ) -> Result<StreamAppendResult<Types>, AskError> {
+        let term = append.vote.leader_id.term;
         match self.ask(Lane::Control, APPEND, Request::Heartbeat(append), deadline).await? {
-            Reply::Append(result) => Ok(result),
+            Reply::Append(result) => self.check(term, result),
             _ => Err(AskError::Mismatch),
         }
     }

@@ -17,9 +17,15 @@ use crate::{
     group::{Event, HostOptions, Member, Owner, Role, Timing},
     log,
 };
-use ::openraft::{Config, ServerState, SnapshotPolicy, alias, errors::Fatal, metrics::RaftServerMetrics};
+use ::openraft::{
+    Config, ServerState, SnapshotPolicy, alias,
+    errors::Fatal,
+    metrics::RaftServerMetrics,
+    raft::{StreamAppendError, StreamAppendResult},
+};
 use openraft_rt::WatchReceiver;
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     sync::{Arc, Mutex, PoisonError},
@@ -42,6 +48,8 @@ pub(crate) struct Shared {
     pub(super) flushed: watch::Sender<Option<u64>>,
     pub(super) applied: watch::Sender<Option<log::LogId>>,
     contact: Mutex<Option<Contact>>,
+    /// What followers have acknowledged to this replica as leader of a term.
+    acked: Mutex<BTreeMap<ReplicaId, (u64, u64)>>,
 }
 
 /// When the leader was last heard.
@@ -65,6 +73,23 @@ impl Shared {
 
     pub(super) fn contact(&self) -> Option<Contact> {
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Takes a follower's answer in our `term`. False when it denies what it acknowledged before: its log went back,
+    /// which no living replica's does.
+    pub(super) fn plausible(&self, follower: ReplicaId, term: u64, answer: &StreamAppendResult<Types>) -> bool {
+        let mut acked = self.acked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = acked.get(&follower).filter(|(of, _)| *of == term).map(|(_, index)| *index);
+        match answer {
+            Ok(Some(matching)) => {
+                acked.insert(follower, (term, before.unwrap_or(0).max(matching.index)));
+                true
+            }
+            Err(StreamAppendError::Conflict(at)) => before.is_none_or(|before| at.index > before),
+            Ok(None) | Err(StreamAppendError::HigherVote(_)) => true,
+        }
     }
 }
 
@@ -107,6 +132,7 @@ impl Replica {
             net,
             tail: Tail::default(),
             contact: Mutex::default(),
+            acked: Mutex::default(),
         });
         let applier = Applier::start(shared.clone()).await?;
         shared.tail.load(&shared.log, applier.applied()).await?;
@@ -171,8 +197,8 @@ impl Replica {
         if self.role.borrow().leading {
             driver::ask_to_elect(self);
         }
-        let _ = self.raft.shutdown().await;
         self.stop.send_replace(true);
+        let _ = self.raft.shutdown().await;
     }
 
     /// Computes the role anew; tells the owner if it changed.

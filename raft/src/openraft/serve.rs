@@ -98,6 +98,10 @@ pub(super) async fn serve(replica: Arc<Replica>, mut messages: mpsc::UnboundedRe
                 continue;
             }
         };
+        if replica.role.borrow().members.get(&route.from).is_some_and(|member| member.node != from) {
+            tracing::warn!(%from, replica = %route.from, "a message in the name of another node's replica");
+            continue;
+        }
         if let Request::Append { append, .. } | Request::Heartbeat(append) = &request {
             let boot = replica.shared.net.boot_of(from);
             replica.shared.heard(Contact {
@@ -122,6 +126,7 @@ pub(super) async fn serve(replica: Arc<Replica>, mut messages: mpsc::UnboundedRe
                 let _ = replica.commands.send(Command::Elect { term });
                 answer.send(Reply::Transfer(true).encode());
             }
+            Request::Greet => drop(replica.commands.send(Command::Greet { from: route.from })),
             request => {
                 let unary = unary(replica.clone(), request, answer);
                 replica.spawn(unary);
@@ -175,7 +180,7 @@ async fn unary(replica: Arc<Replica>, request: Request, answer: Answer) {
         Request::Transfer(request) => {
             raft.handle_transfer_leader(request).await.ok().map(|taken| Reply::Transfer(taken.is_ok()))
         }
-        Request::Append { .. } | Request::Elect { .. } => unreachable!("served in order"),
+        Request::Append { .. } | Request::Elect { .. } | Request::Greet => unreachable!("served in order"),
     };
     answer.send(reply.unwrap_or(Reply::Stopped).encode());
 }

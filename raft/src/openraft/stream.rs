@@ -41,6 +41,7 @@ pub(super) struct Pipeline<'c, S> {
     input: Option<S>,
     in_flight: VecDeque<InFlight>,
     bytes: usize,
+    term: u64,
 }
 
 struct InFlight {
@@ -51,7 +52,7 @@ struct InFlight {
 impl<'c, S> Pipeline<'c, S> {
     pub(super) fn new(client: &'c Client, input: S) -> Self {
         let number = client.shared.net.next_stream();
-        Pipeline { client, number, input: Some(input), in_flight: VecDeque::new(), bytes: 0 }
+        Pipeline { client, number, input: Some(input), in_flight: VecDeque::new(), bytes: 0, term: 0 }
     }
 
     fn has_room(&self) -> bool {
@@ -61,6 +62,7 @@ impl<'c, S> Pipeline<'c, S> {
 
     fn send(&mut self, append: AppendEntriesRequest<Types>) {
         let bytes = append.entries.iter().map(|entry| 64 + content_len(&entry.payload)).sum::<usize>();
+        self.term = append.vote.leader_id.term;
         let request = Request::Append { stream: self.number, append };
         let answer = Box::pin(self.client.send(Lane::Data, APPEND, &request, DEADLINE));
         self.in_flight.push_back(InFlight { answer, bytes });
@@ -75,7 +77,7 @@ impl<'c, S> Pipeline<'c, S> {
     fn settle(&mut self, answer: Result<Payload, CallError>) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
         let reply = answer.map_err(AskError::from).and_then(|answer| self.client.read(&answer));
         let result = match reply {
-            Ok(Reply::Append(result)) => Ok(result),
+            Ok(Reply::Append(result)) => self.client.check(self.term, result).map_err(RPCError::from),
             Ok(_) => Err(AskError::Mismatch.into()),
             Err(error) => Err(error.into()),
         };

@@ -1,0 +1,84 @@
+//! Membership, transfer, checkpoints for those who are behind.
+
+use super::world::{World, sim};
+use crate::{NodeId, ReplicaId};
+use std::collections::BTreeSet;
+
+#[test]
+fn leadership_is_handed_over() {
+    sim(40, async {
+        let mut world = World::start(40, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        let target = if leader == 3 { 2 } else { 3 };
+        let to = world.node(target).replica;
+        world.node(leader).group().transfer(to).await.unwrap();
+        assert_eq!(world.leader().await, target);
+        world.propose(target, 10..20);
+        world.all_applied(20).await;
+        world.check_equal();
+    });
+}
+
+#[test]
+fn a_new_replica_takes_the_place_of_a_wiped_one() {
+    sim(41, async {
+        let mut world = World::start(41, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..200);
+        world.all_applied(200).await;
+        let wiped = if leader == 1 { 2 } else { 1 };
+        world.crash(wiped);
+        // Its disk is gone: the node comes back empty, under a new replica id.
+        world.start_empty(wiped, 65_536).await;
+        let leader = world.leader().await;
+        let group = world.node(leader).group().clone();
+        group.add_learner(ReplicaId(65_536), NodeId(wiped)).await.unwrap();
+        world.all_applied(200).await;
+        let kept = (1..=3).filter(|id| *id != wiped).map(|id| ReplicaId(u64::from(id)));
+        let voters: BTreeSet<_> = kept.chain([ReplicaId(65_536)]).collect();
+        group.set_voters(voters.clone(), true).await.unwrap();
+        world.propose(leader, 200..300);
+        world.all_applied(300).await;
+        world.check_equal();
+        let role = world.node(wiped).owner.role();
+        assert_eq!(role.members.keys().copied().collect::<BTreeSet<_>>(), voters);
+        assert!(role.members.values().all(|member| member.voter));
+    });
+}
+
+#[test]
+fn a_follower_behind_the_start_installs_a_checkpoint() {
+    sim(42, async {
+        let mut world = World::start(42, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..100);
+        world.all_applied(100).await;
+        let follower = if leader == 1 { 2 } else { 1 };
+        world.crash(follower);
+        let leader = world.leader().await;
+        for step in 1..20 {
+            world.propose(leader, step * 100..(step + 1) * 100);
+            world.all_applied((step + 1) * 100).await;
+        }
+        for (_, node) in world.living() {
+            node.group().compact(1_500).await.unwrap();
+        }
+        world.pass(500).await;
+        assert!(world.node(leader).group().log().purged().unwrap().index > 1_000);
+        world.restart(follower).await;
+        world.all_applied(2_000).await;
+        world.check_equal();
+        assert!(world.node(follower).owner.restored() > 0);
+        world.propose(leader, 2_000..2_100);
+        world.all_applied(2_100).await;
+        world.restart_all().await;
+        world.leader().await;
+        world.all_applied(2_100).await;
+        world.check_equal();
+    });
+}

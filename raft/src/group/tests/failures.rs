@@ -1,0 +1,163 @@
+//! Crashes, partitions, stalls.
+
+use super::world::{Outcome, World, sim};
+use crate::{NodeId, group::TransferError};
+
+#[test]
+fn a_crashed_leader_is_followed_by_another_and_nothing_is_lost() {
+    for seed in 10..20 {
+        sim(seed, async move {
+            let mut world = World::start(seed, 3).await;
+            world.initialize(&[1, 2, 3]).await;
+            let first = world.leader().await;
+            world.propose(first, 0..100);
+            world.all_applied(100).await;
+            world.crash(first);
+            let crashed = tokio::time::Instant::now();
+            let second = world.leader().await;
+            let gap = crashed.elapsed();
+            assert!(gap < std::time::Duration::from_millis(1_500), "{gap:?}");
+            world.propose(second, 100..200);
+            world.all_applied(200).await;
+            world.restart(first).await;
+            world.all_applied(200).await;
+            world.check_equal();
+            assert_eq!(world.leading(), [second]);
+        });
+    }
+}
+
+#[test]
+fn a_restart_of_all_loses_nothing_that_was_applied() {
+    for seed in 20..30 {
+        sim(seed, async move {
+            let mut world = World::start(seed, 3).await;
+            world.initialize(&[1, 2, 3]).await;
+            let mut count = 0;
+            for _ in 0..3 {
+                let leader = world.leader().await;
+                world.propose(leader, count..count + 300);
+                // Some are applied, some are under way.
+                world.pass(world.began.elapsed().as_millis() as u64 % 7 + 2).await;
+                let applied = world.living().map(|(_, node)| node.owner.count()).max().unwrap();
+                assert!(applied >= count);
+                world.restart_all().await;
+                let leader = world.leader().await;
+                assert!(world.node(leader).owner.count() >= applied, "{} < {applied}", world.node(leader).owner.count());
+                count = world.node(leader).owner.count();
+                world.all_applied(count).await;
+                world.check_equal();
+            }
+        });
+    }
+}
+
+#[test]
+fn a_leader_that_restarts_at_once_is_replaced_or_elected_anew() {
+    sim(31, async {
+        let mut world = World::start(31, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        world.crash(leader);
+        world.pass(50).await;
+        world.restart(leader).await;
+        let leader = world.leader().await;
+        world.propose(leader, 10..20);
+        world.all_applied(20).await;
+        world.check_equal();
+    });
+}
+
+#[test]
+fn a_follower_of_an_idle_group_that_restarts_does_not_depose_its_leader() {
+    sim(32, async {
+        let mut world = World::start(32, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.pass(10_000).await;
+        let term = world.node(leader).owner.role().term;
+        let follower = if leader == 1 { 2 } else { 1 };
+        world.crash(follower);
+        world.pass(50).await;
+        world.restart(follower).await;
+        world.pass(5_000).await;
+        assert_eq!(world.leading(), [leader]);
+        assert_eq!(world.node(leader).owner.role().term, term);
+    });
+}
+
+#[test]
+fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
+    sim(33, async {
+        let mut world = World::start(33, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        let term = world.node(leader).owner.role().term;
+        let mut next = 0;
+        for step in 0..3_000 {
+            if step == 400 {
+                followers.iter().for_each(|id| world.node(*id).disk.stall(std::time::Duration::from_millis(1_100)));
+            }
+            world.node(leader).group().propose(next, term, super::world::payload(next));
+            next += 1;
+            world.pass(1).await;
+        }
+        world.pass(3_000).await;
+        let outcomes = world.node(leader).owner.outcomes();
+        let order: Vec<u64> = outcomes.iter().map(|(proposal, _)| *proposal).collect();
+        assert!(order.is_sorted(), "outcomes out of order");
+        assert!(outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Refused(_))), "nothing was refused");
+        let applied = world.node(leader).owner.proposals_applied();
+        assert!(applied.is_sorted(), "applied out of order");
+        world.check_equal();
+    });
+}
+
+#[test]
+fn a_transfer_to_an_unreachable_target_recovers() {
+    sim(34, async {
+        let mut world = World::start(34, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        let target = if leader == 1 { 2 } else { 1 };
+        world.hub.isolate(NodeId(target));
+        let to = world.node(target).replica;
+        let result = world.node(leader).group().transfer(to).await;
+        assert!(matches!(result, Err(TransferError::TimedOut { .. })), "{result:?}");
+        world.hub.heal();
+        world.pass(3_000).await;
+        let leader = world.leader().await;
+        world.propose(leader, 10..20);
+        world.all_applied(20).await;
+        world.check_equal();
+    });
+}
+
+#[test]
+fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
+    sim(35, async {
+        let mut world = World::start(35, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let first = world.leader().await;
+        world.propose(first, 0..10);
+        world.all_applied(10).await;
+        world.hub.isolate(NodeId(first));
+        world.pass(2_000).await;
+        let second = world.leader().await;
+        assert_ne!(first, second);
+        world.propose(first, 500..510);
+        world.propose(second, 10..20);
+        world.pass(3_000).await;
+        world.hub.heal();
+        world.all_applied(20).await;
+        world.pass(2_000).await;
+        assert_eq!(world.leading().len(), 1);
+        world.check_equal();
+        assert_eq!(world.node(second).owner.count(), 20);
+    });
+}

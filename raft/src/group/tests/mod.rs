@@ -1,0 +1,107 @@
+//! Whole groups over simulated disks and a simulated network, in virtual time on one thread.
+
+mod changes;
+mod failures;
+mod world;
+
+use world::{World, sim};
+
+#[test]
+fn one_node_alone_applies_what_it_proposes() {
+    sim(1, async {
+        let mut world = World::start(1, 1).await;
+        world.initialize(&[1]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..100);
+        world.all_applied(100).await;
+        world.restart_all().await;
+        let leader = world.leader().await;
+        world.propose(leader, 100..150);
+        world.all_applied(150).await;
+        world.check_equal();
+    });
+}
+
+#[test]
+fn three_nodes_elect_one_leader_and_apply_the_same_in_order() {
+    sim(2, async {
+        let mut world = World::start(2, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..1_000);
+        world.all_applied(1_000).await;
+        world.check_equal();
+        assert_eq!(world.leading(), [leader]);
+        assert_eq!(world.node(leader).owner.proposals_applied(), (0..1_000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    let history = |seed| {
+        sim(seed, async move {
+            let mut world = World::start(seed, 3).await;
+            world.initialize(&[1, 2, 3]).await;
+            let leader = world.leader().await;
+            world.propose(leader, 0..200);
+            world.all_applied(200).await;
+            world.crash(leader);
+            let leader = world.leader().await;
+            world.propose(leader, 200..300);
+            world.all_applied(300).await;
+            (world.hub.fingerprint(), tokio::time::Instant::now() - world.began)
+        })
+    };
+    assert_eq!(history(3), history(3));
+    assert_ne!(history(3).0, history(4).0);
+}
+
+#[test]
+fn an_idle_group_is_silent_and_woken_by_the_next_proposal() {
+    sim(5, async {
+        let mut world = World::start(5, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        world.pass(20_000).await;
+        assert_eq!(world.leading(), [leader]);
+        let term = world.node(leader).owner.role().term;
+        world.propose(leader, 10..20);
+        world.all_applied(20).await;
+        assert_eq!(world.node(leader).owner.role().term, term);
+        assert_eq!(world.node(leader).owner.refused(), 0);
+    });
+}
+#[test]
+fn scratch() {
+    let _ = tracing::subscriber::set_global_default(P);
+    sim(5, async {
+        let mut world = World::start(5, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        let target = if leader == 3 { 2 } else { 3 };
+        let to = world.node(target).replica;
+        eprintln!("transfer {leader} -> {target}");
+        eprintln!("{:?}", world.node(leader).group().transfer(to).await);
+    });
+}
+struct P;
+impl tracing::Subscriber for P {
+    fn enabled(&self, m: &tracing::Metadata<'_>) -> bool { *m.level() <= tracing::Level::INFO }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id { tracing::span::Id::from_u64(1) }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, e: &tracing::Event<'_>) {
+        struct V(String);
+        impl tracing::field::Visit for V { fn record_debug(&mut self, f: &tracing::field::Field, v: &dyn std::fmt::Debug) { self.0 += &format!(" {}={:?}", f.name(), v); } }
+        let mut v = V(String::new()); e.record(&mut v);
+        thread_local! { static T0: std::cell::RefCell<Option<tokio::time::Instant>> = const { std::cell::RefCell::new(None) }; }
+        let t = if tokio::runtime::Handle::try_current().is_ok() { let now = tokio::time::Instant::now(); T0.with_borrow_mut(|t| now - *t.get_or_insert(now)) } else { Default::default() };
+        eprintln!("{:?} {} {}{}", t, e.metadata().level(), e.metadata().target(), v.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}

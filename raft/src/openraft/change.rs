@@ -109,7 +109,8 @@ impl Replica {
             return Err(TransferError::NotReady { to, why: format!("node {} is suspected", member.node) });
         }
         let matching = self.progress().and_then(|progress| progress.get(&to).copied().flatten());
-        let behind = self.shared.log.last().map_or(0, |last| last.index).saturating_sub(matching.map_or(0, |id| id.index));
+        let behind =
+            self.shared.log.last().map_or(0, |last| last.index).saturating_sub(matching.map_or(0, |id| id.index));
         if behind > TRANSFER_BEHIND_MAX {
             return Err(TransferError::NotReady { to, why: format!("its log reaches to {matching:?}") });
         }

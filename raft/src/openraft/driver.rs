@@ -63,6 +63,8 @@ struct Driver {
     greeted: Lives,
     /// Replicas that asked who leads.
     newcomers: Vec<ReplicaId>,
+    /// When this replica last asked.
+    asked: Option<Instant>,
 }
 
 /// A time without a leader.
@@ -90,6 +92,7 @@ pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedRe
         active_since: None,
         greeted: Lives::new(),
         newcomers: Vec::new(),
+        asked: None,
     };
     loop {
         let role = roles.borrow_and_update().clone();
@@ -247,8 +250,12 @@ impl Driver {
                 return None;
             }
             Leader::Unheard { until } => {
-                greet(&self.replica, role);
-                return Some(until.min(now + self.timing().heartbeat_min));
+                let next = self.asked.map_or(now, |asked| asked + self.timing().heartbeat_min);
+                if now >= next {
+                    self.asked = Some(now);
+                    greet(&self.replica, role);
+                }
+                return Some(until.min(next.max(now) + self.timing().heartbeat_min));
             }
             Leader::Dead => self.rank(role, lives) * self.timing().rank_step,
         };
@@ -293,7 +300,9 @@ impl Driver {
         let heard = self.replica.shared.contact().filter(|contact| contact.term == role.term);
         match (role.leader, heard) {
             // Just started: a leader that lives says so when it is greeted.
-            (_, None) if now < grace && role.members.values().filter(|member| member.voter).count() > 1 && !self.is_new() => {
+            (_, None)
+                if now < grace && role.members.values().filter(|member| member.voter).count() > 1 && !self.is_new() =>
+            {
                 Leader::Unheard { until: grace }
             }
             (Some((_, node)), _) if is_suspected(lives, node) => Leader::Dead,

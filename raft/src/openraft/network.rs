@@ -116,7 +116,11 @@ impl Client {
     }
 
     /// openraft would send the same entries again and again to a replica whose log went back, and panics in debug builds.
-    pub(super) fn check(&self, term: u64, answer: StreamAppendResult<Types>) -> Result<StreamAppendResult<Types>, AskError> {
+    pub(super) fn check(
+        &self,
+        term: u64,
+        answer: StreamAppendResult<Types>,
+    ) -> Result<StreamAppendResult<Types>, AskError> {
         if self.shared.plausible(self.target, term, &answer) {
             return Ok(answer);
         }

@@ -43,7 +43,11 @@ fn a_restart_of_all_loses_nothing_that_was_applied() {
                 assert!(applied >= count);
                 world.restart_all().await;
                 let leader = world.leader().await;
-                assert!(world.node(leader).owner.count() >= applied, "{} < {applied}", world.node(leader).owner.count());
+                assert!(
+                    world.node(leader).owner.count() >= applied,
+                    "{} < {applied}",
+                    world.node(leader).owner.count()
+                );
                 count = world.node(leader).owner.count();
                 world.all_applied(count).await;
                 world.check_equal();

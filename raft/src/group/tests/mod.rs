@@ -73,35 +73,3 @@ fn an_idle_group_is_silent_and_woken_by_the_next_proposal() {
         assert_eq!(world.node(leader).owner.refused(), 0);
     });
 }
-#[test]
-fn scratch() {
-    let _ = tracing::subscriber::set_global_default(P);
-    sim(5, async {
-        let mut world = World::start(5, 3).await;
-        world.initialize(&[1, 2, 3]).await;
-        let leader = world.leader().await;
-        world.propose(leader, 0..10);
-        world.all_applied(10).await;
-        let target = if leader == 3 { 2 } else { 3 };
-        let to = world.node(target).replica;
-        eprintln!("transfer {leader} -> {target}");
-        eprintln!("{:?}", world.node(leader).group().transfer(to).await);
-    });
-}
-struct P;
-impl tracing::Subscriber for P {
-    fn enabled(&self, m: &tracing::Metadata<'_>) -> bool { *m.level() <= tracing::Level::INFO }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id { tracing::span::Id::from_u64(1) }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, e: &tracing::Event<'_>) {
-        struct V(String);
-        impl tracing::field::Visit for V { fn record_debug(&mut self, f: &tracing::field::Field, v: &dyn std::fmt::Debug) { self.0 += &format!(" {}={:?}", f.name(), v); } }
-        let mut v = V(String::new()); e.record(&mut v);
-        thread_local! { static T0: std::cell::RefCell<Option<tokio::time::Instant>> = const { std::cell::RefCell::new(None) }; }
-        let t = if tokio::runtime::Handle::try_current().is_ok() { let now = tokio::time::Instant::now(); T0.with_borrow_mut(|t| now - *t.get_or_insert(now)) } else { Default::default() };
-        eprintln!("{:?} {} {}{}", t, e.metadata().level(), e.metadata().target(), v.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}

@@ -94,7 +94,8 @@ impl World {
         let boot = BootId(self.boots);
         let owner = Arc::new(TestOwner::default());
         let network = self.hub.join(NodeId(id), boot, &env);
-        let peer = |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
+        let peer =
+            |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
         let peers: Vec<_> = self.peers.iter().filter(|node| **node != id).map(peer).collect();
         let (options, told, storage) = (self.options.clone(), owner.clone(), disk.clone() as Arc<dyn Disk>);
         let started = tasks.tag(async move {
@@ -112,7 +113,8 @@ impl World {
     /// Tells all nodes of a node that is not among the first ones.
     pub(super) fn add_peer(&mut self, id: u32) {
         self.peers.push(id);
-        let peer = |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
+        let peer =
+            |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
         for (other, node) in &self.nodes {
             let peers = self.peers.iter().filter(|node| *node != other).map(peer).collect();
             node.host.as_ref().unwrap().set_peers(peers);
@@ -147,7 +149,10 @@ impl World {
             }
             self.pass(5).await;
         }
-        panic!("no leader within 15 s: {:?}", self.living().map(|(id, node)| (id, node.owner.role())).collect::<Vec<_>>());
+        panic!(
+            "no leader within 15 s: {:?}",
+            self.living().map(|(id, node)| (id, node.owner.role())).collect::<Vec<_>>()
+        );
     }
 
     pub(super) fn leading(&self) -> Vec<u32> {
@@ -302,7 +307,12 @@ impl Owner for TestOwner {
             Event::Committed { entries, checkpoint_after, done } => {
                 let mut stamps = Vec::new();
                 for entry in entries {
-                    assert!(state.last.is_none_or(|last| entry.index == last + 1), "{} after {:?}", entry.index, state.last);
+                    assert!(
+                        state.last.is_none_or(|last| entry.index == last + 1),
+                        "{} after {:?}",
+                        entry.index,
+                        state.last
+                    );
                     state.last = Some(entry.index);
                     let offset = state.count;
                     if !entry.payload.is_empty() {

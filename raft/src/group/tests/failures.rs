@@ -95,19 +95,19 @@ fn a_follower_of_an_idle_group_that_restarts_does_not_depose_its_leader() {
 #[test]
 fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
     sim(33, async {
-        let mut world = World::start(33, 3).await;
+        let world = World::start(33, 3).await;
         world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
         let term = world.node(leader).owner.role().term;
         let mut next = 0;
-        for step in 0..3_000 {
-            if step == 400 {
+        for step in 0..1_000 {
+            if step == 100 {
                 followers.iter().for_each(|id| world.node(*id).disk.stall(std::time::Duration::from_millis(1_100)));
             }
             world.node(leader).group().propose(next, term, super::world::payload(next));
             next += 1;
-            world.pass(1).await;
+            world.pass(3).await;
         }
         world.pass(3_000).await;
         let outcomes = world.node(leader).owner.outcomes();
@@ -123,7 +123,7 @@ fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
 #[test]
 fn a_transfer_to_an_unreachable_target_recovers() {
     sim(34, async {
-        let mut world = World::start(34, 3).await;
+        let world = World::start(34, 3).await;
         world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
@@ -145,7 +145,7 @@ fn a_transfer_to_an_unreachable_target_recovers() {
 #[test]
 fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
     sim(35, async {
-        let mut world = World::start(35, 3).await;
+        let world = World::start(35, 3).await;
         world.initialize(&[1, 2, 3]).await;
         let first = world.leader().await;
         world.propose(first, 0..10);

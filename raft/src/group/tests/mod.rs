@@ -25,7 +25,7 @@ fn one_node_alone_applies_what_it_proposes() {
 #[test]
 fn three_nodes_elect_one_leader_and_apply_the_same_in_order() {
     sim(2, async {
-        let mut world = World::start(2, 3).await;
+        let world = World::start(2, 3).await;
         world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..1_000);
@@ -59,7 +59,7 @@ fn the_same_seed_gives_the_same_history() {
 #[test]
 fn an_idle_group_is_silent_and_woken_by_the_next_proposal() {
     sim(5, async {
-        let mut world = World::start(5, 3).await;
+        let world = World::start(5, 3).await;
         world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);

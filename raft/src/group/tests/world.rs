@@ -110,17 +110,6 @@ impl World {
         self.nodes.insert(id, node);
     }
 
-    /// Tells all nodes of a node that is not among the first ones.
-    pub(super) fn add_peer(&mut self, id: u32) {
-        self.peers.push(id);
-        let peer =
-            |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
-        for (other, node) in &self.nodes {
-            let peers = self.peers.iter().filter(|node| *node != other).map(peer).collect();
-            node.host.as_ref().unwrap().set_peers(peers);
-        }
-    }
-
     pub(super) async fn initialize(&self, ids: &[u32]) {
         let voters = ids.iter().map(|id| (self.node(*id).replica, NodeId(*id))).collect();
         self.node(ids[0]).group().initialize(voters).await.unwrap();
@@ -240,8 +229,6 @@ struct State {
     flushed: Option<u64>,
     restored: u32,
     failure: Option<String>,
-    /// While set, `Committed` waits.
-    held: Option<Vec<Event>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,24 +273,12 @@ impl TestOwner {
     pub(super) fn refused(&self) -> usize {
         self.state().outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Refused(_))).count()
     }
-
-    /// Stops applying.
-    pub(super) fn hold(&self) {
-        self.state().held.get_or_insert_default();
-    }
-
-    /// Goes on.
-    pub(super) fn release(&self) {
-        let held = self.state().held.take().unwrap_or_default();
-        held.into_iter().for_each(|event| self.event(event));
-    }
 }
 
 impl Owner for TestOwner {
     fn event(&self, event: Event) {
         let mut state = self.state();
         match event {
-            Event::Committed { .. } if state.held.is_some() => state.held.as_mut().unwrap().push(event),
             Event::Committed { entries, checkpoint_after, done } => {
                 let mut stamps = Vec::new();
                 for entry in entries {

@@ -5,8 +5,9 @@ use super::{
     core::Common,
     entry::Owner,
     index::{self, SparseIndex},
+    open::write_whole,
     reader::Cold,
-    segment::{Cursor, Segment},
+    segment::{self, ASIDE, Cursor, Segment},
     state::{Place, Shared, State},
 };
 use std::{io, sync::Arc};
@@ -111,7 +112,7 @@ impl Group {
         };
         tracing::error!(%group, first, end, %error, "a segment is damaged: set aside, to be fetched from a peer");
         let common = self.core.common.clone();
-        let aside = format!("{path}.damaged");
+        let aside = format!("{path}{ASIDE}");
         self.core
             .readers
             .run(move || async move { common.disk.rename(&path, &aside).await })
@@ -125,6 +126,33 @@ impl Group {
         let state = self.shared.state();
         let all = (0..state.segments.len()).map(|at| found(&state, at));
         all.filter(|f| f.segment.damaged).map(|f| (f.segment.first, f.end)).collect()
+    }
+
+    /// Puts entries that a peer had in the place of a segment that was set aside: all of its range, as it gave them.
+    pub async fn replace_segment(&self, entries: Vec<Applied>) -> io::Result<()> {
+        let first = entries.first().map_or(0, |a| a.entry.index);
+        let found = {
+            let state = self.shared.state();
+            let all = (0..state.segments.len()).map(|at| found(&state, at));
+            all.filter(|f| f.segment.damaged && !f.open).find(|f| f.segment.first == first)
+        };
+        let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let found = found.ok_or_else(|| wrong(format!("no sealed segment from entry {first} was set aside")))?;
+        let dense = entries.iter().map(|a| a.entry.index).eq(first..found.end);
+        let stamped = entries.iter().all(|a| a.stamp.index == a.entry.index);
+        if !dense || !stamped || entries[0].stamp.offset != found.segment.offset {
+            return Err(wrong(format!(
+                "these are not the entries {first}..{} from offset {}",
+                found.end, found.segment.offset
+            )));
+        }
+        let (common, owner) = (self.core.common.clone(), self.shared.owner);
+        let segment = found.segment;
+        self.core.readers.run(move || async move { replace(&common, owner, &segment, &entries).await }).await??;
+        if let Some(known) = self.shared.state().segments.iter_mut().find(|s| s.first == first) {
+            (known.damaged, known.index) = (false, None);
+        }
+        Ok(())
     }
 
     /// Entries from `from` on that are in a segment.
@@ -144,13 +172,18 @@ impl Group {
         }
     }
 
-    /// Offset of the first entry whose `max_timestamp` is at or above `timestamp_ms`.
+    /// Offset of the first entry, not wholly below the log start, whose `max_timestamp` is at or above `timestamp_ms`.
     pub async fn find_time(&self, timestamp_ms: i64) -> io::Result<Option<u64>> {
-        let segments: Vec<Found> = {
+        let (segments, log_start): (Vec<Found>, u64) = {
             let state = self.shared.state();
-            (0..state.segments.len()).map(|at| found(&state, at)).collect()
+            let first = state.segments.partition_point(|s| s.offset <= state.start_offset).saturating_sub(1);
+            ((first..state.segments.len()).map(|at| found(&state, at)).collect(), state.start_offset)
         };
-        let wanted = move |a: &Applied| a.stamp.max_timestamp >= timestamp_ms && a.stamp.offset_end > a.stamp.offset;
+        let hit = move |stamp: &super::Stamp| {
+            let serves = stamp.offset_end > stamp.offset.max(log_start);
+            serves && stamp.max_timestamp >= timestamp_ms
+        };
+        let wanted = move |a: &Applied| hit(&a.stamp);
         for segment in segments {
             let start = move |index: &SparseIndex| index.position_of_time(timestamp_ms).unwrap_or(u64::MAX);
             match self.in_segment(segment, start, wanted, 0).await {
@@ -165,8 +198,7 @@ impl Group {
         }
         let state = self.shared.state();
         let mut stamps = state.slots.iter().filter_map(|slot| slot.stamp.as_ref());
-        let hit = stamps.find(|stamp| stamp.max_timestamp >= timestamp_ms && stamp.offset_end > stamp.offset);
-        Ok(hit.map(|stamp| stamp.offset))
+        Ok(stamps.find(|stamp| hit(stamp)).map(|stamp| stamp.offset))
     }
 
     /// The state before the first retained segment: what a follower behind the start gets. Reads a file.
@@ -187,7 +219,8 @@ impl Group {
 /// The first segment that the log start leaves.
 pub(super) fn first_kept(state: &State) -> Option<&Segment> {
     let start = state.start_offset;
-    state.segments.iter().rev().find(|segment| segment.offset <= start).or(state.segments.first())
+    let known = |segment: &&Segment| segment.offset <= start && segment.base <= state.recorded;
+    state.segments.iter().rev().find(known).or(state.segments.first())
 }
 
 fn plan(state: &State, offset: u64, bytes_max: usize) -> Result<Plan, ReadError> {
@@ -225,6 +258,17 @@ fn plan(state: &State, offset: u64, bytes_max: usize) -> Result<Plan, ReadError>
         }
     }
     Ok(if colds.is_empty() { Plan::Ready(ready) } else { Plan::Wal(colds) })
+}
+
+async fn replace(common: &Common, owner: Owner, segment: &Segment, entries: &[Applied]) -> io::Result<()> {
+    let mut parts = vec![segment::header(owner, segment)];
+    for applied in entries {
+        segment::encode(owner, applied, &mut parts);
+    }
+    let path = segment.path(owner);
+    write_whole(&*common.disk, &segment::folder(owner), &path, parts.concat().into()).await?;
+    common.disk.remove(&segment.index_path(owner)).await?;
+    common.disk.remove(&format!("{path}{ASIDE}")).await
 }
 
 /// The segment's index, which is remembered.

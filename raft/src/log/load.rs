@@ -14,7 +14,9 @@ use std::{io, sync::Arc};
 
 /// Opens a group; the inner error says why it is faulty.
 pub(super) async fn load(common: &Common, owner: Owner, known: Replayed) -> io::Result<Result<Arc<Shared>, String>> {
-    let segments = match segments(common, owner, known.hard.moved.as_ref()).await? {
+    // Files from before an install may still be there.
+    let from = known.installed.as_ref().map_or(0, |checkpoint| checkpoint.last.index + 1);
+    let segments = match segments(common, owner, known.hard.moved.as_ref(), from).await? {
         Ok(segments) => segments,
         Err(why) => return Ok(Err(why)),
     };
@@ -31,7 +33,12 @@ pub(super) async fn load(common: &Common, owner: Owner, known: Replayed) -> io::
 }
 
 /// The segments that count, the open one last. Files of moves that were never recorded are removed.
-async fn segments(common: &Common, owner: Owner, moved: Option<&Moved>) -> io::Result<Result<Vec<Segment>, String>> {
+async fn segments(
+    common: &Common,
+    owner: Owner,
+    moved: Option<&Moved>,
+    from: u64,
+) -> io::Result<Result<Vec<Segment>, String>> {
     let folder = segment::folder(owner);
     let names = common.disk.list(&folder).await?;
     let none = Moved::default();
@@ -40,7 +47,12 @@ async fn segments(common: &Common, owner: Owner, moved: Option<&Moved>) -> io::R
     let mut segments = Vec::new();
     let mut open = None;
     for (name, found) in names.iter().filter_map(|name| Some((name, Segment::parse(name)?))) {
-        if found.first < moved.segment {
+        if found.damaged && names.iter().any(|n| Some(n.as_str()) == name.strip_suffix(segment::ASIDE)) {
+            // Replaced since.
+            common.disk.remove(&format!("{folder}/{name}")).await?;
+        } else if found.first < from {
+            common.disk.remove(&format!("{folder}/{name}")).await?;
+        } else if found.first < moved.segment {
             segments.push(found);
         } else if found.first == moved.segment && moved.segment_len > 0 {
             open = Some(Segment { len: moved.segment_len, ..found });
@@ -80,6 +92,7 @@ fn state(known: Replayed, segments: Vec<Segment>) -> State {
         state.first = moved.upto.index + 1;
         state.offset = moved.offset;
         state.moved_offset = moved.offset;
+        state.recorded = Some(moved.upto);
     }
     let heads = entries.values().map(|known| known.head.id);
     for id in hard.moved.iter().flat_map(|m| m.terms.iter().copied()).chain(heads).filter(|id| id.index >= visible_from)
@@ -108,8 +121,11 @@ async fn restart(common: &Common, owner: Owner, state: &mut State) -> io::Result
         Err(why) => return Ok(Err(why)),
     };
     state.restart = found.into_iter().chain(state.installed.clone()).max_by_key(|checkpoint| checkpoint.last);
-    if state.restart.as_ref().map(|c| c.last) < state.purged {
-        let base = match read(common, owner, &state.segments[0].base_path(owner)).await? {
+    let reaches = state.segments.iter().find(|segment| segment.base >= state.purged);
+    if state.restart.as_ref().map(|c| c.last) < state.purged
+        && let Some(segment) = reaches
+    {
+        let base = match read(common, owner, &segment.base_path(owner)).await? {
             Ok(base) => base,
             Err(why) => return Ok(Err(why)),
         };

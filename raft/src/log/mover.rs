@@ -158,7 +158,13 @@ fn publish(shared: &Shared, restarts: u32, len: u64, added: &[(Stamp, u64)]) {
 async fn close(common: &Common, shared: &Shared, restarts: u32, base: Checkpoint) -> io::Result<()> {
     let next = Segment::behind(Some(base.last), base.offset);
     checkpoint::write(&*common.disk, shared.owner, &next.base_path(shared.owner), &base).await?;
-    let closed = shared.state().segments.last().cloned().expect("one is open");
+    let closed = {
+        let state = shared.state();
+        if state.restarts != restarts {
+            return Ok(());
+        }
+        state.segments.last().cloned().expect("one is open")
+    };
     if let Some(index) = &closed.index {
         // Derived: it need not be there, so it may fail to be durable, not to be whole.
         let bytes = index.encode(closed.first, closed.len);
@@ -178,9 +184,11 @@ async fn close(common: &Common, shared: &Shared, restarts: u32, base: Checkpoint
 /// Says in the WAL what is in segments now, and waits until that is durable.
 async fn record(core: &Core, shared: &Shared) -> io::Result<()> {
     let (done, wait) = waiter();
+    let recorded;
     let queued = {
         let state = shared.state();
         let (Some(upto), false) = (state.moved, state.gone) else { return Ok(()) };
+        recorded = upto;
         let open = state.segments.last().expect("one is open");
         let moved = Moved {
             upto,
@@ -193,7 +201,12 @@ async fn record(core: &Core, shared: &Shared) -> io::Result<()> {
         core.queue(Body::Record(Some(shared.owner.group), Record::Moved(moved)), done)
     };
     match queued {
-        Ok(()) => wait.await.unwrap_or_else(|_| Err(super::core::closed())),
+        Ok(()) => {
+            wait.await.unwrap_or_else(|_| Err(super::core::closed()))?;
+            let mut state = shared.state();
+            state.recorded = state.recorded.max(Some(recorded));
+            Ok(())
+        }
         Err(refused) => {
             refused.answer();
             Err(super::core::closed())

@@ -129,6 +129,7 @@ async fn first_file(common: &Arc<Common>, mut recovered: Recovered) -> io::Resul
         notes: replay.notes.clone(),
         damages: replay.known_damages.iter().chain(&replay.damages).copied().collect(),
         cache: Cache::new(common.options.cache_bytes),
+        fresh: common.options.wal_file_bytes,
     };
     let from = recovered.tail_file;
     let (was, raw) = recovered.take_tail();

@@ -85,38 +85,43 @@ impl Retirer {
         walfiles::make_spare(&*self.common.disk, &self.common.spares, name, self.common.options.wal_file_bytes).await
     }
 
+    /// Retires files up to `upto`, oldest first, until one had much that had to be carried forward.
     async fn retire(&mut self, upto: u64) -> io::Result<()> {
         let files = self.common.files.ends();
         for (file, _) in files.iter().filter(|(file, _)| *file <= upto) {
             let core = self.core.upgrade().ok_or_else(closed)?;
-            if !self.empty(&core, *file).await? {
+            let Some(carried) = self.empty(&core, *file).await? else {
                 tracing::warn!(file, "a WAL file could not be emptied; it stays");
                 return Ok(());
-            }
+            };
             core.write(None, Record::Retired { next: file + 1 }).await?;
             self.common.files.remove(*file);
             walfiles::recycle(&*self.common.disk, &self.common.spares, *file).await?;
+            if carried > self.common.options.wal_file_bytes / 4 {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// Makes a file unneeded. Whether that worked.
-    async fn empty(&self, core: &Core, file: u64) -> io::Result<bool> {
+    /// Makes a file unneeded. Gives the bytes carried forward; `None` when it is still needed.
+    async fn empty(&self, core: &Core, file: u64) -> io::Result<Option<u64>> {
         let groups: Vec<_> = self.common.groups().values().cloned().collect();
+        let mut carried = 0;
         for shared in groups {
             let mut rounds = 0;
             while holds(&shared, file) {
                 rounds += 1;
                 if rounds > ROUNDS {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 if rounds == 1 {
                     self.checkpointed(core, &shared).await?;
                 }
-                self.carry(core, &shared, file).await?;
+                carried += self.carry(core, &shared, file).await?;
             }
         }
-        Ok(true)
+        Ok(Some(carried))
     }
 
     /// Applied entries to segments, and a restart checkpoint that does not run ahead of them.
@@ -140,21 +145,23 @@ impl Retirer {
         Ok(())
     }
 
-    /// Appends again what is in `file`.
-    async fn carry(&self, core: &Core, shared: &Arc<Shared>, file: u64) -> io::Result<()> {
+    /// Appends again what is in `file`; gives how many bytes.
+    async fn carry(&self, core: &Core, shared: &Arc<Shared>, file: u64) -> io::Result<u64> {
+        let mut bytes = 0;
         while let Some(colds) = next_carry(shared, file) {
             let cached =
                 colds.iter().map(|c| shared.state().slot(c.head.id.index)?.cached()).collect::<Option<Vec<_>>>();
             let entries = match cached {
                 Some(entries) => entries,
                 None => match reader::read_wal(&self.common, shared, &colds).await {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bytes),
                     other => other?,
                 },
             };
+            bytes += colds.iter().map(|cold| cold.head.size()).sum::<u64>();
             queue_carry(core, shared, file, &colds, entries).await?;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Deletes whole segments that are below both Raft's start and the log start.
@@ -286,5 +293,6 @@ async fn remove_below(common: &Common, owner: Owner, first: u64) -> io::Result<(
             common.disk.remove(&format!("{folder}/{name}")).await?;
         }
     }
-    Ok(())
+    // Once the install record's WAL file is gone nothing else tells old files from new ones.
+    common.disk.sync_directory(&folder).await
 }

@@ -32,6 +32,9 @@ pub(super) const VERSION: u16 = 1;
 /// Bytes of one read while going through a segment.
 const CHUNK: usize = 256 << 10;
 
+/// Behind the name of a segment that did not verify.
+pub(super) const ASIDE: &str = ".damaged";
+
 /// What is known of a segment without opening it.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
@@ -76,10 +79,11 @@ impl Segment {
 
     /// From a file's name.
     pub(super) fn parse(name: &str) -> Option<Self> {
+        let (name, damaged) = name.strip_suffix(ASIDE).map_or((name, false), |name| (name, true));
         let mut parts = name.strip_suffix(".seg")?.split('-').map(|part| u64::from_str_radix(part, 16).ok());
         let (first, offset, term) = (parts.next()??, parts.next()??, parts.next()??);
         let base = first.checked_sub(1).map(|index| LogId { term, index });
-        parts.next().is_none().then_some(Self { first, base, offset, len: 0, index: None, damaged: false })
+        parts.next().is_none().then_some(Self { first, base, offset, len: 0, index: None, damaged })
     }
 }
 

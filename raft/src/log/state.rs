@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) moved: Option<LogId>,
     /// The next offset after `moved`.
     pub(super) moved_offset: u64,
+    /// The part of `moved` that the WAL knows of, durably: only boundaries up to here may become Raft's start.
+    pub(super) recorded: Option<LogId>,
     /// Ascending; the last one is open. Never empty.
     pub(super) segments: Vec<Segment>,
     /// Boundaries that the retirer has not reached.
@@ -212,6 +214,7 @@ impl State {
         self.applied = Some(last);
         self.moved = Some(last);
         self.moved_offset = offset;
+        self.recorded = Some(last);
         self.restarts += 1;
         self.offset = offset;
         self.seals.clear();

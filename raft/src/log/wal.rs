@@ -48,6 +48,8 @@ pub(super) struct Wal {
     pub(super) notes: BTreeMap<String, Bytes>,
     pub(super) damages: Vec<(u64, u64)>,
     pub(super) cache: Cache,
+    /// Bytes appended (not carried forward) since the retirer was last asked.
+    pub(super) fresh: u64,
 }
 
 /// A frame's record, encoded.
@@ -256,12 +258,14 @@ impl Wal {
         Raw::of(None, &Record::Table(table))
     }
 
-    fn rotated(&self) {
+    /// Asks for the oldest files to retire, in step with what is appended: what is carried forward must not set off
+    /// the next round, else a long tail that is not applied would be copied for ever.
+    fn rotated(&mut self) {
         let files = self.common.files.ends();
         let full = files.len().saturating_sub(1);
-        if full > KEEP_FULL {
-            let oldest_kept = files.len() - 1 - KEEP_FULL;
-            let _ = self.jobs.send(Job::Retire(files[oldest_kept - 1].0));
+        if full > KEEP_FULL && self.fresh >= self.common.options.wal_file_bytes / 2 {
+            self.fresh = 0;
+            let _ = self.jobs.send(Job::Retire(files[full - 1 - KEEP_FULL].0));
         }
         let _ = self.jobs.send(Job::Spare);
     }
@@ -287,6 +291,7 @@ impl Wal {
         shared.state().place(first, &at, epoch, carried_from, self.sequence, start);
         done(Ok(()));
         if carried_from.is_none() {
+            self.fresh += len;
             self.cache.add(shared, first, end, epoch, usize::try_from(len).unwrap_or(usize::MAX));
         }
     }

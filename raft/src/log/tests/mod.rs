@@ -2,6 +2,7 @@
 
 mod conformance;
 mod damage;
+mod golden;
 mod model;
 
 use super::{core::waiter, *};

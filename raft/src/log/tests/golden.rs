@@ -1,0 +1,80 @@
+//! The bytes of each file, as they are on disks out there. A change here is a new format version.
+//!
+//! `HIGHWATER_GOLDEN=write` writes them anew.
+
+use super::super::{checkpoint, entry::Owner, frame, index::SparseIndex, open, record, segment, walfiles};
+use super::*;
+use crate::DirectoryId;
+use std::fmt::Write as _;
+
+const OWNER: Owner = Owner { group: G, replica: ReplicaId(65_536) };
+
+fn golden(name: &str, bytes: &[u8]) {
+    let mut text = String::new();
+    for line in bytes.chunks(32) {
+        line.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+        text.push('\n');
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/log").join(name);
+    if std::env::var_os("HIGHWATER_GOLDEN").is_some_and(|v| v == "write") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(text, stored, "{name}: the format changed; it needs a new version");
+}
+
+fn state() -> Checkpoint {
+    let (membership, machine) = (Bytes::from_static(b"members"), Bytes::from_static(b"machine"));
+    Checkpoint { last: LogId { term: 2, index: 6 }, offset: 40, membership, machine }
+}
+
+#[test]
+fn identity_v1() {
+    golden("identity-v1.hex", &open::encode_identity(DirectoryId(0x1234)));
+}
+
+#[test]
+fn checkpoint_v1() {
+    golden("checkpoint-v1.hex", &checkpoint::encode(OWNER, &state()));
+    assert_eq!(checkpoint::VERSION, 1);
+}
+
+#[test]
+fn wal_frame_v1() {
+    let hard = record::Hard { replica: OWNER.replica, vote: Some(Bytes::from_static(b"vote")), ..Default::default() };
+    let table = record::Table { files: vec![(1, 8192)], groups: [(G, hard)].into(), ..Default::default() };
+    let records =
+        [record::Record::Table(table), record::Record::Install(state()), record::Record::Truncate { next: 9 }];
+    let encoded: Vec<Bytes> = records.iter().map(record::Record::encode).collect();
+    let appended = super::super::entry::encode(OWNER, vec![entry(7, 2, 20), entry(8, 3, 0)]);
+    let piece = |kind, parts| frame::Piece { group: G.0, kind, first: 7, end: 9, parts, len: 0 };
+    let sized = |piece: frame::Piece<'_>| piece.parts.iter().map(|p| p.len() as u64).sum();
+    let mut pieces: Vec<_> =
+        records.iter().zip(&encoded).map(|(r, bytes)| piece(r.kind(), std::slice::from_ref(bytes))).collect();
+    pieces.push(piece(record::kind::APPEND, &appended.parts));
+    for piece in &mut pieces {
+        piece.len = sized(frame::Piece { ..*piece });
+    }
+    let frame = frame::encode(frame::Seed::new(DirectoryId(0x1234), 2), 5, 0xabcd, &pieces);
+    golden("wal-frame-v1.hex", &frame.parts.concat());
+    assert_eq!((frame::VERSION, walfiles::path(2)), (1, "wal/0000000000000002.wal".into()));
+}
+
+#[test]
+fn segment_and_index_v1() {
+    let segment = segment::Segment::behind(Some(LogId { term: 2, index: 6 }), 40);
+    let mut parts = vec![segment::header(OWNER, &segment)];
+    let stamp =
+        Stamp { index: 7, offset: 40, offset_end: 43, max_timestamp: 1_700_000, note: Bytes::from_static(b"note") };
+    segment::encode(OWNER, &Applied { entry: entry(7, 2, 20), stamp: stamp.clone() }, &mut parts);
+    golden("segment-v1.hex", &parts.concat());
+    let mut index = SparseIndex::default();
+    index.add(&stamp, 64);
+    golden("segment-index-v1.hex", &index.encode(7, 152));
+    assert_eq!(segment::VERSION, 1);
+    let path = "groups/0000000000000400-0000000000010000/0000000000000007-0000000000000028-0000000000000002.seg";
+    assert_eq!(segment.path(OWNER), path);
+    let parsed = segment::Segment::parse(path.rsplit('/').next().unwrap()).unwrap();
+    assert_eq!((parsed.first, parsed.base, parsed.offset), (7, segment.base, 40));
+}

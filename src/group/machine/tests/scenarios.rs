@@ -1,0 +1,350 @@
+//! What a reader should know of the rules, one scenario each.
+
+use super::*;
+
+#[test]
+fn partitions_move_only_after_their_owner_gave_them_up() {
+    check!("
+        topics 1 orders:4
+        join g a orders start=earliest
+        join g b orders
+        show g
+        report g a 2 orders/0=5 orders/1=5
+        show g
+        report g a 4 orders/0=5 orders/1=5 orders/2=9
+        report g a 4 orders/0=5 orders/1=5
+        show g
+    ", @r#"
+        topics 1 orders:4: TopicsKnown { version: 1 }
+        join g a orders start=earliest: a joined in 2, made it from earliest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        join g b orders: b joined in 4
+          watch b #2 10000 ms
+          tell ["a"] generation 4
+          generation 4
+          a: orders/0, orders/1, orders/2 to be given up, orders/3 to be given up
+          b: nothing
+        report g a 2 orders/0=5 orders/1=5: generation 4
+          generation 4
+          a: orders/0, orders/1, orders/2 to be given up, orders/3 to be given up
+          b: nothing
+        report g a 4 orders/0=5 orders/1=5 orders/2=9: generation 5
+          tell ["b"] generation 5
+        report g a 4 orders/0=5 orders/1=5: generation 6
+          tell ["b"] generation 6
+          generation 6
+          a: orders/0, orders/1
+          b: orders/2 (to 9 x1), orders/3
+        "#);
+}
+
+#[test]
+fn what_was_given_and_not_committed_is_given_again_and_says_so() {
+    check!("
+        topics 1 orders:1
+        join g a orders
+        join g b orders
+        commit g a 2 orders/0=10
+        report g a 2 orders/0=30
+        leave g a
+        show g
+        report g b 4 orders/0=25
+        expire g b 2
+        join g c orders
+        show g
+        commit g c 6 orders/0=29
+        show g
+        commit g c 6 orders/0=30
+        show g
+        leave g c
+        join g d orders
+        show g
+    ", @r#"
+        topics 1 orders:1: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        join g b orders: b joined in 3
+          watch b #2 10000 ms
+        commit g a 2 orders/0=10: committed
+        report g a 2 orders/0=30: generation 3
+        leave g a: Left
+          gone a
+          tell ["b"] generation 4
+          generation 4
+          b: orders/0@10 (to 30 x1)
+        report g b 4 orders/0=25: generation 4
+        expire g b 2: Expired
+          gone b
+        join g c orders: c joined in 6
+          watch c #3 10000 ms
+          tell ["c"] generation 6
+          generation 6
+          c: orders/0@10 (to 30 x2)
+        commit g c 6 orders/0=29: committed
+          generation 6
+          c: orders/0@29 (to 30 x2)
+        commit g c 6 orders/0=30: committed
+          generation 6
+          c: orders/0@30
+        leave g c: Left
+          gone c
+        join g d orders: d joined in 8
+          watch d #4 10000 ms
+          tell ["d"] generation 8
+          generation 8
+          d: orders/0@30
+        "#);
+}
+
+#[test]
+fn only_the_owner_commits_and_only_from_when_it_owned() {
+    check!("
+        commit g a 1 orders/0=1
+        topics 1 orders:1 logs:1
+        join g a orders
+        join g b logs
+        commit g a 2 orders/0=7 logs/0=7 orders/1=1 orders/0=9
+        commit g a 2 orders/0=3
+        commit g b 1 logs/0=1
+        commit g c 9 orders/0=1
+        commit g - 9 orders/0=1
+        commit h - 0 orders/0=1
+        leave g a
+        join g a orders
+        commit g a 2 orders/0=9
+        commit g a 6 orders/0=4
+        show g
+    ", @r#"
+        commit g a 1 orders/0=1: refused: group g does not exist
+        topics 1 orders:1 logs:1: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        join g b logs: b joined in 4
+          watch b #2 10000 ms
+          tell ["b"] generation 4
+        commit g a 2 orders/0=7 logs/0=7 orders/1=1 orders/0=9: [1] partition logs/0 is not assigned to the member; [2] partition orders/1 is not known
+        commit g a 2 orders/0=3: committed
+        commit g b 1 logs/0=1: [0] generation 1 is older than 4, in which partition logs/0 was assigned to the member
+        commit g c 9 orders/0=1: refused: c is not a member of group g (any more)
+        commit g - 9 orders/0=1: refused: group g has 2 members
+        commit h - 0 orders/0=1: committed
+        leave g a: Left
+          gone a
+        join g a orders: a joined in 6
+          watch a #3 10000 ms
+          tell ["a"] generation 6
+        commit g a 2 orders/0=9: [0] generation 2 is older than 6, in which partition orders/0 was assigned to the member
+        commit g a 6 orders/0=4: committed
+          generation 6
+          a: orders/0@4
+          b: logs/0
+        "#);
+}
+
+#[test]
+fn a_member_that_joined_again_does_not_expire_for_its_old_session() {
+    check!("
+        topics 1 orders:1
+        join g - orders
+        join g member-1 orders logs
+        expire g member-1 1
+        expire g member-1 2
+        expire g member-1 2
+    ", @r#"
+        topics 1 orders:1: TopicsKnown { version: 1 }
+        join g - orders: member-1 joined in 2, made it from latest
+          watch member-1 #1 10000 ms
+          tell ["member-1"] generation 2
+        join g member-1 orders logs: member-1 joined in 3
+          watch member-1 #2 10000 ms
+        expire g member-1 1: Kept
+        expire g member-1 2: Expired
+          gone member-1
+        expire g member-1 2: refused: member-1 is not a member of group g (any more)
+        "#);
+}
+
+#[test]
+fn offsets_of_a_group_without_members_can_be_moved() {
+    check!("
+        topics 1 orders:2
+        join g a orders
+        reset g orders/0=5
+        delete g
+        leave g a
+        reset g orders/0=5 orders/1=9
+        reset g orders/0=1 orders/7=1
+        show g
+        start g orders/0=99 orders/1=99
+        delete g
+        reset g orders/0=5
+    ", @r#"
+        topics 1 orders:2: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        reset g orders/0=5: refused: group g has 1 members
+        delete g: refused: group g has 1 members
+        leave g a: Left
+          gone a
+        reset g orders/0=5 orders/1=9: Reset
+        reset g orders/0=1 orders/7=1: refused: partition orders/7 is not known
+          generation 2
+          orders/0 Some(5)
+          orders/1 Some(9)
+        start g orders/0=99 orders/1=99: Started { partitions: 0 }
+        delete g: Deleted
+        reset g orders/0=5: refused: group g does not exist
+        "#);
+}
+
+#[test]
+fn a_start_is_fixed_once() {
+    check!("
+        topics 1 orders:2
+        join g a orders
+        commit g a 2 orders/1=3
+        start g orders/0=100 orders/1=100
+        start g orders/0=200
+        show g
+    ", @r#"
+        topics 1 orders:2: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        commit g a 2 orders/1=3: committed
+        start g orders/0=100 orders/1=100: Started { partitions: 1 }
+        start g orders/0=200: Started { partitions: 0 }
+          generation 2
+          a: orders/0@100, orders/1@3
+        "#);
+}
+
+#[test]
+fn partitions_that_appear_later_start_at_zero() {
+    check!("
+        topics 1 orders:1
+        join g a orders logs
+        show g
+        topics 2 orders:2 logs:1
+        show g
+        topics 2 orders:3
+        topics 3 -orders
+        show g
+        topics 4 orders:1
+        show g
+    ", @r#"
+        topics 1 orders:1: TopicsKnown { version: 1 }
+        join g a orders logs: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+          generation 2
+          a: orders/0
+        topics 2 orders:2 logs:1: TopicsKnown { version: 2 }
+          tell ["a"] generation 3
+          generation 3
+          a: logs/0@0, orders/0, orders/1@0
+        topics 2 orders:3: TopicsKnown { version: 2 }
+        topics 3 -orders: TopicsKnown { version: 3 }
+          tell ["a"] generation 4
+          generation 4
+          a: logs/0@0
+        topics 4 orders:1: TopicsKnown { version: 4 }
+          tell ["a"] generation 5
+          generation 5
+          a: logs/0@0, orders/0@0
+        "#);
+}
+
+#[test]
+fn a_partition_given_back_before_it_was_given_up_stays() {
+    check!("
+        topics 1 orders:2
+        join g a orders
+        join g b orders
+        show g
+        leave g b
+        show g
+        join g b orders
+        report g a 3 orders/0=1
+        report g a 7 orders/0=1
+        show g
+    ", @r#"
+        topics 1 orders:2: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        join g b orders: b joined in 4
+          watch b #2 10000 ms
+          tell ["a"] generation 4
+          generation 4
+          a: orders/0, orders/1 to be given up
+          b: nothing
+        leave g b: Left
+          gone b
+          tell ["a"] generation 5
+          generation 5
+          a: orders/0, orders/1
+        join g b orders: b joined in 7
+          watch b #3 10000 ms
+          tell ["a"] generation 7
+        report g a 3 orders/0=1: generation 7
+        report g a 7 orders/0=1: generation 8
+          tell ["b"] generation 8
+          generation 8
+          a: orders/0
+          b: orders/1
+        "#);
+}
+
+#[test]
+fn leases_and_limits_are_refused_with_reasons() {
+    let mut machine = HomeMachine::default();
+    let join = |name: &str| Join {
+        group: name.parse().unwrap(),
+        member: None,
+        topics: Vec::new(),
+        session_ms: u32::MAX,
+        kind: Kind::Offset,
+        start: Some(Position::Time(5)),
+    };
+    let mut say = |command: Command| told(machine.apply(AT, &command.encode(), &mut Vec::new()));
+    let mut out = vec![say(Command::Join(Join { kind: Kind::Lease, ..join("queue") }))];
+    let many = (0..=crate::limits::TOPICS_PER_MEMBER_MAX).map(|i| format!("t{i}").parse().unwrap()).collect();
+    out.push(say(Command::Join(Join { topics: many, ..join("g") })));
+    for _ in 0..crate::limits::MEMBERS_PER_GROUP_MAX {
+        say(Command::Join(join("g")));
+    }
+    out.push(say(Command::Join(join("g"))));
+    insta::assert_snapshot!(out.join("\n"), @"
+        refused: group queue asks for leases: this version has offset cursors only
+        refused: the member subscribes to 1001 topics, at most 1000 are accepted
+        refused: group g has 1000 members, no more are accepted
+        ");
+    let members = machine.group(&"g".parse().unwrap()).unwrap().members();
+    let ceiling = u32::try_from(crate::limits::SESSION_GRACE_MS_MAX).unwrap();
+    assert!(members.values().all(|member| member.session_ms == ceiling));
+    assert!(machine.group(&"queue".parse().unwrap()).is_none(), "a refused join makes no group");
+}
+
+#[test]
+fn a_new_leader_watches_all_members() {
+    let mut machine = HomeMachine::default();
+    for line in ["join g a orders", "join h b orders"] {
+        machine.apply(AT, &command(line).encode(), &mut Vec::new());
+    }
+    let watched = machine.on_promoted().into_iter().map(|effect| match effect {
+        Effect::Watch { group, member, session, .. } => format!("{group} {member} #{session}"),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(watched.collect::<Vec<_>>(), ["g a #1", "h b #2"]);
+}
+
+#[test]
+fn homes_of_groups_never_change() {
+    let homes = ["orders", "a", "billing-eu"].map(|name| home_of(&name.parse().unwrap(), 16));
+    insta::assert_snapshot!(format!("{homes:?}"), @"[10, 0, 1]");
+}

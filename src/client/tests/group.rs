@@ -1,1 +1,207 @@
+//! Consuming as a member of a group.
 
+use crate::{
+    client::{
+        Consumer,
+        testing::{Assignments, World},
+    },
+    types::{GroupName, Position, TopicName},
+};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_millis(500);
+
+fn group() -> GroupName {
+    "g".parse().unwrap()
+}
+
+/// `"member-1: 0 1, member-2: 2"`.
+fn assign(world: &World, topic: &TopicName, text: &str) {
+    world.with(|state| {
+        let mut assignments = Assignments::new();
+        for line in text.split(", ") {
+            let (member, partitions) = line.split_once(':').unwrap();
+            let at = |p: &str| (topic.clone(), state.at(topic, p.parse().unwrap()));
+            assignments.insert(member.parse().unwrap(), partitions.split_whitespace().map(at).collect());
+        }
+        state.groups.get_mut(&group()).unwrap().assign(assignments);
+    });
+}
+
+fn committed(world: &World, topic: &TopicName, partition: u32) -> Option<u64> {
+    world.with(|state| state.groups[&group()].committed.get(&state.at(topic, partition)).copied())
+}
+
+fn append(world: &World, topic: &TopicName, partitions: u32, values: &[&str]) {
+    world.with(|state| (0..partitions).for_each(|p| state.append(topic, p, values)));
+}
+
+async fn take(consumer: &mut Consumer, n: usize) -> Vec<(u32, u64, bool)> {
+    let mut given = Vec::new();
+    for _ in 0..50 {
+        if given.len() >= n {
+            break;
+        }
+        given.extend(consumer.poll(SOON).await.unwrap().iter().map(|d| (d.partition, d.offset, d.redelivered)));
+    }
+    assert_eq!(given.len(), n, "{given:?}");
+    given.sort_unstable();
+    given
+}
+
+fn partitions(consumer: &Consumer) -> Vec<u32> {
+    consumer.assignment().into_iter().map(|(_, partition)| partition).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn resumes_at_what_is_committed() {
+    let world = World::new(3);
+    let topic = world.topic("t", 2);
+    append(&world, &topic, 2, &["a", "b"]);
+    let client = world.client().await;
+    let mut consumer = client.consumer().start(Position::Earliest).subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    assert_eq!(take(&mut consumer, 4).await.len(), 4);
+    // The last poll's records count as done with the next poll, and the interval commits them.
+    assert_eq!(consumer.poll(Duration::from_secs(2)).await.unwrap(), []);
+    assert_eq!((committed(&world, &topic, 0), committed(&world, &topic, 1)), (Some(2), Some(2)));
+    append(&world, &topic, 1, &["c"]);
+    take(&mut consumer, 1).await;
+    consumer.close().await.unwrap();
+    assert_eq!(committed(&world, &topic, 0), Some(3), "close commits what was given");
+    append(&world, &topic, 1, &["d"]);
+    let mut again = client.consumer().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    assert_eq!(take(&mut again, 1).await, [(0, 3, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_moves_is_done_and_committed_first_and_what_is_kept_goes_on() {
+    let world = World::new(1);
+    let topic = world.topic("t", 2);
+    append(&world, &topic, 2, &["a", "b"]);
+    let client = world.client().await;
+    let join = || client.consumer().start(Position::Earliest).auto_commit(Some(Duration::from_secs(3600)));
+    let mut first = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    assert_eq!(take(&mut first, 4).await.len(), 4);
+
+    let mut second = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0, member-2: 1");
+    append(&world, &topic, 2, &["c"]);
+    // The first still works on what it was given of partition 1, so the second does not have it yet.
+    assert_eq!(second.poll(Duration::from_secs(5)).await.unwrap(), []);
+    assert!(partitions(&second).is_empty());
+    assert_eq!(partitions(&first), [0]);
+    // It asks for more: only now it is done.
+    assert_eq!(take(&mut first, 1).await, [(0, 2, false)]);
+    assert_eq!(take(&mut second, 1).await, [(1, 2, false)]);
+    let story = world.with(|state| state.groups[&group()].story.clone());
+    assert_eq!(story, ["member-1 joins", "member-2 joins", "member-1 gave up 1 at Some(2)"]);
+    // Partition 0 was never asked for twice: it went on at 2 in the fetch that was under way.
+    let again = world.with(|state| {
+        let fetches = state.fetches.iter().flat_map(|(_, parts)| parts.iter().filter(|(p, o)| (*p, *o) == (0, 0)));
+        fetches.count()
+    });
+    assert_eq!(again, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_by_hand() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a", "b"]);
+    let client = world.client().await;
+    let builder = client.consumer().start(Position::Earliest).auto_commit(None);
+    let mut consumer = builder.subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0");
+    take(&mut consumer, 2).await;
+    assert_eq!(consumer.poll(Duration::from_secs(5)).await.unwrap(), []);
+    assert_eq!(committed(&world, &topic, 0), Some(0), "only where it starts");
+    consumer.commit().await.unwrap();
+    assert_eq!(committed(&world, &topic, 0), Some(2));
+    append(&world, &topic, 1, &["c"]);
+    take(&mut consumer, 1).await;
+    consumer.commit_async();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(committed(&world, &topic, 0), Some(3));
+    assert!(client.stats().commits >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_owner_is_told_what_may_have_been_given_before() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a", "b", "c"]);
+    let client = world.client().await;
+    let join = || client.consumer().start(Position::Earliest).auto_commit(None);
+    let mut first = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0");
+    take(&mut first, 3).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let member = first.member().unwrap();
+    drop(first);
+    world.with(|state| state.groups.get_mut(&group()).unwrap().expire(&group(), &member));
+    append(&world, &topic, 1, &["d"]);
+    let mut second = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0");
+    assert_eq!(take(&mut second, 4).await, [(0, 0, true), (0, 1, true), (0, 2, true), (0, 3, false)]);
+    assert_eq!(client.stats().records_redelivered, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_home_that_moves_loses_nothing() {
+    let world = World::new(3);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a"]);
+    let client = world.client().await;
+    let mut consumer = client.consumer().start(Position::Earliest).subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0");
+    take(&mut consumer, 1).await;
+    world.with(|state| state.home = crate::types::NodeId(2));
+    world.cut(1);
+    append(&world, &topic, 1, &["b"]);
+    assert_eq!(take(&mut consumer, 1).await, [(0, 1, false)]);
+    assert_eq!(consumer.poll(Duration::from_secs(3)).await.unwrap(), []);
+    assert_eq!(committed(&world, &topic, 0), Some(2));
+    assert_eq!(client.stats().joins, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_expired_joins_again_and_starts_at_what_is_committed() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a", "b"]);
+    let client = world.client().await;
+    let builder = client.consumer().start(Position::Earliest).auto_commit(None);
+    let mut consumer = builder.subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0");
+    take(&mut consumer, 2).await;
+    consumer.commit().await.unwrap();
+    append(&world, &topic, 1, &["c"]);
+    take(&mut consumer, 1).await;
+    let member = consumer.member().unwrap();
+    world.with(|state| state.groups.get_mut(&group()).unwrap().expire(&group(), &member));
+    assert_eq!(take(&mut consumer, 1).await[0].1, 2, "what was not committed comes again");
+    assert_eq!(client.stats().joins, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_word_from_the_home_nothing_is_given_after_a_session() {
+    let world = World::new(2);
+    let topic = world.topic("t", 2);
+    let client = world.client().await;
+    let mut consumer = client.consumer().start(Position::Earliest).subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    append(&world, &topic, 2, &["a"]);
+    take(&mut consumer, 2).await;
+    // Done, and committed by the interval.
+    assert_eq!(consumer.poll(Duration::from_secs(2)).await.unwrap(), []);
+    world.silence(1);
+    assert_eq!(consumer.poll(Duration::from_secs(15)).await.unwrap(), []);
+    assert!(partitions(&consumer).is_empty());
+    append(&world, &topic, 2, &["b"]);
+    assert_eq!(consumer.poll(Duration::from_secs(5)).await.unwrap(), []);
+    world.restore(1);
+    assert_eq!(take(&mut consumer, 2).await.iter().map(|d| d.1).collect::<Vec<_>>(), [1, 1]);
+}

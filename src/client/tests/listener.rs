@@ -1,1 +1,102 @@
+//! Records pushed to a listener.
 
+use crate::{
+    client::{Delivery, consumer::Credit, testing::World},
+    types::Position,
+};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+type Seen = Arc<Mutex<Vec<(u32, u64)>>>;
+
+fn record(
+    seen: &Seen,
+    takes: Duration,
+) -> impl FnMut(Delivery) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    let seen = seen.clone();
+    move |delivery| {
+        let seen = seen.clone();
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            seen.lock().unwrap().push((delivery.partition, delivery.offset));
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_listener_holds_its_credit_and_no_more() {
+    let world = World::new(3);
+    let topic = world.topic("t", 12);
+    let values: Vec<_> = (0..50).map(|n| n.to_string()).collect();
+    let values: Vec<_> = values.iter().map(String::as_str).collect();
+    // Batches of 50 records, five times the credit.
+    world.with(|state| (0..12).for_each(|p| state.append(&topic, p, &values)));
+    let client = world.client().await;
+    let seen = Seen::default();
+    let consumer = client.consumer().assign((0..12).map(|p| (topic.clone(), p, Position::Earliest))).await.unwrap();
+    let credit = Credit { records: 10, bytes: 8 << 20 };
+    let listening = consumer.listen(credit, record(&seen, Duration::from_millis(10)));
+    let mut held_max = 0;
+    for _ in 0..1_000 {
+        tokio::time::sleep(Duration::from_millis(7)).await;
+        held_max = held_max.max(listening.held());
+    }
+    assert!((1..=10).contains(&held_max), "{held_max}");
+    assert!(world.with(|state| state.credit_out_max) <= 10);
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen.len(), 600);
+    for partition in 0..12 {
+        let offsets: Vec<_> = seen.iter().filter(|(p, _)| *p == partition).map(|(_, o)| *o).collect();
+        assert_eq!(offsets, (0..50).collect::<Vec<_>>());
+    }
+    assert_eq!(client.stats().subscriptions, 3, "one per node");
+    assert_eq!(client.stats().fetch_requests, 0);
+    listening.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_follows_leaders() {
+    let world = World::new(3);
+    let topic = world.topic("t", 1);
+    let client = world.client().await;
+    let seen = Seen::default();
+    let consumer = client.consumer().assign([(topic.clone(), 0, Position::Earliest)]).await.unwrap();
+    let listening = consumer.listen(Credit::default(), record(&seen, Duration::ZERO));
+    for round in 0..4u32 {
+        match round {
+            1 => world.with(|state| state.lead(&topic, 0, 2)),
+            2 => world.cut(2),
+            3 => world.with(|state| state.lead(&topic, 0, 1)),
+            _ => {}
+        }
+        world.with(|state| state.append(&topic, 0, &["x"]));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(*seen.lock().unwrap(), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+    listening.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_in_a_group_commits_what_it_handled() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.append(&topic, 0, &["a", "b", "c"]));
+    let client = world.client().await;
+    let group: crate::types::GroupName = "g".parse().unwrap();
+    let builder = client.consumer().start(Position::Earliest);
+    let consumer = builder.subscribe(group.clone(), [topic.clone()]).await.unwrap();
+    world.with(|state| {
+        let at = (topic.clone(), state.at(&topic, 0));
+        let assignments = [("member-1".parse().unwrap(), vec![at])].into();
+        state.groups.get_mut(&group).unwrap().assign(assignments);
+    });
+    let seen = Seen::default();
+    let listening = consumer.listen(Credit::default(), record(&seen, Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_millis(1_900)).await;
+    listening.stop().await.unwrap();
+    assert_eq!(seen.lock().unwrap().len(), 2, "the one in hand is finished");
+    let committed = world.with(|state| state.groups[&group].committed.values().copied().collect::<Vec<_>>());
+    assert_eq!(committed, [2]);
+}

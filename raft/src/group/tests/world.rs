@@ -100,6 +100,9 @@ impl World {
         let (options, told, storage) = (self.options.clone(), owner.clone(), disk.clone() as Arc<dyn Disk>);
         let started = tasks.tag(async move {
             let directory = log::Directory::open(storage, options, env.clone()).await.unwrap();
+            for (_, _, health) in directory.groups() {
+                assert_eq!(health, log::Health::Good, "node {id}");
+            }
             let host = Host::start(HostOptions::new(NodeId(id), boot), directory, network, env).unwrap();
             host.set_peers(peers);
             let group = host.open(GROUP, replica, told).await.unwrap();

@@ -80,7 +80,9 @@ async fn segments(
 fn state(known: Replayed, segments: Vec<Segment>) -> State {
     let Replayed { hard, entries, installed } = known;
     let mut state = State { segments, installed, ..State::default() };
-    state.start_offset = state.segments[0].offset;
+    // Segments below the purge point may still be there: their files go after the record.
+    let reaches = state.segments.iter().find(|segment| segment.base >= hard.purged);
+    state.start_offset = reaches.unwrap_or(&state.segments[0]).offset;
     state.vote = hard.vote;
     state.purged = hard.purged;
     state.terms.extend(hard.purged);

@@ -51,7 +51,6 @@ fn a_new_replica_takes_the_place_of_a_wiped_one() {
 }
 
 #[test]
-#[ignore = "the log comes back faulty after the last restart"]
 fn a_follower_behind_the_start_installs_a_checkpoint() {
     sim(42, async {
         let mut world = World::start(42, 3).await;

@@ -409,6 +409,7 @@ fn a_crash_right_after_an_install_leaves_no_old_segment() {
         );
         world.reopen(|node| node.kill()).await;
         assert_eq!(world.group().start_offset(), world.model.log_start);
+        assert_eq!(world.group().shared.state().segments.len(), 1, "only the one that begins behind the install");
         assert!(matches!(world.group().read_applied(0, 10).await, Err(ReadError::BelowStart { .. })));
     }));
 }

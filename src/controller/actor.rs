@@ -18,8 +18,6 @@ use tokio::time::Instant;
 pub(super) enum Request {
     /// Run a command, if this replica leads.
     Execute(Raw, ReplySlot<Result<Executed, ExecuteError>>),
-    /// Has all that was committed before now been applied here, and does this replica lead?
-    Barrier(ReplySlot<Result<Executed, ExecuteError>>),
 }
 
 pub(super) type Slot = ReplySlot<Result<Executed, ExecuteError>>;
@@ -49,14 +47,12 @@ impl Domain for ControllerDomain {
     }
 
     fn lead(&mut self, (): &mut (), _: &ControllerMachine, _: &Status, request: Request, out: &mut Outbox<Self>) {
-        match request {
-            Request::Execute(command, slot) => out.propose(command, slot),
-            Request::Barrier(slot) => out.barrier(slot),
-        }
+        let Request::Execute(command, slot) = request;
+        out.propose(command, slot);
     }
 
     fn follow(&mut self, _: &ControllerMachine, status: &Status, request: Request) {
-        let (Request::Execute(_, slot) | Request::Barrier(slot)) = request;
+        let Request::Execute(_, slot) = request;
         slot.answer(Err(ExecuteError::NotLeader { leader: status.leader }));
     }
 
@@ -76,8 +72,7 @@ impl Domain for ControllerDomain {
         let version = machine.metadata().version;
         slot.answer(match outcome {
             Outcome::Applied(_, reply) => Answer::of(reply).map(|answer| Executed { answer, version }),
-            Outcome::Shown => Ok(Executed { answer: Answer::Noted, version }),
-            Outcome::NotLeader | Outcome::Unknown | Outcome::Gone => Err(ExecuteError::NotLeader { leader: status.leader }),
+            Outcome::NotLeader | Outcome::Unknown | Outcome::Gone | Outcome::Shown => Err(ExecuteError::NotLeader { leader: status.leader }),
             Outcome::NoQuorum => Err(ExecuteError::NoQuorum),
         });
     }

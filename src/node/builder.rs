@@ -170,7 +170,6 @@ impl Builder {
         let failure = Failure::default();
         let inner = Inner {
             config: config.clone(),
-            env: env.clone(),
             arbiters,
             phases: phases.clone(),
             directory: directory.clone(),

@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     partition::Partitions,
     quota::Pools,
-    runtime::{Arbiters, Courier, Env, Phase, Phases},
+    runtime::{Arbiters, Courier, Phase, Phases},
     types::NodeId,
     wire::MemoryConnection,
 };
@@ -53,7 +53,6 @@ pub struct Node(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    env: Env,
     arbiters: Arbiters,
     phases: Phases,
     directory: Directory,

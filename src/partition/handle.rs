@@ -274,11 +274,6 @@ impl Handle {
         assert!(self.0.raft.set(raft).is_ok(), "a replica is opened once");
     }
 
-    /// Its Raft group, once it is open.
-    pub(crate) fn raft(&self) -> Option<&highwater_raft::group::Group> {
-        self.0.raft.get()
-    }
-
     /// Has silent producers forgotten, if there are any and this replica leads.
     pub(crate) fn tidy(&self, expire: machine::ExpireProducers) {
         self.0.post.send(Request::Tidy(expire));

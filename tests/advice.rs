@@ -3,9 +3,11 @@
 
 use highwater::{
     advice::Advice,
+    auth::AdmissionError,
     batch::{BatchError, BuildError, Compression, RecordsError},
     client::{self, ConnectError, ConsumeError, LookupError, RequestError, SendError},
     controller::machine::SettingError,
+    gateway::ListenError,
     partition::{self, FetchError},
     runtime::{ArbitersError, CourierError},
     tls::TlsError,
@@ -26,6 +28,7 @@ fn texts() {
     say(&mut out, "arbiters", [ArbitersError::Stopped { arbiter: 2 }]);
     say(&mut out, "between nodes", between_nodes());
     say(&mut out, "settings", settings());
+    say(&mut out, "listeners", listeners());
     say(&mut out, "partition: produce", produce_at_partition());
     say(&mut out, "partition: fetch", fetch_at_partition());
     say(&mut out, "client: connect", connecting());
@@ -132,6 +135,15 @@ fn settings() -> Vec<SettingError> {
     vec![
         SettingError::Unknown { name: "retention.mss".into(), nearest: Some("retention.ms") },
         SettingError::Value { name: "retention.ms", value: "soon".into(), wanted: "milliseconds".into() },
+    ]
+}
+
+fn listeners() -> Vec<ListenError> {
+    let bind = ([0, 0, 0, 0], 7420).into();
+    vec![
+        ListenError::Admission(AdmissionError::OpenToNetwork { bind }),
+        ListenError::Tls(TlsError::Host { host: "a b".into() }),
+        ListenError::Bind { bind, why: "Address already in use".into() },
     ]
 }
 

@@ -9,7 +9,6 @@
 use crate::{
     advice::{Advice, Reaction},
     config::Listener,
-    tls::ClientCertificates,
 };
 use std::net::SocketAddr;
 
@@ -20,16 +19,6 @@ pub enum Admission {
     Anybody,
     /// Who has a certificate of the cluster's CA.
     Certificate,
-}
-
-impl Admission {
-    /// What the listener's TLS asks of clients.
-    pub fn client_certificates(self) -> ClientCertificates {
-        match self {
-            Self::Anybody => ClientCertificates::Ignored,
-            Self::Certificate => ClientCertificates::Required,
-        }
-    }
 }
 
 /// A listener that would let in anybody from the network without having been told to.

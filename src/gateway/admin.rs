@@ -1,5 +1,7 @@
 //! HTTP for operators: `/health/live`, `/health/ready`, `/metrics`. All else is 404.
 
+use super::ListenError;
+use crate::{auth::admission, config::Listener, runtime::Env};
 use axum::{
     Router,
     extract::State,
@@ -7,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 
 /// What the pages show; asked anew for each request.
@@ -28,14 +30,16 @@ pub struct Admin {
 impl Admin {
     /// Listens until `until` resolves. Must be called within a tokio runtime.
     pub async fn listen(
-        bind: SocketAddr,
+        listener: &Listener,
         facts: Arc<dyn Facts>,
-        env: &crate::runtime::Env,
+        env: &Env,
         until: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(bind).await?;
-        let address = listener.local_addr()?;
-        let serving = axum::serve(listener, routes(facts)).with_graceful_shutdown(until);
+    ) -> Result<Self, ListenError> {
+        admission(listener)?;
+        let refused = |error: std::io::Error| ListenError::Bind { bind: listener.bind, why: error.to_string() };
+        let socket = TcpListener::bind(listener.bind).await.map_err(refused)?;
+        let address = socket.local_addr().map_err(refused)?;
+        let serving = axum::serve(socket, routes(facts)).with_graceful_shutdown(until);
         env.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::warn!(%error, "the HTTP listener ended");

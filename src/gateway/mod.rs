@@ -1,9 +1,9 @@
 //! The edge: ways in, and what all of them share.
 //!
 //! ```text
-//!  native (QUIC) ─┐                     ┌─ partition handles   (produce, list offsets)
-//!                 ├─ Connection ─ serve ┼─ session             (fetch, subscriptions)
-//!  local (memory)─┘    Link → requests  └─ Desk                (metadata, groups, administration)
+//!  native (QUIC) ─┐                      ┌─ Ground    produce, offsets; metadata, groups, administration
+//!                 ├─ Connection ─ serve ─┤
+//!  local (memory)─┘    Link → requests   └─ Session   fetch, subscriptions
 //!  admin (HTTP): health and metrics
 //! ```
 //! **Invariants**
@@ -24,26 +24,59 @@ mod serve;
 mod tests;
 
 use crate::{
+    advice::{Advice, Reaction},
+    auth::AdmissionError,
     quota::Pools,
     runtime::{Arbiters, Env, Phases},
     session::Ground,
-    types::{NodeId, TopicPartition},
-    wire::{Message, Refused},
+    tls::TlsError,
 };
-use futures_util::future::BoxFuture;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use futures_util::FutureExt;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
-/// What a gateway asks of the node beside its partitions.
-pub trait Desk: Send + Sync + 'static {
-    /// The cluster's minted id; 0 before there is one.
-    fn cluster_id(&self) -> u64;
-    /// Why a partition is not served here: there is no such one, or others lead it.
-    fn elsewhere(&self, partition: TopicPartition) -> Refused;
-    /// Answers a request about metadata, groups or administration. Dropping the future gives it up.
-    fn ask(&self, request: Message) -> BoxFuture<'static, Result<Message, Refused>>;
+/// Why a listener is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// It would let in anybody.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Its certificate or key does not do.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {bind}: {why}")]
+    Bind {
+        /// Which address.
+        bind: SocketAddr,
+        /// The system's words.
+        why: String,
+    },
+}
+
+impl Advice for ListenError {
+    fn reaction(&self) -> Reaction {
+        match self {
+            Self::Admission(error) => error.reaction(),
+            Self::Tls(error) => error.reaction(),
+            Self::Bind { .. } => Reaction::Stop,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Admission(error) => error.advice(),
+            Self::Tls(error) => error.advice(),
+            Self::Bind { bind, .. } => {
+                format!("stop what uses port {} on this machine, or choose another address in the config", bind.port())
+            }
+        }
+    }
 }
 
 /// What all ways in share. Clones share.
@@ -51,52 +84,20 @@ pub trait Desk: Send + Sync + 'static {
 pub struct Gateway(Arc<Shared>);
 
 struct Shared {
-    node: NodeId,
     env: Env,
     arbiters: Arbiters,
     phases: Phases,
     pools: Pools,
     ground: Ground,
-    desk: Arc<dyn Desk>,
     connections: AtomicU32,
     next: AtomicU64,
 }
 
-/// What a gateway is made of.
-pub struct Parts {
-    /// This node.
-    pub node: NodeId,
-    /// Time, tasks.
-    pub env: Env,
-    /// Where connections live.
-    pub arbiters: Arbiters,
-    /// When to stop.
-    pub phases: Phases,
-    /// Bytes in flight.
-    pub pools: Pools,
-    /// Replicas hosted here.
-    pub partitions: crate::partition::Partitions,
-    /// The rest of the node.
-    pub desk: Arc<dyn Desk>,
-}
-
 impl Gateway {
-    /// Of these parts.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { node, env, arbiters, phases, pools, partitions, desk } = parts;
-        let elsewhere = {
-            let desk = desk.clone();
-            Arc::new(move |partition| desk.elsewhere(partition))
-        };
-        let ground = Ground {
-            env: env.clone(),
-            partitions,
-            responses: pools.response.clone(),
-            elsewhere,
-            tokens: Arc::default(),
-        };
+    /// A gateway whose connections live on `arbiters` until the node's phases end them.
+    pub fn new(env: Env, arbiters: Arbiters, phases: Phases, pools: Pools, ground: Ground) -> Self {
         let (connections, next) = (AtomicU32::new(0), AtomicU64::new(0));
-        Self(Arc::new(Shared { node, env, arbiters, phases, pools, ground, desk, connections, next }))
+        Self(Arc::new(Shared { env, arbiters, phases, pools, ground, connections, next }))
     }
 
     /// Connections now.
@@ -115,9 +116,11 @@ impl Gateway {
         Counted(self.clone())
     }
 
-    /// The arbiter of the next connection.
-    fn next_arbiter(&self) -> usize {
-        self.0.arbiters.of(self.0.next.fetch_add(1, Ordering::Relaxed))
+    /// Starts a connection on the next arbiter. Without arbiters of its own a node does so in the current `LocalSet`.
+    fn start<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce() -> F + Send + 'static) {
+        let arbiter = self.0.arbiters.of(self.0.next.fetch_add(1, Ordering::Relaxed));
+        // The first poll hands it over; nobody waits for its end. A stopped arbiter drops it, which closes the connection.
+        let _ = self.0.arbiters.run(&self.0.env, arbiter, serve).now_or_never();
     }
 }
 

@@ -1,9 +1,12 @@
 //! The native protocol over QUIC.
 
-use super::Gateway;
+use super::{Gateway, ListenError};
 use crate::{
+    auth::{Admission, admission},
+    config::Listener,
     limits,
     runtime::Phase,
+    tls::{self, ClientCertificates, Identity, Roots},
     wire::{
         LinkClosed,
         quic::{QuicConnection, server_config},
@@ -31,29 +34,36 @@ pub struct Native {
 }
 
 impl Gateway {
-    /// Listens on `bind` until the node drains. Must be called within a tokio runtime, which drives the socket.
-    pub fn listen(&self, bind: SocketAddr, tls: rustls::ServerConfig) -> io::Result<Native> {
-        let config = server_config(tls).map_err(io::Error::other)?;
-        let socket = UdpSocket::bind(bind)?;
+    /// Listens until the node drains. Must be called within a tokio runtime, which drives the socket.
+    pub fn listen(&self, listener: &Listener, identity: &Identity, roots: &Roots) -> Result<Native, ListenError> {
+        let clients = match admission(listener)? {
+            Admission::Anybody => ClientCertificates::Ignored,
+            Admission::Certificate => ClientCertificates::Required,
+        };
+        let refused = |error: &dyn std::fmt::Display| ListenError::Bind { bind: listener.bind, why: error.to_string() };
+        let tls = tls::server_config(identity, roots, clients)?;
+        let config = server_config(tls).map_err(|error| refused(&error))?;
+        let socket = UdpSocket::bind(listener.bind).map_err(|error| refused(&error))?;
         enlarge(&socket);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime));
+        let endpoint = endpoint.map_err(|error| refused(&error))?;
         let (gateway, listening) = (self.clone(), endpoint.clone());
-        self.0.env.spawn(async move {
-            let draining = gateway.0.phases.reached(Phase::Draining);
-            tokio::pin!(draining);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = &mut draining => break,
-                    incoming = listening.accept() => match incoming {
-                        Some(incoming) => gateway.admit(incoming),
-                        None => return,
-                    },
-                }
-            }
-            listening.set_server_config(None);
-        });
+        self.start(move || gateway.accept(listening));
         Ok(Native { endpoint })
+    }
+
+    async fn accept(self, endpoint: Endpoint) {
+        let mut draining = std::pin::pin!(self.0.phases.reached(Phase::Draining));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut draining => return endpoint.set_server_config(None),
+                incoming = endpoint.accept() => match incoming {
+                    Some(incoming) => self.admit(incoming),
+                    None => return,
+                },
+            }
+        }
     }
 
     fn admit(&self, incoming: Incoming) {
@@ -67,18 +77,14 @@ impl Gateway {
             let _ = incoming.retry();
             return;
         }
-        let (gateway, arbiter) = (self.clone(), self.next_arbiter());
-        let (env, arbiters) = (self.0.env.clone(), self.0.arbiters.clone());
-        self.0.env.spawn(async move {
-            // Accepted there, so that the connection's packets are made there.
-            let serve = move || async move {
-                let from = incoming.remote_address();
-                match handshake(incoming).await {
-                    Ok(connection) => gateway.serve(Arc::new(connection), from.to_string()).await,
-                    Err(why) => tracing::debug!(%from, %why, "handshake failed"),
-                }
-            };
-            let _ = arbiters.run(&env, arbiter, serve).await;
+        let gateway = self.clone();
+        // Accepted there, so that the connection's packets are made there.
+        self.start(move || async move {
+            let from = incoming.remote_address();
+            match handshake(incoming).await {
+                Ok(connection) => gateway.serve(Arc::new(connection), from.to_string()).await,
+                Err(why) => tracing::debug!(%from, %why, "handshake failed"),
+            }
         });
     }
 }

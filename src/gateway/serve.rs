@@ -106,6 +106,8 @@ impl Gateway {
                 link.sender.send(vec![Frame::new(frame.correlation, refused)]).await?;
                 // Closing at once could overtake the words.
                 let _ = timeout(GOODBYE_WAIT, link.receiver.receive()).await;
+                // Before the link is dropped, which would be all that the client sees.
+                connection.close(&why.0);
                 Err(why)
             }
         }
@@ -125,8 +127,8 @@ impl Gateway {
         let shared = &self.0;
         Ok(Welcome {
             version,
-            node: shared.node,
-            cluster_id: shared.desk.cluster_id(),
+            node: shared.ground.node(),
+            cluster_id: shared.ground.cluster_id(),
             batch_bytes_max: limits::BATCH_BYTES_MAX,
         })
     }
@@ -157,7 +159,7 @@ impl Gateway {
     ) {
         let (pending, to_answer) = mpsc::unbounded_channel();
         let (pushes, to_push) = mpsc::unbounded_channel();
-        let dispatch = Requests { gateway: self.clone(), session: session.clone(), link: number, pushes };
+        let dispatch = Requests { ground: self.0.ground.clone(), session: session.clone(), link: number, pushes };
         let ended = session.clone();
         let reading = {
             let over = over.clone();

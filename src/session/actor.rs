@@ -1,7 +1,8 @@
 //! The actor of a connection: translates, reads, answers. Handlers only enqueue and arm one turn.
 
 use super::{
-    fill::{Delivery, Found, Ground, dismissal, fill, pull},
+    Ground,
+    fill::{Delivery, Found, dismissal, fill, pull},
     machine::{Effect, FetchId, Input, LinkId, Machine, Pulled, SubscriptionId},
 };
 use crate::{

@@ -1,59 +1,22 @@
 //! Reading for fetches and subscriptions: hot slices as they are, cold ones awaited, bytes from the response pool.
 
-use super::machine::{Filled, Pulled, Seen, Standing, View, partition_of, standing};
-use super::polling::bytes_max;
+use super::{
+    Ground,
+    machine::{Filled, Pulled, Seen, Standing, View, partition_of, standing},
+    polling::bytes_max,
+};
 use crate::{
     advice::Advice,
     limits,
-    partition::{Partitions, Read, Role, Served},
-    runtime::{BytePermit, BytePool, Env},
-    types::TopicPartition,
+    partition::{Read, Served},
+    runtime::{BytePermit, BytePool},
     wire::{self, Code, FetchPartition, FetchedPartition, Refused},
 };
 use bytes::Bytes;
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How long an answer waits for bytes of the response pool before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// What all sessions of a node stand on. Clones share.
-#[derive(Clone)]
-pub struct Ground {
-    /// Time, tasks.
-    pub env: Env,
-    /// Replicas hosted here.
-    pub partitions: Partitions,
-    /// Bytes of answers.
-    pub responses: BytePool,
-    /// Why a partition is not hosted here: unknown, or led elsewhere.
-    pub elsewhere: Arc<dyn Fn(TopicPartition) -> Refused + Send + Sync>,
-    /// The last token given out.
-    pub tokens: Arc<AtomicU64>,
-}
-
-impl View for Ground {
-    fn see(&self, partition: TopicPartition) -> Result<Seen, Refused> {
-        let marks = match self.partitions.find(partition) {
-            Some(handle) => handle.marks(),
-            None => return Err((self.elsewhere)(partition)),
-        };
-        match marks.role {
-            Role::Gone => Err((self.elsewhere)(partition)),
-            role => Ok(Seen {
-                log_start: marks.log_start,
-                high_watermark: marks.high_watermark,
-                bytes: marks.bytes_at_hw,
-                epoch: marks.epoch,
-                leading: role == Role::Leader,
-                ready: marks.ready,
-                leader: marks.leader,
-            }),
-        }
-    }
-}
 
 /// Batches of one answer with their bytes of the pool.
 #[derive(Debug, Default)]
@@ -190,10 +153,13 @@ async fn read_some(
         filled.more = true;
         return Ok(0);
     }
-    let Some(handle) = ground.partitions.find(partition_of(want)) else {
-        cursor.done = true;
-        cursor.refused = Some((ground.elsewhere)(partition_of(want)));
-        return Ok(0);
+    let handle = match ground.find(partition_of(want)) {
+        Ok(handle) => handle,
+        Err(refused) => {
+            cursor.done = true;
+            cursor.refused = Some(refused);
+            return Ok(0);
+        }
     };
     let read = handle.read(cursor.offset, usize::try_from(ask).unwrap_or(usize::MAX));
     let (batches, taken) = match read {
@@ -296,8 +262,9 @@ pub(super) async fn pull(
         Standing::AtEnd(_) | Standing::Ahead(_) => return (Pulled::Nothing, None),
         Standing::Behind(seen) => seen,
     };
-    let Some(handle) = ground.partitions.find(partition_of(&want)) else {
-        return (Pulled::Refused((ground.elsewhere)(partition_of(&want))), None);
+    let handle = match ground.find(partition_of(&want)) {
+        Ok(handle) => handle,
+        Err(refused) => return (Pulled::Refused(refused), None),
     };
     let mut room = Room { pool: ground.responses.clone(), held: None };
     let batches = match handle.read(want.offset, usize::try_from(bytes_max).unwrap_or(usize::MAX)) {

@@ -1,6 +1,7 @@
 //! Consumer sessions: one per connection. What is parked for whom, push within credit, and the reading itself.
 //!
-//! Entry point: [`Session`], the address of a connection's actor. The rules are in `machine` (with `polling` for long
+//! Entry points: [`Ground`], what all sessions of a node share: produce, offsets and requests about the cluster go through
+//! it; [`Session`], the address of a connection's actor: fetches and subscriptions. The rules are in `machine` (with `polling` for long
 //! polls and `subscription` for push); the actor only translates, and reads what the machine says.
 //!
 //! **Invariants**
@@ -11,12 +12,15 @@
 //! Not here: who may connect (`auth`), links and frames (`gateway`), which records a group's member reads (`group`).
 
 mod actor;
+mod desk;
 mod fill;
+mod ground;
 mod machine;
 mod polling;
+mod port;
 mod subscription;
 #[cfg(test)]
 mod tests;
 
 pub use actor::{Polled, Push, Session};
-pub use fill::Ground;
+pub use ground::Ground;

@@ -173,7 +173,10 @@ impl LinkReceiver for MemoryReceiver {
         Box::pin(async move {
             let frame = tokio::select! {
                 biased;
-                frame = self.frames.recv() => frame.ok_or_else(|| LinkClosed("the link was closed".into())),
+                frame = self.frames.recv() => frame.ok_or_else(|| {
+                    let reason = self.closed.borrow().clone();
+                    LinkClosed(reason.unwrap_or_else(|| "the link was closed".into()))
+                }),
                 why = closed(&mut self.closed) => Err(why),
             };
             frame.map(|frame| self.admit(frame))

@@ -100,6 +100,11 @@ impl QuicConnection {
         Self { connection }
     }
 
+    #[cfg(test)]
+    pub(crate) fn quinn(&self) -> &quinn::Connection {
+        &self.connection
+    }
+
     /// Where the other side is.
     pub fn remote_address(&self) -> SocketAddr {
         self.connection.remote_address()

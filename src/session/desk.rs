@@ -1,0 +1,220 @@
+//! Requests about the cluster: metadata, topics, groups, status. Answered from this node's snapshot, or by whom it concerns.
+
+use super::Ground;
+use crate::{
+    controller::{
+        Answer,
+        machine::{AlterTopic, Command, CreateTopic, DeleteTopic, Metadata, Topic},
+    },
+    limits,
+    partition::Role,
+    types::{NodeId, TopicId, TopicName, TopicPartition},
+    wire::{self, Code, Done, Message, Refused},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long a command of the controller may take.
+const COMMAND_WAIT: Duration = Duration::from_secs(15);
+
+impl Ground {
+    /// Answers a request that is neither for a partition's log nor for a session. Dropping the future gives it up.
+    pub async fn ask(self, request: Message) -> Result<Message, Refused> {
+        Ok(match request {
+            Message::Metadata(wanted) => self.metadata(&wanted)?.into(),
+            Message::InitProducer(_) => {
+                let producer = self.controller.take_producer(COMMAND_WAIT).await.map_err(|e| e.refused())?;
+                wire::ProducerReady { producer, epoch: 0 }.into()
+            }
+            Message::CreateTopic(create) => self.create_topic(create).await?.into(),
+            Message::AlterTopic(alter) => self.alter_topic(alter).await?.into(),
+            Message::DeleteTopic(delete) => {
+                self.execute(Command::DeleteTopic(DeleteTopic { name: delete.name })).await?;
+                Done {}.into()
+            }
+            Message::FindGroup(find) => self.find_group(&find).into(),
+            Message::Join(join) => self.groups.join(join).await?.into(),
+            Message::Heartbeat(heartbeat) => self.groups.heartbeat(heartbeat).await?.into(),
+            Message::Leave(leave) => self.groups.leave(leave).await?.into(),
+            Message::Commit(commit) => self.groups.commit(commit).await?.into(),
+            Message::ListGroups(_) => self.groups.list().await.into(),
+            Message::DescribeGroup(describe) => self.groups.describe(describe).await?.into(),
+            Message::ResetGroup(reset) => self.groups.reset(reset).await?.into(),
+            Message::DeleteGroup(delete) => self.groups.delete(delete).await?.into(),
+            Message::ClusterStatus(_) => self.status().into(),
+            Message::TransferLeader(transfer) => self.transfer(&transfer).await?.into(),
+            other => return Err(misplaced(&other)),
+        })
+    }
+
+    async fn execute(&self, command: Command) -> Result<Answer, Refused> {
+        self.controller.execute(command, COMMAND_WAIT).await.map_err(|error| error.refused())
+    }
+
+    fn metadata(&self, wanted: &wire::Metadata) -> Result<wire::MetadataAnswer, Refused> {
+        let metadata = self.controller.metadata();
+        if metadata.version == 0 {
+            return Err(Refused::new(Code::NotReady, "this node has not joined its cluster yet: try again"));
+        }
+        let nodes = metadata.nodes.iter();
+        let nodes = nodes.map(|(node, at)| wire::NodeAddress { node: *node, address: at.addresses.native.clone() });
+        let alive = self.alive();
+        let topic = |(name, topic)| self.topic(&metadata, &alive, name, topic);
+        let topics = match &wanted.topics {
+            None => metadata.topics.iter().map(topic).collect(),
+            Some(names) => {
+                let names: BTreeSet<_> = names.iter().collect();
+                names.into_iter().filter_map(|name| metadata.topics.get_key_value(name)).map(topic).collect()
+            }
+        };
+        Ok(wire::MetadataAnswer { version: metadata.version, nodes: nodes.collect(), topics })
+    }
+
+    fn alive(&self) -> BTreeSet<NodeId> {
+        self.courier.others().into_iter().chain([self.node()]).collect()
+    }
+
+    fn topic(
+        &self,
+        metadata: &Metadata,
+        alive: &BTreeSet<NodeId>,
+        name: &TopicName,
+        topic: &Topic,
+    ) -> wire::TopicMetadata {
+        let partition = |group| {
+            // A leader that is not heard is nobody to send clients to.
+            let leader =
+                self.controller.leaders().of(group).filter(|l| l.node.is_some_and(|node| alive.contains(&node)));
+            let placement = metadata.groups.get(&group);
+            wire::PartitionMetadata {
+                leader: leader.and_then(|leader| leader.node),
+                leader_epoch: leader.map_or(0, |leader| leader.epoch),
+                replicas: placement.map(|placement| placement.nodes()).unwrap_or_default(),
+                offline: placement.is_some_and(|placement| placement.is_offline()),
+            }
+        };
+        wire::TopicMetadata {
+            name: name.clone(),
+            id: topic.id,
+            replication_factor: topic.replication_factor,
+            settings: topic.settings.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            partitions: topic.partitions.iter().copied().map(partition).collect(),
+        }
+    }
+
+    /// Nodes that are registered and not heard.
+    fn silent(&self) -> BTreeSet<NodeId> {
+        let alive = self.alive();
+        self.controller.metadata().nodes.keys().copied().filter(|node| !alive.contains(node)).collect()
+    }
+
+    async fn create_topic(&self, create: wire::CreateTopic) -> Result<wire::TopicCreated, Refused> {
+        let started = Instant::now();
+        let wire::CreateTopic { name, partitions, replication_factor, settings } = create;
+        let id = TopicId::from_random(self.env.random_bytes());
+        let said = name.clone();
+        let command = CreateTopic { name, id, partitions, replication_factor, settings, avoid: self.silent() };
+        let Answer::TopicCreated { id, partitions, replication_factor } =
+            self.execute(Command::CreateTopic(command)).await?
+        else {
+            return Err(strange("a topic"));
+        };
+        if !self.controller.led(id, COMMAND_WAIT.saturating_sub(started.elapsed())).await {
+            let said =
+                format!("topic {said} was made, but not all its partitions have a leader yet: look at its description");
+            return Err(Refused::new(Code::TimedOut, said));
+        }
+        Ok(wire::TopicCreated { id, partitions, replication_factor })
+    }
+
+    async fn alter_topic(&self, alter: wire::AlterTopic) -> Result<Done, Refused> {
+        let wire::AlterTopic { name, settings, partitions } = alter;
+        let command = AlterTopic { name: name.clone(), settings, partitions, avoid: self.silent() };
+        self.execute(Command::AlterTopic(command)).await?;
+        if partitions > 0
+            && let Some(topic) = self.controller.metadata().topics.get(&name)
+            && !self.controller.led(topic.id, COMMAND_WAIT).await
+        {
+            let said = format!("topic {name} was changed, but not all its partitions have a leader yet");
+            return Err(Refused::new(Code::TimedOut, said));
+        }
+        Ok(Done {})
+    }
+
+    fn find_group(&self, find: &wire::FindGroup) -> wire::GroupFound {
+        let (_, node) = self.groups.home_of(&find.group);
+        let node = node.filter(|node| self.is_alive(*node));
+        let metadata = self.controller.metadata();
+        let address = node.and_then(|node| metadata.nodes.get(&node)).map(|node| node.addresses.native.clone());
+        wire::GroupFound { node, address: address.unwrap_or_default() }
+    }
+
+    fn status(&self) -> wire::ClusterStatusAnswer {
+        let metadata = self.controller.metadata();
+        let alive = self.alive();
+        let mut led: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let (mut partitions, mut leaderless, mut offline) = (0, 0, 0);
+        for group in metadata.topics.values().flat_map(|topic| &topic.partitions) {
+            partitions += 1;
+            match self.controller.leaders().of(*group).and_then(|leader| leader.node) {
+                Some(node) if alive.contains(&node) => *led.entry(node).or_default() += 1,
+                _ => leaderless += 1,
+            }
+            offline += u32::from(metadata.groups.get(group).is_some_and(|placement| placement.is_offline()));
+        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let of_topics = |node| {
+            let hosted = metadata.hosted_by(node).filter(|(group, ..)| group.0 >= limits::PARTITION_GROUP_MIN);
+            count(hosted.count())
+        };
+        let nodes = metadata.nodes.iter().map(|(node, at)| wire::NodeStatus {
+            node: *node,
+            address: at.addresses.native.clone(),
+            alive: alive.contains(node),
+            leaders: led.get(node).copied().unwrap_or(0),
+            replicas: of_topics(*node),
+        });
+        wire::ClusterStatusAnswer {
+            name: self.cluster.as_ref().into(),
+            cluster_id: self.cluster_id(),
+            controller: self.controller.leader().filter(|node| alive.contains(node)),
+            nodes: nodes.collect(),
+            topics: count(metadata.topics.len()),
+            partitions,
+            leaderless,
+            offline,
+        }
+    }
+
+    async fn transfer(&self, transfer: &wire::TransferLeader) -> Result<Done, Refused> {
+        let partition = TopicPartition { topic: transfer.topic, partition: transfer.partition };
+        let handle = self.find(partition)?;
+        if handle.marks().role != Role::Leader {
+            return Err(self.elsewhere(partition));
+        }
+        let metadata = self.controller.metadata();
+        let replica = metadata.placement_of(partition).and_then(|placement| placement.hosted_by(transfer.to));
+        let (Some(replica), Some(raft)) = (replica, handle.raft()) else {
+            let said = format!("node {} has no replica of this partition: choose one that has", transfer.to);
+            return Err(Refused::new(Code::BadSetting, said));
+        };
+        raft.transfer(replica.id).await.map_err(|error| Refused::new(Code::NotReady, error.to_string()))?;
+        Ok(Done {})
+    }
+}
+
+/// A frame that is no request of this kind.
+fn misplaced(message: &Message) -> Refused {
+    let said = match message {
+        Message::Hello(_) => "a connection begins with one Hello: this is another one".into(),
+        other => format!("{:?} is not a request: only a broker sends it", other.kind()),
+    };
+    Refused::new(Code::BadRequest, said)
+}
+
+fn strange(what: &str) -> Refused {
+    Refused::new(Code::Internal, format!("the controller answered something else than {what}: report this"))
+}

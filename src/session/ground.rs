@@ -1,0 +1,119 @@
+//! What the sessions of a node stand on, and where its partitions are not.
+
+use super::machine::{Seen, View};
+use crate::{
+    controller::Controller,
+    group::Groups,
+    partition::{Handle, Partitions, Role},
+    runtime::{BytePool, Courier, Env},
+    types::{NodeId, TopicPartition},
+    wire::{Code, Refused},
+};
+use std::sync::{Arc, atomic::AtomicU64};
+
+/// What all sessions of a node share. Clones share.
+#[derive(Clone)]
+pub struct Ground {
+    /// Time, tasks, randomness.
+    pub(super) env: Env,
+    /// The cluster's name.
+    pub(super) cluster: Arc<str>,
+    /// Replicas hosted here.
+    pub(super) partitions: Partitions,
+    pub(super) controller: Controller,
+    pub(super) groups: Groups,
+    /// Knows which nodes live.
+    pub(super) courier: Arc<dyn Courier>,
+    /// Bytes of answers.
+    pub(super) responses: BytePool,
+    /// The last token given out.
+    pub(super) tokens: Arc<AtomicU64>,
+}
+
+impl Ground {
+    /// Of these parts; `cluster` is the cluster's name.
+    pub fn new(
+        env: Env,
+        cluster: &str,
+        partitions: Partitions,
+        controller: Controller,
+        groups: Groups,
+        courier: Arc<dyn Courier>,
+        responses: BytePool,
+    ) -> Self {
+        Self {
+            env,
+            cluster: cluster.into(),
+            partitions,
+            controller,
+            groups,
+            courier,
+            responses,
+            tokens: Arc::default(),
+        }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.controller.node()
+    }
+
+    /// The cluster's minted id; 0 before there is one.
+    pub fn cluster_id(&self) -> u64 {
+        self.controller.metadata().cluster_id.unwrap_or(0)
+    }
+
+    /// Whether a node lives, as far as this one knows.
+    pub(super) fn is_alive(&self, node: NodeId) -> bool {
+        node == self.node() || self.courier.others().contains(&node)
+    }
+
+    /// The replica of a partition that is hosted here and serves.
+    pub(super) fn find(&self, partition: TopicPartition) -> Result<Handle, Refused> {
+        match self.partitions.find(partition) {
+            Some(handle) if handle.marks().role != Role::Gone => Ok(handle),
+            _ => Err(self.elsewhere(partition)),
+        }
+    }
+
+    /// Why a partition is not served here.
+    pub(super) fn elsewhere(&self, partition: TopicPartition) -> Refused {
+        let metadata = self.controller.metadata();
+        if metadata.version == 0 {
+            return Refused::new(Code::NotReady, "this node does not know the cluster's topics yet: try again");
+        }
+        let Some(topic) = metadata.topic(partition.topic) else {
+            let said = format!("there is no topic {}: it was deleted, or made a moment ago", partition.topic);
+            return Refused::new(Code::UnknownTopic, said);
+        };
+        if metadata.group_of(partition).is_none() {
+            let said = format!(
+                "the topic has {} partitions, from 0: there is no {}",
+                topic.partitions.len(),
+                partition.partition
+            );
+            return Refused::new(Code::UnknownPartition, said);
+        }
+        let leader = self.controller.leader_of(partition);
+        Refused {
+            leader: leader.map(|(node, _)| node),
+            leader_epoch: leader.map_or(0, |(_, epoch)| epoch),
+            ..Refused::new(Code::NotLeader, "this node does not serve the partition: ask for its leader again")
+        }
+    }
+}
+
+impl View for Ground {
+    fn see(&self, partition: TopicPartition) -> Result<Seen, Refused> {
+        let marks = self.find(partition)?.marks();
+        Ok(Seen {
+            log_start: marks.log_start,
+            high_watermark: marks.high_watermark,
+            bytes: marks.bytes_at_hw,
+            epoch: marks.epoch,
+            leading: marks.role == Role::Leader,
+            ready: marks.ready,
+            leader: marks.leader,
+        })
+    }
+}

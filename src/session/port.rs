@@ -1,0 +1,94 @@
+//! Straight to partitions: produce and offsets. Not an actor: a request goes to the partition's own, its answer comes back.
+
+use super::Ground;
+use crate::{
+    batch::Batch,
+    partition::{Produce, Role},
+    runtime::{BytePermit, ReplySlot},
+    types::{AckLevel, TopicPartition},
+    wire::{self, Code, Refused},
+};
+use futures_util::{FutureExt, future::BoxFuture, future::join_all};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// A produce that names no time.
+const PRODUCE_WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest time a produce may name.
+const PRODUCE_WAIT_MAX: Duration = Duration::from_secs(300);
+
+impl Ground {
+    /// Hands batches to the partition's leader before it returns, so that calls keep their order; the future is the
+    /// answer. The permit is held to it.
+    pub fn produce(
+        &self,
+        produce: &wire::Produce,
+        batches: Vec<Batch>,
+        permit: BytePermit,
+    ) -> BoxFuture<'static, Result<wire::Produced, Refused>> {
+        let partition = TopicPartition { topic: produce.topic, partition: produce.partition };
+        let handle = match self.find(partition) {
+            Ok(handle) => handle,
+            Err(refused) => return std::future::ready(Err(refused)).boxed(),
+        };
+        let ack = produce.ack;
+        if ack == AckLevel::None {
+            // What becomes of it nobody is told: who leads is all that can be answered.
+            let marks = handle.marks();
+            let answer = match marks.role {
+                Role::Leader => {
+                    handle.produce(Produce { ack, batches, permit, slot: ReplySlot::ignored() });
+                    Ok(wire::Produced { leader_epoch: marks.epoch, level: ack, ..wire::Produced::default() })
+                }
+                Role::Follower | Role::Gone => Err(self.elsewhere(partition)),
+            };
+            return std::future::ready(answer).boxed();
+        }
+        let (slot, answer) = ReplySlot::channel();
+        handle.produce(Produce { ack, batches, permit, slot });
+        let wait = match produce.timeout_ms {
+            0 => PRODUCE_WAIT_DEFAULT,
+            ms => Duration::from_millis(ms.into()).min(PRODUCE_WAIT_MAX),
+        };
+        let deadline = Instant::now() + wait;
+        async move {
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(produced)) => Ok(wire::Produced {
+                    base_offset: produced.base_offset,
+                    leader_epoch: produced.leader_epoch,
+                    level: produced.level,
+                    quorum: produced.quorum,
+                    voters: produced.voters,
+                    duplicate: produced.duplicate,
+                }),
+                Ok(Err(error)) => Err(error.refused()),
+                Err(_) => Err(Refused::new(
+                    Code::TimedOut,
+                    format!(
+                        "not acknowledged within {} ms, and it may be yet: send the same batches with the same sequence again",
+                        wait.as_millis()
+                    ),
+                )),
+            }
+        }
+        .boxed()
+    }
+
+    /// Offsets by meaning, each after a read-index of its partition's leader that began after the question.
+    pub fn list_offsets(&self, list: wire::ListOffsets) -> impl Future<Output = wire::ListedOffsets> + Send + 'static {
+        let queries = list.partitions.into_iter().map(|query| {
+            let handle = self.find(TopicPartition { topic: query.topic, partition: query.partition });
+            async move {
+                let handle = handle?;
+                handle.barrier().await.map_err(|unavailable| unavailable.refused())?;
+                let found = handle.offset_at(query.at).await.map_err(|error| error.refused())?;
+                Ok(wire::OffsetAnswer { refused: None, offset: found.offset, leader_epoch: found.leader_epoch })
+            }
+            .map(|found: Result<_, Refused>| {
+                found.unwrap_or_else(|refused| wire::OffsetAnswer { refused: Some(refused), ..Default::default() })
+            })
+        });
+        let all = join_all(queries.collect::<Vec<_>>());
+        async move { wire::ListedOffsets { partitions: all.await } }
+    }
+}

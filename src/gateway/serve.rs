@@ -18,9 +18,9 @@ use tokio::{
 };
 
 /// The oldest protocol version that this node speaks.
-pub const VERSION_MIN: u16 = 1;
+const VERSION_MIN: u16 = 1;
 /// The newest one.
-pub const VERSION_MAX: u16 = 1;
+const VERSION_MAX: u16 = 1;
 
 /// How long a client may take from its connection to its Hello.
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(10);

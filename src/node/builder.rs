@@ -2,7 +2,6 @@
 
 use super::{
     Failure, Inner, Node, NodeError,
-    desk::{self, Desk},
     facts::NodeFacts,
     hosting::Hosting,
     life::Life,
@@ -10,10 +9,9 @@ use super::{
     solo::Solo,
 };
 use crate::{
-    auth,
     config::{Config, ListenerKind},
     controller::{Controller, machine::Addresses},
-    gateway::{Gateway, Parts, admin::Admin},
+    gateway::{Gateway, ListenError, admin::Admin},
     group::Groups,
     metrics::Metrics,
     partition::Partitions,
@@ -21,6 +19,7 @@ use crate::{
     quota::Pools,
     replica::Leaders,
     runtime::{Arbiters, Courier, Env, Phase, Phases},
+    session::Ground,
     tls,
 };
 use highwater_raft::{
@@ -140,24 +139,17 @@ impl Builder {
         let answer = seeds.clone();
         host.serve(Arc::new(peer::Desk::new(controller.clone(), Arc::new(move |asked| answer.answer(asked)))));
         let (phases, metrics) = (Phases::default(), Metrics::new(node));
-        let desk = Desk(Arc::new(desk::Inner {
-            cluster: config.cluster.name.clone(),
-            controller: controller.clone(),
-            groups: groups.clone(),
-            partitions: partitions.clone(),
-            hosting: hosting.clone(),
-            courier: courier.clone(),
-            env: env.clone(),
-        }));
-        let gateway = Gateway::new(Parts {
-            node,
-            env: env.clone(),
-            arbiters: arbiters.clone(),
-            phases: phases.clone(),
-            pools: Pools::new(&config.pools),
-            partitions: partitions.clone(),
-            desk: Arc::new(desk),
-        });
+        let pools = Pools::new(&config.pools);
+        let ground = Ground::new(
+            env.clone(),
+            &config.cluster.name,
+            partitions.clone(),
+            controller.clone(),
+            groups.clone(),
+            courier.clone(),
+            pools.response.clone(),
+        );
+        let gateway = Gateway::new(env.clone(), arbiters.clone(), phases.clone(), pools, ground);
         let facts = NodeFacts {
             controller: controller.clone(),
             directory: directory.clone(),
@@ -246,15 +238,14 @@ async fn open_listeners(
     let mut opened = Vec::new();
     for listener in &config.listeners.0 {
         let failed = |why: String| NodeError::Listen { what: format!("listener {}", listener.bind), why };
+        let listen_failed = |error: ListenError| failed(error.to_string());
         let address = match listener.kind {
             ListenerKind::Native => {
-                let admission = auth::admission(listener).map_err(|error| failed(error.to_string()))?;
                 let tls_failed = |error: tls::TlsError| failed(error.to_string());
                 let identity = tls::Identity::read(&config.tls.certificate, &config.tls.key).map_err(tls_failed)?;
                 let roots = tls::Roots::read(&config.tls.ca).map_err(tls_failed)?;
-                let server = tls::server_config(&identity, &roots, admission.client_certificates()).map_err(tls_failed)?;
-                let native = gateway.listen(listener.bind, server).map_err(|error| failed(error.to_string()))?;
-                let address = native.local_addr();
+                let native = gateway.listen(listener, &identity, &roots).map_err(listen_failed)?;
+                let address = native.local_addr().map_err(|error| failed(error.to_string()))?;
                 let stopping = phases.clone();
                 env.spawn(async move {
                     stopping.reached(Phase::Closing).await;
@@ -265,11 +256,11 @@ async fn open_listeners(
             ListenerKind::Http => {
                 let stopping = phases.clone();
                 let until = async move { stopping.reached(Phase::Closing).await };
-                Admin::listen(listener.bind, facts.clone(), env, until).await.map(|admin| admin.local_addr())
+                Admin::listen(listener, facts.clone(), env, until).await.map_err(listen_failed)?.local_addr()
             }
             ListenerKind::Kafka => return Err(failed("Kafka's protocol is not served by this version".into())),
         };
-        opened.push(address.map_err(|error| failed(error.to_string()))?);
+        opened.push(address);
     }
     Ok(opened)
 }

@@ -11,7 +11,6 @@
 //! - Several nodes live in one process without sharing anything; in simulation all of a node runs on the current thread.
 
 mod builder;
-mod desk;
 mod error;
 mod facts;
 mod hosting;

@@ -94,11 +94,17 @@ impl Ground {
             );
             return Refused::new(Code::UnknownPartition, said);
         }
-        let leader = self.controller.leader_of(partition);
-        Refused {
-            leader: leader.map(|(node, _)| node),
-            leader_epoch: leader.map_or(0, |(_, epoch)| epoch),
-            ..Refused::new(Code::NotLeader, "this node does not serve the partition: ask for its leader again")
+        if metadata.placement_of(partition).is_some_and(|placement| placement.is_offline()) {
+            let said = "the partition lost a majority of its replicas: an operator must repair it";
+            return Refused::new(Code::Offline, said);
+        }
+        match self.controller.leader_of(partition) {
+            Some((leader, leader_epoch)) if leader != self.node() => Refused {
+                leader: Some(leader),
+                leader_epoch,
+                ..Refused::new(Code::NotLeader, format!("node {leader} leads the partition: ask there"))
+            },
+            _ => Refused::new(Code::NotReady, "the partition is about to have a leader: try again"),
         }
     }
 }

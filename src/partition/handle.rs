@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use highwater_raft::{
     GroupId, ReplicaId,
+    group::TransferError,
     log::{Directory, ReadError},
     machine::Command,
 };
@@ -277,6 +278,14 @@ impl Handle {
     /// Has silent producers forgotten, if there are any and this replica leads.
     pub(crate) fn tidy(&self, expire: machine::ExpireProducers) {
         self.0.post.send(Request::Tidy(expire));
+    }
+
+    /// Hands the lead over to another replica, if this one leads.
+    pub(crate) async fn transfer(&self, to: ReplicaId) -> Result<(), TransferError> {
+        match self.0.raft.get() {
+            Some(raft) => raft.transfer(to).await,
+            None => Err(TransferError::NotLeader { hint: None }),
+        }
     }
 
     /// Proposes a command of retention, if this replica leads.

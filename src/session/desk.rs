@@ -195,11 +195,12 @@ impl Ground {
         }
         let metadata = self.controller.metadata();
         let replica = metadata.placement_of(partition).and_then(|placement| placement.hosted_by(transfer.to));
-        let (Some(replica), Some(raft)) = (replica, handle.raft()) else {
+        let Some(replica) = replica else {
             let said = format!("node {} has no replica of this partition: choose one that has", transfer.to);
             return Err(Refused::new(Code::BadSetting, said));
         };
-        raft.transfer(replica.id).await.map_err(|error| Refused::new(Code::NotReady, error.to_string()))?;
+        let transferred = handle.transfer(replica.id).await;
+        transferred.map_err(|error| Refused::new(Code::NotReady, error.to_string()))?;
         Ok(Done {})
     }
 }

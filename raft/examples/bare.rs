@@ -22,7 +22,7 @@
 use bytes::Bytes;
 use highwater_raft::{
     BootId, GroupId, NodeId, ReplicaId,
-    disk::{Disk, File, RealDisk},
+    disk::{Disk, RealDisk},
     env::Env,
     group::{AppliedAnswer, Committed, Event, Group, Host, HostOptions, MachineState, Owner, Refusal},
     log::{Directory, Options, Stamp},
@@ -37,14 +37,18 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     error::Error,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::mpsc, task::LocalSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+    time::Instant,
+};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -326,11 +330,10 @@ async fn measure(arguments: &Arguments) -> Fallible {
         role.wait_for(|role| role.ready).await?;
         leaders.push(orders);
     }
-    let disk = RealDisk::new(folder.path().join("raw"))?;
-    let file = zero_filled(&disk).await?;
+    let raw = Raw::new(&node.env, RealDisk::new(folder.path().join("raw"))?)?;
     for &size in &arguments.size {
         for &inflight in &arguments.inflight {
-            let raw = probe(&*file, size).await?;
+            let raw = raw.probe(size).await?;
             load(arguments, &leaders, &node.directory, inflight, size, &raw).await?;
         }
     }
@@ -341,27 +344,48 @@ async fn measure(arguments: &Arguments) -> Fallible {
     Ok(())
 }
 
-async fn zero_filled(disk: &RealDisk) -> Fallible<Arc<dyn File>> {
-    let file = disk.open("raw", true).await?;
-    let zeros = Bytes::from(vec![0; 1 << 20]);
-    for at in (0..RAW_FILE).step_by(zeros.len()) {
-        file.write_at(at, std::slice::from_ref(&zeros)).await?;
+/// A thread that may wait for the disk.
+struct Raw(mpsc::UnboundedSender<(usize, oneshot::Sender<io::Result<Vec<u64>>>)>);
+
+impl Raw {
+    fn new(env: &Env, disk: RealDisk) -> Fallible<Self> {
+        let (sender, mut asked) = mpsc::unbounded_channel::<(usize, oneshot::Sender<_>)>();
+        env.spawn_thread("raw", move || {
+            Box::pin(async move {
+                while let Some((size, answer)) = asked.recv().await {
+                    let _ = answer.send(probe(&disk, size).await);
+                }
+            })
+        })?;
+        Ok(Raw(sender))
     }
-    file.sync().await?;
-    disk.sync_directory("").await?;
-    Ok(file)
+
+    async fn probe(&self, size: usize) -> Fallible<Vec<u64>> {
+        let (answer, probed) = oneshot::channel();
+        self.0.send((size, answer))?;
+        Ok(probed.await??)
+    }
 }
 
 /// Microseconds of writes with `fdatasync`, ascending.
-async fn probe(file: &dyn File, size: usize) -> Fallible<Vec<u64>> {
-    let frame = u64::try_from(size)?.next_multiple_of(4096);
-    let bytes = Bytes::from(vec![0x5a; usize::try_from(frame)?]);
+async fn probe(disk: &RealDisk, size: usize) -> io::Result<Vec<u64>> {
+    let file = disk.open("raw", true).await?;
+    if file.len().await? < RAW_FILE {
+        let zeros = Bytes::from(vec![0; 1 << 20]);
+        for at in (0..RAW_FILE).step_by(zeros.len()) {
+            file.write_at(at, std::slice::from_ref(&zeros)).await?;
+        }
+        file.sync().await?;
+        disk.sync_directory("").await?;
+    }
+    let frame = size.next_multiple_of(4096);
+    let bytes = Bytes::from(vec![0x5a; frame]);
     let mut micros = Vec::new();
-    for at in (0..=RAW_FILE - frame).step_by(usize::try_from(frame)?).cycle().take(RAW_WRITES) {
+    for at in (0..=RAW_FILE - frame as u64).step_by(frame).cycle().take(RAW_WRITES) {
         let begun = Instant::now();
         file.write_at(at, std::slice::from_ref(&bytes)).await?;
         file.sync().await?;
-        micros.push(u64::try_from(begun.elapsed().as_micros())?);
+        micros.push(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
     micros.sort_unstable();
     Ok(micros)
@@ -394,7 +418,7 @@ async fn load(
     let mut waiting = Vec::new();
     for (number, leader) in leaders.iter().enumerate() {
         let share = inflight / leaders.len() + usize::from(number < inflight % leaders.len());
-        let (done, ended) = tokio::sync::oneshot::channel();
+        let (done, ended) = oneshot::channel();
         let order = Order { inflight: share, body: Bytes::from(vec![0x61; size]), taken: taken.clone(), done };
         leader.send(order).map_err(|_| "a leader has ended")?;
         waiting.push(ended);
@@ -462,7 +486,7 @@ struct Order {
     inflight: usize,
     body: Bytes,
     taken: Rc<RefCell<Taken>>,
-    done: tokio::sync::oneshot::Sender<()>,
+    done: oneshot::Sender<()>,
 }
 
 /// What the broker's leader of a partition does, without the broker.
@@ -506,7 +530,10 @@ impl Leader {
                 }
             }
             for event in batch.drain(..) {
-                self.take(event).await;
+                if let Err(why) = self.take(event).await {
+                    eprintln!("the load cannot go on: {why}");
+                    return;
+                }
             }
             self.propose();
             if self.waiting.is_empty()
@@ -518,10 +545,10 @@ impl Leader {
         }
     }
 
-    async fn take(&mut self, event: Event) {
+    async fn take(&mut self, event: Event) -> Fallible {
         match event {
             Event::Committed { entries, checkpoint_after, done } => {
-                let stamps = self.tally.apply(&entries).expect("proposals of this process decode");
+                let stamps = self.tally.apply(&entries)?;
                 let _ = done.send(self.tally.answer(stamps, checkpoint_after));
                 entries.iter().filter(|entry| !entry.payload.is_empty()).for_each(|_| self.acknowledge());
             }
@@ -537,10 +564,11 @@ impl Leader {
                 }
                 self.waiting.extend(again);
             }
-            Event::Refused { why, .. } => panic!("the leader was lost ({why:?}): the load cannot go on"),
-            Event::Failed { why } => panic!("the replica failed: {why}"),
+            Event::Refused { why, .. } => return Err(format!("leadership was lost: {why:?}").into()),
+            Event::Failed { why } => return Err(format!("the replica failed: {why}").into()),
             Event::Restore { .. } | Event::Flushed { .. } | Event::Role(_) => {}
         }
+        Ok(())
     }
 
     /// The oldest proposal is applied: its requests are made again.

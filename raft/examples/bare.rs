@@ -531,7 +531,10 @@ impl Leader {
             }
             for event in batch.drain(..) {
                 if let Err(why) = self.take(event).await {
-                    eprintln!("the load cannot go on: {why}");
+                    // At the end of all loads Raft is stopped: no news.
+                    if self.order.is_some() {
+                        eprintln!("the load cannot go on: {why}");
+                    }
                     return;
                 }
             }

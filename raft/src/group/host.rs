@@ -38,6 +38,8 @@ pub struct HostOptions {
     pub append_window: usize,
     /// Bytes of one append stream that may be unanswered.
     pub append_window_bytes: usize,
+    /// How long a follower may wait for the news of a commit, if no entry carries it. Zero: not at all.
+    pub commit_hold: Duration,
     /// Entry bytes of one append request.
     pub append_bytes: usize,
     /// Payload bytes of one [`super::Event::Committed`].
@@ -55,6 +57,7 @@ impl HostOptions {
             timing: Timing::default(),
             append_window: 64,
             append_window_bytes: 4 << 20,
+            commit_hold: Duration::from_millis(1),
             append_bytes: 1 << 20,
             apply_bytes: 1 << 20,
             arbiters: None,

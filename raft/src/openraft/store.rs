@@ -207,10 +207,12 @@ impl RaftLogStorage<Types> for Store {
         shared.log.append(
             batch,
             Box::new(move |result| {
-                if result.is_ok() {
+                let good = result.is_ok();
+                // Raft first: a commit may wait for it.
+                flushed.io_completed(result);
+                if good {
                     progress.send_replace(Some(last));
                 }
-                flushed.io_completed(result);
             }),
         );
         handed_over.into_iter().for_each(|event| shared.owner.event(event));

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** one stream is one run of messages on one lane and key; at the first error it ends, and what was in
 //! flight is forgotten. openraft then begins another from what it knows to match.
+//! **Invariant:** an append with entries never waits; one that only tells of a commit is kept back for a moment, and the
+//! next one, which tells the same and more, goes in its place. Else each lone entry would cost two round trips.
 //! There is no deadline that matters on an append (openraft takes an error as a reason to begin again from an earlier
 //! entry): the failure detector ends the calls to a node that it suspects.
 
@@ -30,6 +32,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
+use tokio::time::{Instant, Sleep};
 
 /// Far above any suspicion.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,6 +45,10 @@ pub(super) struct Pipeline<'c, S> {
     in_flight: VecDeque<InFlight>,
     bytes: usize,
     term: u64,
+    /// The last append, if it has no entries, until `hold` ends.
+    held: Option<AppendEntriesRequest<Types>>,
+    hold: Pin<Box<Sleep>>,
+    begun: bool,
 }
 
 struct InFlight {
@@ -52,7 +59,17 @@ struct InFlight {
 impl<'c, S> Pipeline<'c, S> {
     pub(super) fn new(client: &'c Client, input: S) -> Self {
         let number = client.shared.net.next_stream();
-        Pipeline { client, number, input: Some(input), in_flight: VecDeque::new(), bytes: 0, term: 0 }
+        Pipeline {
+            client,
+            number,
+            input: Some(input),
+            in_flight: VecDeque::new(),
+            bytes: 0,
+            term: 0,
+            held: None,
+            hold: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            begun: false,
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -69,8 +86,25 @@ impl<'c, S> Pipeline<'c, S> {
         self.bytes += bytes;
     }
 
+    /// Sends, or keeps it back if it has no entries; either way what was kept back is superseded.
+    fn take(&mut self, append: AppendEntriesRequest<Types>) {
+        let before = self.held.take();
+        let hold = self.client.shared.options.commit_hold;
+        // The first one of a stream is a probe: its answer is waited for.
+        if append.entries.is_empty() && self.begun && !hold.is_zero() {
+            if before.is_none() {
+                self.hold.as_mut().reset(Instant::now() + hold);
+            }
+            self.held = Some(append);
+        } else {
+            self.begun = true;
+            self.send(append);
+        }
+    }
+
     fn end(&mut self) {
         self.input = None;
+        self.held = None;
         self.in_flight.clear();
     }
 
@@ -106,6 +140,10 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
                 return Poll::Pending;
             }
             let Some(input) = &mut this.input else {
+                if let Some(held) = this.held.take() {
+                    this.send(held);
+                    continue;
+                }
                 return if this.in_flight.is_empty() { Poll::Ready(None) } else { Poll::Pending };
             };
             match input.poll_next_unpin(cx) {
@@ -115,10 +153,16 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
                         this.end();
                         return Poll::Ready(Some(Err(AskError::Suspected { node: this.client.node }.into())));
                     }
-                    this.send(append);
+                    this.take(append);
                 }
                 Poll::Ready(None) => this.input = None,
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => match this.held.take() {
+                    Some(held) if this.hold.as_mut().poll(cx).is_ready() => this.send(held),
+                    held => {
+                        this.held = held;
+                        return Poll::Pending;
+                    }
+                },
             }
         }
     }

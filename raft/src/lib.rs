@@ -34,4 +34,4 @@ pub mod testing;
 pub mod transport;
 
 pub use ids::{BootId, DirectoryId, GroupId, NodeId, ReplicaId};
-pub use payload::Payload;
+pub use payload::{Payload, Reader};

@@ -98,9 +98,10 @@ pub fn encode(term: u64, n: u64, stamp_ms: u64, commands: &[Command]) -> Payload
 /// Takes a payload apart; bodies are slices of it.
 pub fn decode(payload: &Payload) -> Result<(Head, Vec<Command>), Damaged> {
     let damaged = |why: &str| Damaged { what: "entry", why: why.into() };
-    let mut len = payload.slice(0..4).ok_or_else(|| damaged("shorter than its head"))?;
+    let mut rest = payload.reader();
+    let mut len = rest.take(4).ok_or_else(|| damaged("shorter than its head"))?;
     let head_len = len.get_u32() as usize;
-    let mut head = payload.slice(4..4usize.saturating_add(head_len)).ok_or_else(|| damaged("head cut off"))?;
+    let mut head = rest.take(head_len).ok_or_else(|| damaged("head cut off"))?;
     if head.remaining() < 29 {
         return Err(damaged("head too short"));
     }
@@ -112,18 +113,15 @@ pub fn decode(payload: &Payload) -> Result<(Head, Vec<Command>), Damaged> {
     if head.remaining() != count.saturating_mul(5) {
         return Err(damaged("head length differs from its count of commands"));
     }
-    let mut position = 4 + head_len;
     let mut kinds = Vec::with_capacity(count);
     let mut commands = Vec::with_capacity(count);
     for _ in 0..count {
         let (kind, len) = (head.get_u8(), head.get_u32());
-        let end = position + len as usize;
-        let body = payload.slice(position..end).ok_or_else(|| damaged("command cut off"))?;
-        position = end;
+        let body = rest.take(len as usize).ok_or_else(|| damaged("command cut off"))?;
         kinds.push((kind, len));
         commands.push(Command { kind, body });
     }
-    if position != payload.len() {
+    if rest.remaining() > 0 {
         return Err(damaged("bytes behind the last command"));
     }
     Ok((Head { term, n, stamp_ms, commands: kinds }, commands))

@@ -62,9 +62,51 @@ impl Payload {
         Some(Bytes::new())
     }
 
+    /// Takes it apart from the front.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { parts: &self.parts, offset: 0, left: self.len }
+    }
+
     /// All bytes as one slice: shared when there is one part.
     pub fn contiguous(&self) -> Bytes {
         self.slice(0..self.len).unwrap_or_default()
+    }
+}
+
+/// Takes a payload apart, piece by piece; linear in its parts, where each [`Payload::slice`] counts from the first one.
+pub struct Reader<'p> {
+    parts: &'p [Bytes],
+    /// What of the first part is taken.
+    offset: usize,
+    left: usize,
+}
+
+impl Reader<'_> {
+    /// Bytes that are left.
+    pub fn remaining(&self) -> usize {
+        self.left
+    }
+
+    /// The next `want` bytes: shared when they lie in one part, else copied. `None`, and nothing taken, when fewer are left.
+    pub fn take(&mut self, want: usize) -> Option<Bytes> {
+        self.left = self.left.checked_sub(want)?;
+        let mut joined = BytesMut::new();
+        while let Some((first, rest)) = self.parts.split_first() {
+            let missing = want - joined.len();
+            let end = first.len().min(self.offset + missing);
+            let piece = self.offset..end;
+            self.offset = end;
+            if piece.len() == missing && joined.is_empty() {
+                return Some(first.slice(piece));
+            }
+            joined.reserve(missing);
+            joined.extend_from_slice(&first[piece]);
+            if joined.len() == want {
+                break;
+            }
+            (self.parts, self.offset) = (rest, 0);
+        }
+        Some(joined.freeze())
     }
 }
 
@@ -101,6 +143,15 @@ mod tests {
             }
         }
         assert_eq!(payload.slice(0..9), None);
+        for step in 1..=whole.len() {
+            let (mut reader, mut taken) = (payload.reader(), Vec::new());
+            while let Some(piece) = reader.take(step) {
+                taken.extend_from_slice(&piece);
+            }
+            assert_eq!(reader.remaining(), whole.len() % step, "by {step}");
+            assert_eq!(taken, whole[..whole.len() - whole.len() % step], "by {step}");
+            assert_eq!(reader.take(0).unwrap(), Bytes::new());
+        }
         assert_eq!(payload.contiguous(), &whole[..]);
     }
 }

@@ -17,9 +17,6 @@ use tokio::time::Instant;
 
 const TOPIC: TopicId = TopicId([7; 16]);
 
-fn at(partition: u32) -> TopicPartition {
-    TopicPartition { topic: TOPIC, partition }
-}
 
 fn want(partition: u32, offset: u64) -> FetchPartition {
     FetchPartition { topic: TOPIC, partition, offset, bytes_max: 0, from_follower: false }

@@ -1,0 +1,178 @@
+//! The workload: producers that pipeline, readers by assignment, a group whose members come and go, and a watcher that asks for
+//! the watermark. Each writes down what it did and saw.
+
+use super::{link::SimDialer, world::World};
+use crate::history::{Value, What};
+use highwater::{
+    client::{Client, ConsumeError, Delivery, ProduceError, Record, consumer::OutOfRange},
+    types::{GroupName, Position, TopicName},
+};
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+/// The one topic.
+pub(super) fn topic() -> TopicName {
+    "storm".parse().expect("a good name")
+}
+
+/// A client of its own for a process.
+pub(super) async fn connect(world: &World, process: u32) -> Client {
+    let dialer = SimDialer::new(Duration::from_micros(world.env.random_below(2_000)));
+    world.dialers.borrow_mut().push((process, dialer.clone()));
+    loop {
+        let mut builder = Client::builder().dialer(Arc::new(dialer.clone())).host(Arc::new(world.host())).name(format!("process {process}"));
+        for node in 1..=world.options.nodes {
+            builder = builder.bootstrap(format!("node-{node}"));
+        }
+        match builder.connect().await {
+            Ok(client) => return client,
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+fn encode(value: Value) -> Vec<u8> {
+    // Long enough that frames of several records cross sectors.
+    let mut bytes = value.to_be_bytes().to_vec();
+    bytes.resize(96, b'.');
+    bytes
+}
+
+pub(super) fn decode(record: &Delivery) -> Value {
+    let bytes = record.value.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok());
+    Value::from_be_bytes(bytes.unwrap_or_default())
+}
+
+/// Sends until the storm is over, then waits for every outcome.
+pub(super) async fn produce(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    let producer = client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(30)).build();
+    let mut count = 0u64;
+    let settling = tokio::task::LocalSet::new();
+    settling
+        .run_until(async {
+            while !world.is_calm() {
+                let partition = u32::try_from(world.env.random_below(world.options.partitions.into())).unwrap_or(0);
+                count += 1;
+                let value = (u64::from(process) << 32) | count;
+                let record = Record::new(topic(), encode(value)).partition(partition);
+                match producer.send(record).await {
+                    Ok(receipt) => {
+                        world.note(process, What::Send { partition, value });
+                        let world = world.clone();
+                        tokio::task::spawn_local(async move {
+                            let what = match receipt.await {
+                                Ok(acked) => match acked.offset {
+                                    Some(offset) => What::SendOk { partition, value, offset },
+                                    None => What::SendInfo { partition, value },
+                                },
+                                Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => What::SendFail { partition, value },
+                                Err(ProduceError::TimedOut { maybe_appended: false, .. }) => What::SendFail { partition, value },
+                                Err(_) => What::SendInfo { partition, value },
+                            };
+                            world.note(process, what);
+                        });
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+                let pause = world.env.random_below(40);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            let _ = producer.close().await;
+        })
+        .await;
+    settling.await;
+    client.close();
+}
+
+/// Reads all partitions from the start, alone; now and then goes back to the start as a new reader.
+pub(super) async fn read(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    while !world.is_calm() {
+        let all = (0..world.options.partitions).map(|partition| (topic(), partition, Position::Earliest));
+        let builder = client.consumer().out_of_range(OutOfRange::Fail).fetch_wait(Duration::from_millis(500));
+        let Ok(mut consumer) = builder.assign(all).await else { continue };
+        for partition in 0..world.options.partitions {
+            world.note(process, What::Seek { partition });
+        }
+        let rounds = 20 + world.env.random_below(100);
+        for _ in 0..rounds {
+            if world.is_calm() {
+                break;
+            }
+            match consumer.poll(Duration::from_millis(500)).await {
+                Ok(records) => polled(&world, process, &records),
+                Err(ConsumeError::OffsetOutOfRange { partition, offset, .. }) => {
+                    world.note(process, What::OutOfRange { partition, offset });
+                    break;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        let _ = consumer.close().await;
+    }
+    client.close();
+}
+
+fn polled(world: &World, process: u32, records: &[Delivery]) {
+    for partition in 0..world.options.partitions {
+        let mine: Vec<_> = records.iter().filter(|r| r.partition == partition).map(|r| (r.offset, decode(r))).collect();
+        if !mine.is_empty() {
+            world.note(process, What::Poll { partition, records: mine, assigned: true });
+        }
+    }
+}
+
+/// The group that members of [`join`] are in.
+pub(super) const GROUP: u32 = 1;
+
+/// A member of a group: comes, consumes for a while, leaves or just vanishes, comes again. After the storm it stays until
+/// the group has seen `ends`.
+pub(super) async fn join(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    let group: GroupName = "readers".parse().expect("a good name");
+    while !world.is_over() {
+        let builder = client
+            .consumer()
+            .start(Position::Earliest)
+            .session(Duration::from_secs(3))
+            .fetch_wait(Duration::from_millis(500))
+            .auto_commit(Some(Duration::from_millis(500)));
+        let Ok(mut consumer) = builder.subscribe(group.clone(), [topic()]).await else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        };
+        let rounds = 20 + world.env.random_below(100);
+        for _ in 0..rounds {
+            if world.is_over() {
+                break;
+            }
+            match consumer.poll(Duration::from_millis(500)).await {
+                Ok(records) => {
+                    for record in &records {
+                        world.given(process, GROUP, record);
+                    }
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        if world.env.random_below(2) == 0 {
+            let _ = consumer.close().await;
+        }
+    }
+    client.close();
+}
+
+/// Asks for the watermarks, again and again.
+pub(super) async fn watch(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    while !world.is_calm() {
+        let asked = world.now();
+        if let Ok(offsets) = client.admin().list_offsets(&topic(), Position::Latest).await {
+            for (partition, offset) in offsets {
+                world.note(process, What::Latest { partition, asked, offset });
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100 + world.env.random_below(200))).await;
+    }
+    client.close();
+}

@@ -1,0 +1,117 @@
+//! Client connections: links in memory with a delay, cut when the node dies or the client is partitioned from it.
+
+use highwater::{
+    client::Dialer,
+    types::NodeId,
+    wire::{Connection, Frame, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Makes a connection to a node that lives, or says why not.
+pub(super) type Door = Box<dyn Fn() -> Result<MemoryConnection, LinkClosed>>;
+
+thread_local! {
+    /// Doors of the world that runs on this thread: dialers must be `Send`, nodes are not.
+    static DOORS: RefCell<BTreeMap<u32, Door>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Opens or shuts the way into a node.
+pub(super) fn set_door(node: u32, door: Option<Door>) {
+    DOORS.with_borrow_mut(|doors| match door {
+        Some(door) => drop(doors.insert(node, door)),
+        None => drop(doors.remove(&node)),
+    });
+}
+
+/// One client's way to the nodes.
+#[derive(Clone, Default)]
+pub(super) struct SimDialer {
+    open: Arc<Mutex<Vec<(u32, Arc<SimConnection>)>>>,
+    delay: Duration,
+}
+
+impl SimDialer {
+    pub(super) fn new(delay: Duration) -> Self {
+        Self { open: Arc::default(), delay }
+    }
+
+    /// Breaks all connections to a node.
+    pub(super) fn cut(&self, node: u32) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(to, connection)| {
+            if *to == node {
+                connection.inner.close("cut");
+            }
+            *to != node
+        });
+    }
+}
+
+impl Dialer for SimDialer {
+    fn dial(&self, node: Option<NodeId>, address: &str) -> BoxFuture<'static, Result<Arc<dyn Connection>, LinkClosed>> {
+        let to = node.map(|node| node.0).or_else(|| address.strip_prefix("node-").and_then(|n| n.parse().ok()));
+        let this = self.clone();
+        Box::pin(async move {
+            tokio::time::sleep(this.delay).await;
+            let to = to.ok_or_else(|| LinkClosed("no such node".into()))?;
+            let inner = DOORS.with_borrow(|doors| match doors.get(&to) {
+                Some(door) => door(),
+                None => Err(LinkClosed(format!("node {to} is down"))),
+            })?;
+            let connection = Arc::new(SimConnection { inner, delay: this.delay });
+            this.open.lock().unwrap_or_else(PoisonError::into_inner).push((to, connection.clone()));
+            Ok(connection as Arc<dyn Connection>)
+        })
+    }
+}
+
+struct SimConnection {
+    inner: MemoryConnection,
+    delay: Duration,
+}
+
+impl Connection for SimConnection {
+    fn open(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+        Box::pin(async move {
+            let link = self.inner.open().await?;
+            Ok(Link {
+                sender: Box::new(Late { inner: link.sender, delay: self.delay }),
+                receiver: Box::new(Late { inner: link.receiver, delay: self.delay }),
+            })
+        })
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+        self.inner.accept()
+    }
+
+    fn close(&self, reason: &str) {
+        self.inner.close(reason);
+    }
+}
+
+struct Late<T: ?Sized> {
+    delay: Duration,
+    inner: Box<T>,
+}
+
+impl LinkSender for Late<dyn LinkSender> {
+    fn send(&mut self, frames: Vec<Frame>) -> BoxFuture<'_, Result<(), LinkClosed>> {
+        Box::pin(async move {
+            tokio::time::sleep(self.delay).await;
+            self.inner.send(frames).await
+        })
+    }
+}
+
+impl LinkReceiver for Late<dyn LinkReceiver> {
+    fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>> {
+        self.inner.receive()
+    }
+}

@@ -44,11 +44,14 @@ pub struct Builder {
     network: Option<Arc<dyn Network>>,
     listen: bool,
     native_address: Option<String>,
+    boot: Option<BootId>,
+    #[cfg(feature = "testing")]
+    leader_restore: bool,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, env: None, disk: None, network: None, listen: true, native_address: None }
+        Self { config, env: None, disk: None, network: None, listen: true, native_address: None, boot: None, #[cfg(feature = "testing")] leader_restore: false }
     }
 
     /// Time, randomness and tasks; simulated ones put the whole node on the current thread's `LocalSet`.
@@ -82,6 +85,19 @@ impl Builder {
         self
     }
 
+    /// This life's id, for a network that was told it before. Default: random.
+    pub fn boot(mut self, boot: BootId) -> Self {
+        self.boot = Some(boot);
+        self
+    }
+
+    /// Plants the bug that a simulation must find: leaders resume after a restart without an election.
+    #[cfg(feature = "testing")]
+    pub fn leader_restore(mut self, restore: bool) -> Self {
+        self.leader_restore = restore;
+        self
+    }
+
     /// Builds and starts it. The node then finds its cluster by itself: see [`Node::serving`] and [`Node::run`].
     pub async fn start(self) -> Result<Node, NodeError> {
         let env = self.env.clone().unwrap_or_else(Env::real);
@@ -103,9 +119,11 @@ impl Builder {
     }
 
     async fn build(self, env: Env, arbiters: Arbiters) -> Result<Node, NodeError> {
-        let Self { config, disk, network, listen, native_address, .. } = self;
+        #[cfg(feature = "testing")]
+        let leader_restore = self.leader_restore;
+        let Self { config, disk, network, listen, native_address, boot, .. } = self;
         let node = config.node.id;
-        let boot = BootId(env.random_u64());
+        let boot = boot.unwrap_or_else(|| BootId(env.random_u64()));
         let disk = match disk {
             Some(disk) => disk,
             None => Arc::new(RealDisk::new(&config.node.data_dir).map_err(|error| NodeError::Directory(error.to_string()))?),
@@ -122,7 +140,12 @@ impl Builder {
                 (quic.clone() as Arc<dyn Network>, Some(quic))
             }
         };
-        let options = HostOptions { timing: timing(&config), ..HostOptions::new(node.into(), boot) };
+        let options = HostOptions {
+            timing: timing(&config),
+            #[cfg(feature = "testing")]
+            leader_restore,
+            ..HostOptions::new(node.into(), boot)
+        };
         let host = Host::start(options, directory.clone(), network, env.clone()).map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
         let controller = Controller::new(node, Leaders::default(), courier.clone());

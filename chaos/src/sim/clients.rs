@@ -89,7 +89,7 @@ pub(super) async fn read(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
     while !world.is_calm() {
         let all = (0..world.options.partitions).map(|partition| (topic(), partition, Position::Earliest));
-        let builder = client.consumer().out_of_range(OutOfRange::Fail).fetch_wait(Duration::from_millis(500));
+        let builder = client.consumer().out_of_range(OutOfRange::Error).fetch_wait(Duration::from_millis(500));
         let Ok(mut consumer) = builder.assign(all).await else { continue };
         for partition in 0..world.options.partitions {
             world.note(process, What::Seek { partition });
@@ -101,7 +101,7 @@ pub(super) async fn read(world: Rc<World>, process: u32) {
             }
             match consumer.poll(Duration::from_millis(500)).await {
                 Ok(records) => polled(&world, process, &records),
-                Err(ConsumeError::OffsetOutOfRange { partition, offset, .. }) => {
+                Err(ConsumeError::OutOfRange { partition, offset, .. }) => {
                     world.note(process, What::OutOfRange { partition, offset });
                     break;
                 }

@@ -93,7 +93,7 @@ async fn read_replica(world: &World, node: u32, topic: TopicId, partition: u32, 
         }
         for batch in highwater::batch::split(body) {
             let batch = batch.ok()?;
-            offset = batch.header.base_offset.try_into().unwrap_or(0u64) + u64::from(batch.count());
+            offset = batch.header().base_offset.try_into().unwrap_or(0u64) + u64::from(batch.count());
             for byte in batch.into_bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
             }

@@ -3,7 +3,7 @@
 use highwater::{
     client::Dialer,
     types::NodeId,
-    wire::{Connection, Frame, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection},
+    wire::{Connection, Frame, Gate, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection},
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -113,5 +113,9 @@ impl LinkSender for Late<dyn LinkSender> {
 impl LinkReceiver for Late<dyn LinkReceiver> {
     fn receive(&mut self) -> BoxFuture<'_, Result<Frame, LinkClosed>> {
         self.inner.receive()
+    }
+
+    fn set_gate(&mut self, gate: Gate) {
+        self.inner.set_gate(gate);
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     BootId, GroupId, NodeId, ReplicaId,
     env::Env,
-    group::{Event, HostOptions, Member, Owner, Role, Timing},
+    group::{Event, HostOptions, Member, Owner, Role},
     log,
 };
 use ::openraft::{
@@ -136,7 +136,7 @@ impl Replica {
         });
         let applier = Applier::start(shared.clone()).await?;
         shared.tail.load(&shared.log, applier.applied()).await?;
-        let config = config(&shared.options.timing).validate().map_err(io::Error::other)?;
+        let config = config(&shared.options).validate().map_err(io::Error::other)?;
         let raft = Raft::new(replica, Arc::new(config), Factory(shared.clone()), Store(shared.clone()), applier);
         let raft = raft.await.map_err(io::Error::other)?;
 
@@ -246,7 +246,12 @@ impl Replica {
 }
 
 /// openraft's settings; see design, section 5.
-fn config(timing: &Timing) -> Config {
+fn config(options: &HostOptions) -> Config {
+    let timing = &options.timing;
+    #[cfg(feature = "testing")]
+    let leader_restore = options.leader_restore;
+    #[cfg(not(feature = "testing"))]
+    let leader_restore = false;
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "highwater".into(),
@@ -266,7 +271,7 @@ fn config(timing: &Timing) -> Config {
         log_stage_capacity: Some(16),
         enable_tick: false,
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(leader_restore),
         // It would also hold back the read-index that wakes an idle group; the driver keeps a leader without a quorum
         // silent itself.
         quorum_loss_probe_interval: None,

@@ -47,40 +47,36 @@ pub(super) async fn produce(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
     let producer = client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(30)).build();
     let mut count = 0u64;
-    let settling = tokio::task::LocalSet::new();
-    settling
-        .run_until(async {
-            while !world.is_calm() {
-                let partition = u32::try_from(world.env.random_below(world.options.partitions.into())).unwrap_or(0);
-                count += 1;
-                let value = (u64::from(process) << 32) | count;
-                let record = Record::new(topic(), encode(value)).partition(partition);
-                match producer.send(record).await {
-                    Ok(receipt) => {
-                        world.note(process, What::Send { partition, value });
-                        let world = world.clone();
-                        tokio::task::spawn_local(async move {
-                            let what = match receipt.await {
-                                Ok(acked) => match acked.offset {
-                                    Some(offset) => What::SendOk { partition, value, offset },
-                                    None => What::SendInfo { partition, value },
-                                },
-                                Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => What::SendFail { partition, value },
-                                Err(ProduceError::TimedOut { maybe_appended: false, .. }) => What::SendFail { partition, value },
-                                Err(_) => What::SendInfo { partition, value },
-                            };
-                            world.note(process, what);
-                        });
-                    }
-                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-                let pause = world.env.random_below(40);
-                tokio::time::sleep(Duration::from_millis(pause)).await;
+    let mut outcomes = tokio::task::JoinSet::new();
+    while !world.is_calm() {
+        let partition = u32::try_from(world.env.random_below(world.options.partitions.into())).unwrap_or(0);
+        count += 1;
+        let value = (u64::from(process) << 32) | count;
+        let record = Record::new(topic(), encode(value)).partition(partition);
+        match producer.send(record).await {
+            Ok(receipt) => {
+                world.note(process, What::Send { partition, value });
+                let world = world.clone();
+                outcomes.spawn_local(async move {
+                    let what = match receipt.await {
+                        Ok(acked) => match acked.offset {
+                            Some(offset) => What::SendOk { partition, value, offset },
+                            None => What::SendInfo { partition, value },
+                        },
+                        Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => What::SendFail { partition, value },
+                        Err(ProduceError::TimedOut { maybe_appended: false, .. }) => What::SendFail { partition, value },
+                        Err(_) => What::SendInfo { partition, value },
+                    };
+                    world.note(process, what);
+                });
             }
-            let _ = producer.close().await;
-        })
-        .await;
-    settling.await;
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+        let pause = world.env.random_below(40);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    let _ = producer.close().await;
+    while outcomes.join_next().await.is_some() {}
     client.close();
 }
 

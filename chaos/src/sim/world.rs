@@ -307,7 +307,7 @@ impl Host for WorldHost {
         self.env.random_u64()
     }
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        drop(tokio::spawn(task));
+        drop(tokio::task::spawn_local(task));
     }
 }
 

@@ -6,8 +6,9 @@ use highwater::{
     auth::AdmissionError,
     batch::{BatchError, BuildError, Compression, RecordsError},
     client::{self, ConnectError, ConsumeError, LookupError, RequestError, SendError},
-    controller::machine::SettingError,
+    controller::{ExecuteError, machine::SettingError},
     gateway::ListenError,
+    node::NodeError,
     partition::{self, FetchError},
     runtime::{ArbitersError, CourierError},
     tls::TlsError,
@@ -31,6 +32,8 @@ fn texts() {
     say(&mut out, "listeners", listeners());
     say(&mut out, "partition: produce", produce_at_partition());
     say(&mut out, "partition: fetch", fetch_at_partition());
+    say(&mut out, "controller", at_controller());
+    say(&mut out, "node", at_node());
     say(&mut out, "client: connect", connecting());
     say(&mut out, "client: request", requests());
     say(&mut out, "client: topics", lookups());
@@ -148,17 +151,40 @@ fn listeners() -> Vec<ListenError> {
 }
 
 fn produce_at_partition() -> Vec<partition::ProduceError> {
-    use partition::ProduceError;
+    use highwater::types::ProducerId;
+    use partition::{ProduceError, machine::Refusal};
     vec![
         ProduceError::NotLeader { leader: Some(NodeId(2)), epoch: 7 },
         ProduceError::NotReady { epoch: 7 },
-        ProduceError::OutOfOrder { expected: 5, found: 9 },
-        ProduceError::Fenced { current: 3, found: 2 },
-        ProduceError::UnknownProducer { producer: 77 },
-        ProduceError::BadBatch { why: BatchError::Codec { id: 2 }.to_string() },
+        ProduceError::Refused(Refusal::OutOfOrder { producer: ProducerId(77), expected: 5, found: 9 }),
+        ProduceError::Refused(Refusal::Fenced { producer: ProducerId(77), current: 3, found: 2 }),
+        ProduceError::Refused(Refusal::UnknownProducer { producer: ProducerId(77), found: 4 }),
+        ProduceError::Refused(Refusal::BadBatch(BatchError::Codec { id: 2 })),
+        ProduceError::NoQuorum,
         ProduceError::DiskFull,
         ProduceError::Unknown { leader: None, epoch: 7 },
         ProduceError::Gone,
+    ]
+}
+
+fn at_controller() -> Vec<ExecuteError> {
+    vec![
+        ExecuteError::Refused(Refused::new(Code::TopicExists, "topic orders exists; choose another name, or alter the topic")),
+        ExecuteError::NotLeader { leader: Some(NodeId(2)) },
+        ExecuteError::NoQuorum,
+        ExecuteError::TimedOut,
+    ]
+}
+
+fn at_node() -> Vec<NodeError> {
+    vec![
+        NodeError::Directory("creating /data: permission denied".into()),
+        NodeError::Storage(std::io::Error::other("writing wal/7: no space left on device")),
+        NodeError::Listen { what: "listener 127.0.0.1:7420".into(), why: "address in use".into() },
+        NodeError::OtherConfig { node: NodeId(2) },
+        NodeError::OtherCluster { stored: 1, found: 2 },
+        NodeError::Refused { why: "0 is not a node id: they are 1 to 65535".into() },
+        NodeError::Threads("arbiter 0 has stopped".into()),
     ]
 }
 

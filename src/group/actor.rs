@@ -7,11 +7,10 @@
 
 use super::{
     convert,
-    handle::Answer,
+    handle::{Answer, Surroundings},
     machine::{self, Command, Effect, HomeMachine, Reply},
 };
 use crate::{
-    controller::Controller,
     replica::{Domain, Entry, Noted, Outbox, Outcome, Status},
     types::{Generation, GroupName, MemberId, TopicPartition},
     wire::{self, Code, Refused},
@@ -19,6 +18,7 @@ use crate::{
 use highwater_raft::machine::Machine;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -122,34 +122,30 @@ impl Term {
 }
 
 pub(super) struct HomeDomain {
-    controller: Controller,
+    around: Arc<dyn Surroundings>,
     /// Heartbeats whose proposal is decided, to be answered or parked in this turn.
     arrived: Vec<Beat>,
 }
 
 impl HomeDomain {
-    pub(super) fn new(controller: Controller) -> Self {
-        Self { controller, arrived: Vec::new() }
+    pub(super) fn new(around: Arc<dyn Surroundings>) -> Self {
+        Self { around, arrived: Vec::new() }
     }
 
     fn propose_topics(&self, term: &mut Term, machine: &HomeMachine, out: &mut Outbox<Self>) {
-        let metadata = self.controller.metadata();
-        if metadata.version <= machine.topics_version().max(term.topics_proposed) {
+        let known = machine.topics_version().max(term.topics_proposed);
+        if self.around.version() <= known {
             return;
         }
-        let facts = |topic: &crate::controller::machine::Topic, name: &crate::types::TopicName| machine::TopicFacts {
-            name: name.clone(),
-            partitions: u32::try_from(topic.partitions.len()).expect("limited per topic"),
-        };
-        let now: BTreeMap<_, _> = metadata.topics.iter().map(|(name, topic)| (topic.id, facts(topic, name))).collect();
+        let (version, now) = self.around.topics();
         let set: Vec<_> =
             now.iter().filter(|(id, facts)| machine.topics().get(id) != Some(facts)).map(|(id, f)| (*id, f.clone())).collect();
         let gone: Vec<_> = machine.topics().keys().filter(|id| !now.contains_key(id)).copied().collect();
         if set.is_empty() && gone.is_empty() {
             return;
         }
-        term.topics_proposed = metadata.version;
-        let command = machine::TopicsChanged { version: metadata.version, set, gone };
+        term.topics_proposed = version;
+        let command = machine::TopicsChanged { version, set, gone };
         out.propose(Command::TopicsChanged(command).encode(), Slot::Own);
     }
 

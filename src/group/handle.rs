@@ -5,15 +5,15 @@ use super::{
     machine,
 };
 use crate::{
-    controller::Controller,
-    replica::{self, Identity, Keeper, Post},
+    replica::{self, Identity, Keeper, Leaders, Post},
     runtime::{Env, Lost, ReplySlot},
-    types::{GroupName, NodeId},
+    types::{GroupName, NodeId, TopicId},
     wire::{self, Code, Refused},
 };
 use arc_swap::ArcSwap;
 use highwater_raft::GroupId;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// How long a request of a group may take at its home, beyond what it asked to be parked.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -22,8 +22,24 @@ const DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Groups(Arc<Shared>);
 
-pub(super) struct Shared {
-    pub(super) controller: Controller,
+/// What homes know of the cluster around them: snapshots, never a message.
+pub trait Surroundings: Send + Sync + 'static {
+    /// This node.
+    fn node(&self) -> NodeId;
+    /// How many homes there are.
+    fn homes(&self) -> u64;
+    /// Who leads which group.
+    fn leaders(&self) -> &Leaders;
+    /// The version of what [`Surroundings::topics`] gives now.
+    fn version(&self) -> u64;
+    /// All topics, with that version.
+    fn topics(&self) -> (u64, BTreeMap<TopicId, machine::TopicFacts>);
+    /// Tells of new versions.
+    fn changed(&self) -> watch::Receiver<u64>;
+}
+
+struct Shared {
+    around: Arc<dyn Surroundings>,
     homes: ArcSwap<BTreeMap<GroupId, Post<Request>>>,
 }
 
@@ -48,8 +64,8 @@ impl<T> Answer<T> {
 
 impl Groups {
     /// No home yet.
-    pub fn new(controller: Controller) -> Self {
-        Self(Arc::new(Shared { controller, homes: ArcSwap::default() }))
+    pub fn new(around: Arc<dyn Surroundings>) -> Self {
+        Self(Arc::new(Shared { around, homes: ArcSwap::default() }))
     }
 
     /// Starts this node's replica of a home on the current arbiter.
@@ -61,8 +77,8 @@ impl Groups {
             homes.insert(group, post.clone());
             homes
         });
-        let keeper = replica::start(env, post.clone(), HomeDomain::new(self.0.controller.clone()), identity);
-        let mut changed = self.0.controller.changed();
+        let keeper = replica::start(env, post.clone(), HomeDomain::new(self.0.around.clone()), identity);
+        let mut changed = self.0.around.changed();
         let home = Arc::downgrade(&self.0);
         env.spawn_local(async move {
             while changed.changed().await.is_ok() && home.upgrade().is_some_and(|home| home.homes.load().contains_key(&group)) {
@@ -83,8 +99,8 @@ impl Groups {
 
     /// Where a group lives: its Raft group, and the node that leads it now, as far as this one knows.
     pub fn home_of(&self, group: &GroupName) -> (GroupId, Option<NodeId>) {
-        let home = GroupId(1 + machine::home_of(group, self.0.controller.metadata().homes));
-        (home, self.0.controller.leaders().of(home).and_then(|leader| leader.node))
+        let home = GroupId(1 + machine::home_of(group, self.0.around.homes()));
+        (home, self.0.around.leaders().of(home).and_then(|leader| leader.node))
     }
 
     async fn ask<T: Send + 'static>(
@@ -95,7 +111,7 @@ impl Groups {
     ) -> Result<T, Refused> {
         let (home, leader) = self.home_of(group);
         let elsewhere = || Refused {
-            leader: leader.filter(|node| *node != self.0.controller.node()),
+            leader: leader.filter(|node| *node != self.0.around.node()),
             ..Refused::new(Code::NotHome, format!("this node is not the home of group {group} now; find it again"))
         };
         let post = self.0.homes.load().get(&home).cloned().ok_or_else(elsewhere)?;

@@ -7,4 +7,4 @@ mod convert;
 mod handle;
 pub mod machine;
 
-pub use handle::Groups;
+pub use handle::{Groups, Surroundings};

@@ -10,6 +10,7 @@
 //! - A panic in one replica's turn ends that replica alone.
 //! - Several nodes live in one process without sharing anything; in simulation all of a node runs on the current thread.
 
+mod around;
 mod builder;
 mod error;
 mod facts;

@@ -146,7 +146,7 @@ impl World {
             keepers.push(keeper);
         }
         let pools = Pools::new(&pools);
-        let groups = Groups::new(controller.clone());
+        let groups = Groups::new(Arc::new(controller.clone()));
         let ground = Ground::new(env.clone(), "test", partitions, controller, groups, courier, pools.response.clone());
         let phases = Phases::default();
         phases.enter(Phase::Serving);

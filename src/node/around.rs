@@ -9,27 +9,25 @@ use crate::{
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
-pub(super) struct Around(pub(super) Controller);
-
-impl Surroundings for Around {
+impl Surroundings for Controller {
     fn node(&self) -> NodeId {
-        self.0.node()
+        Controller::node(self)
     }
 
     fn homes(&self) -> u64 {
-        self.0.metadata().homes
+        self.metadata().homes
     }
 
     fn leaders(&self) -> &Leaders {
-        self.0.leaders()
+        Controller::leaders(self)
     }
 
     fn version(&self) -> u64 {
-        self.0.metadata().version
+        self.metadata().version
     }
 
     fn topics(&self) -> (u64, BTreeMap<TopicId, TopicFacts>) {
-        let metadata = self.0.metadata();
+        let metadata = self.metadata();
         let facts = metadata.topics.iter().map(|(name, topic)| {
             let partitions = u32::try_from(topic.partitions.len()).expect("limited per topic");
             (topic.id, TopicFacts { name: name.clone(), partitions })
@@ -38,6 +36,6 @@ impl Surroundings for Around {
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
-        self.0.changed()
+        Controller::changed(self)
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{
     Failure, Inner, Node, NodeError,
-    around::Around,
     facts::NodeFacts,
     hosting::Hosting,
     life::Life,
@@ -150,7 +149,7 @@ impl Builder {
         let host = Host::start(options, directory.clone(), network, env.clone()).map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
         let controller = Controller::new(node, Leaders::default(), courier.clone());
-        let groups = Groups::new(Arc::new(Around(controller.clone())));
+        let groups = Groups::new(Arc::new(controller.clone()));
         let partitions = Partitions::default();
         let (hosting, failures) = Hosting::new(
             (env.clone(), arbiters.clone()),

@@ -48,5 +48,8 @@ pub mod node;
 #[cfg(feature = "client")]
 pub mod client;
 
+#[cfg(feature = "node")]
+pub mod embed;
+
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -39,7 +39,8 @@ const LAYERS: &[(&str, &str)] = &[
          session gateway",
     ),
     ("client", "types advice limits batch tls wire"),
-    ("embed", "types advice limits batch client"),
+    // In-process clients dial the nodes that a program holds.
+    ("embed", "types advice limits batch wire client node"),
     ("cli console", "types advice limits batch client"),
 ];
 /// Parts of the command line that start nodes or make their files.

@@ -54,7 +54,7 @@ impl Record {
     }
 
     /// What it counts for in a producer's buffer, bytes.
-    pub(super) fn cost(&self) -> usize {
+    pub(crate) fn cost(&self) -> usize {
         const BOOKKEEPING: usize = 64;
         let headers = self.headers.iter().map(|h| h.name.len() + h.value.as_ref().map_or(0, Bytes::len) + 16);
         BOOKKEEPING

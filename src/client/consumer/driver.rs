@@ -251,10 +251,13 @@ impl Driver {
                     return;
                 }
                 match answer {
-                    Ok(Frame { message: Message::Fetched(fetched), body, .. }) => {
-                        self.fetched(node, &flight, fetched, body.into_iter().next().unwrap_or_default());
+                    Ok(frame) => {
+                        let body = frame.body();
+                        match frame.message {
+                            Message::Fetched(fetched) => self.fetched(node, &flight, fetched, body),
+                            other => self.node_failed(node, &unexpected("the node", "Fetch", &other)),
+                        }
                     }
-                    Ok(frame) => self.node_failed(node, &unexpected("the node", "Fetch", &frame.message)),
                     Err(error) => self.node_failed(node, &error),
                 }
             }

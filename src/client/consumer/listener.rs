@@ -1,15 +1,16 @@
 //! Records pushed to a listener, within a credit.
 
-use super::{Consumer, Mode};
+use super::{Consumer, Mode, cursors::Upto};
 use crate::client::{ConsumeError, Delivery, pool::lock, stats::Counters};
-use futures_util::future::BoxFuture;
-use std::{collections::BTreeMap, future::poll_fn, sync::Arc};
+use futures_util::future::{BoxFuture, FutureExt};
+use std::{collections::BTreeMap, future::poll_fn, ops::ControlFlow, sync::Arc};
 use tokio::sync::{oneshot, watch};
 
 /// Takes records one after the other. A record is done when the future is.
 pub trait Listener: Send + 'static {
-    /// Handles a record. The next one of any partition comes when this is done.
-    fn deliver(&mut self, delivery: Delivery) -> BoxFuture<'_, ()>;
+    /// Handles a record. The next one of any partition comes when this is done. `Break` = it was not handled, and none will
+    /// be any more: the consumer ends without it.
+    fn deliver(&mut self, delivery: Delivery) -> BoxFuture<'_, ControlFlow<()>>;
 }
 
 impl<F, R> Listener for F
@@ -17,8 +18,8 @@ where
     F: FnMut(Delivery) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    fn deliver(&mut self, delivery: Delivery) -> BoxFuture<'_, ()> {
-        Box::pin(self(delivery))
+    fn deliver(&mut self, delivery: Delivery) -> BoxFuture<'_, ControlFlow<()>> {
+        Box::pin(self(delivery).map(ControlFlow::Continue))
     }
 }
 
@@ -104,8 +105,10 @@ impl Consumer {
                 given = poll_fn(|cx| self.poll_take(cx, 1)) => given?,
             };
             for delivery in given {
-                listener.deliver(delivery).await;
-                self.shared.settle();
+                match listener.deliver(delivery).await {
+                    ControlFlow::Continue(()) => self.shared.settle(),
+                    ControlFlow::Break(()) => return self.end(Upto::Done).await,
+                }
             }
         }
     }

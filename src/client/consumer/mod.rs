@@ -446,11 +446,15 @@ impl Consumer {
     /// Ends: commits what was given where the consumer commits by itself, and leaves the group, so that its partitions go to
     /// others at once.
     pub async fn close(self) -> Result<(), ConsumeError> {
+        self.end(Upto::Given).await
+    }
+
+    async fn end(self, upto: Upto) -> Result<(), ConsumeError> {
         let shared = &self.shared;
         shared.close();
         let Some(membership) = &shared.membership else { return Ok(()) };
         let committed = match membership.commits_itself() {
-            true => shared.commit_upto(Upto::Given).await,
+            true => shared.commit_upto(upto).await,
             false => Ok(()),
         };
         membership.leave(shared).await?;

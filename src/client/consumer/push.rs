@@ -90,10 +90,11 @@ async fn run(
                 sender.send(vec![Frame::new(0, command)]).await.map_err(lost)?;
             }
             frame = receiver.receive() => {
-                let Frame { message, body, .. } = frame.map_err(lost)?;
-                match message {
+                let frame = frame.map_err(lost)?;
+                let body = frame.body();
+                match frame.message {
                     Message::Delivery(delivery) => {
-                        take(id, node, &mut wants, shared, delivery, body.into_iter().next().unwrap_or_default(), ended);
+                        take(id, node, &mut wants, shared, delivery, body, ended);
                     }
                     Message::Done(_) => {}
                     Message::Refused(refused) => return Err(RequestError::Refused { refused }),

@@ -200,6 +200,12 @@ impl Producer {
         first.map_or(Ok(()), |first| Err(FlushError { failures, first }))
     }
 
+    /// Where it runs.
+    #[cfg(feature = "actix")]
+    pub(crate) fn host(&self) -> Arc<dyn super::Host> {
+        self.shared.inner.host.clone()
+    }
+
     /// Flushes, and takes nothing more.
     pub async fn close(&self) -> Result<(), FlushError> {
         self.shared.closed.store(true, Relaxed);

@@ -44,7 +44,8 @@ async fn serve_link(world: World, node: NodeId, connection: Arc<MemoryConnection
         if lock(&world.state).silent.contains(&node) {
             return std::future::pending().await;
         }
-        let body: Vec<Bytes> = if body.is_empty() { body } else { vec![body.concat().into()] };
+        let parts = body.iter().flat_map(|batch| [batch.slice(..16), batch.slice(16..)]);
+        let body = parts.collect();
         if link.sender.send(vec![Frame { correlation: frame.correlation, message, body }]).await.is_err() {
             return;
         }

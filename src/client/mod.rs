@@ -40,6 +40,12 @@ pub use quic::QuicDialer;
 pub use record::{Acked, Delivery, Record};
 pub use stats::Stats;
 
+// What answers are made of, so that programs need not know the protocol.
+pub use crate::wire::{
+    ClusterStatusAnswer as ClusterStatus, Code, GroupKind, GroupSummary, NodeStatus, PartitionMetadata, Refused,
+    TopicMetadata,
+};
+
 use crate::types::{NodeId, TopicName};
 use cluster::Cluster;
 use pool::Pool;

@@ -320,6 +320,8 @@ impl Window {
                 entry.last.clone_from(&refused.message);
                 match refused.code {
                     Code::NotLeader | Code::UnknownPartition => {
+                        // Whoever lost its role with the batch on its way says the same.
+                        entry.unknown = true;
                         let again = entry.refused_by.replace(from) == Some(from);
                         self.hold(Hold::Reroute);
                         return Some(Noted::NotLeader { again });

@@ -12,7 +12,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of an entry's head.
 pub(super) const HEAD: usize = 32;
-/// Payloads from here on are shared, never copied; smaller ones are copied once, so that they pin no receive buffer.
+/// Payloads whose parts are this large on average are shared, never copied; others are copied once, so that they pin no
+/// receive buffer and so that replication and apply find one part instead of a thousand.
 pub(super) const SHARE_FROM: usize = 16 << 10;
 
 /// Whose entries: the seed of their heads' CRCs.
@@ -104,9 +105,9 @@ pub(super) struct EncodedEntry {
     pub(super) at: u64,
 }
 
-/// Encodes entries into one record. Small payloads are copied into the record's own buffer, large ones shared.
+/// Encodes entries into one record. Payloads of small parts are copied into the record's own buffer, others shared.
 pub(super) fn encode(owner: Owner, entries: Vec<Entry>) -> Encoded {
-    let small = |e: &Entry| if e.payload.len() < SHARE_FROM { e.payload.len() } else { 0 };
+    let small = |e: &Entry| if is_small(&e.payload) { e.payload.len() } else { 0 };
     let mut buffer = BytesMut::with_capacity(entries.iter().map(|e| HEAD + small(e)).sum());
     let mut out = Encoded { parts: Vec::new(), entries: Vec::with_capacity(entries.len()), len: 0 };
     // Small payloads: their range in the part that is open; resolved when the part closes.
@@ -116,7 +117,7 @@ pub(super) fn encode(owner: Owner, entries: Vec<Entry>) -> Encoded {
         let at = out.len;
         out.len += head.size();
         head.put(owner, &mut buffer);
-        if entry.payload.len() < SHARE_FROM {
+        if is_small(&entry.payload) {
             open.push((out.entries.len(), buffer.len(), entry.payload.len()));
             entry.payload.parts().iter().for_each(|part| buffer.extend_from_slice(part));
             out.entries.push(EncodedEntry { head, payload: Payload::default(), at });
@@ -128,6 +129,10 @@ pub(super) fn encode(owner: Owner, entries: Vec<Entry>) -> Encoded {
     }
     close(&mut buffer, &mut open, &mut out);
     out
+}
+
+fn is_small(payload: &Payload) -> bool {
+    payload.len() < SHARE_FROM * payload.parts().len().max(1)
 }
 
 fn close(buffer: &mut BytesMut, open: &mut Vec<(usize, usize, usize)>, out: &mut Encoded) {

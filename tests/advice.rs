@@ -5,7 +5,7 @@ use highwater::{
     advice::Advice,
     auth::AdmissionError,
     batch::{BatchError, BuildError, Compression, RecordsError},
-    client::{self, ConnectError, ConsumeError, LookupError, RequestError, SendError},
+    client::{self, AdminError, ConnectError, ConsumeError, LookupError, RequestError, SendError},
     controller::{ExecuteError, machine::SettingError},
     gateway::ListenError,
     node::NodeError,
@@ -40,6 +40,8 @@ fn texts() {
     say(&mut out, "client: send", sends());
     say(&mut out, "client: produce", produce_at_client());
     say(&mut out, "client: consume", consume_at_client());
+    say(&mut out, "client: administer", administering());
+    say(&mut out, "embed: publish", publishing());
     insta::assert_snapshot!(out);
 }
 
@@ -252,6 +254,26 @@ fn produce_at_client() -> Vec<client::ProduceError> {
         ProduceError::OutcomeUnknown { topic: topic(), partition: 3, last: "no answer".into() },
         ProduceError::Batch(BuildError::Empty),
         ProduceError::Closed,
+    ]
+}
+
+fn administering() -> Vec<AdminError> {
+    let topic = || "orders".to_owned();
+    vec![
+        AdminError::Lookup(LookupError::UnknownTopic { topic: self::topic() }),
+        AdminError::Request(RequestError::Refused { refused: Refused::new(Code::TopicExists, "topic orders exists") }),
+        AdminError::NoLeader { topic: topic(), partition: 3, why: "node 2 is not reachable: it was shut down".into() },
+        AdminError::Partition { topic: topic(), partition: 3, refused: Refused::new(Code::Offline, "two of three replicas are damaged") },
+    ]
+}
+
+fn publishing() -> Vec<highwater::embed::PublishError> {
+    use highwater::embed::PublishError;
+    vec![
+        PublishError::Full { bytes_max: 8 << 20 },
+        PublishError::Send(SendError::Closed),
+        PublishError::Produce(client::ProduceError::Closed),
+        PublishError::Ended,
     ]
 }
 

@@ -69,8 +69,9 @@ async fn run() -> Result<()> {
         let record = Record::new(topic.clone(), number.to_string()).key(number.to_string());
         answers.push(publisher.send(Publish(record)));
     }
-    for answer in answers {
-        answer.await??;
+    // Together: a message that finds the mailbox full is sent only when somebody waits for its answer.
+    for answer in futures_util::future::join_all(answers).await {
+        answer??;
     }
     printed.line("1000 numbers are published");
 

@@ -118,9 +118,9 @@ impl Pool {
             }
             Err(error) => {
                 let pause = BACKOFF_MIN.saturating_mul(1 << backoff.failures.min(8)).min(BACKOFF_MAX);
-                let jitter = self.host.random_u64() % 256;
+                let jitter = u8::try_from(self.host.random_u64() % 256).unwrap_or(0);
                 backoff.failures += 1;
-                backoff.again_at = Some(Instant::now() + pause + pause.mul_f64(f64::from(jitter as u8) / 1024.0));
+                backoff.again_at = Some(Instant::now() + pause + pause.mul_f64(f64::from(jitter) / 1024.0));
                 backoff.why = error.to_string();
                 Err(error)
             }

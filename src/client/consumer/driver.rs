@@ -98,7 +98,7 @@ impl Driver {
 
     /// Starts what is to be under way and is not; gives when to look again.
     fn plan(&mut self) -> Option<Instant> {
-        let Some(mode) = self.shared.mode() else { return None };
+        let mode = self.shared.mode()?;
         let now = Instant::now();
         let (wants, wants_later) = lock(&self.shared.cursors).wanted(now);
         let (sought, sought_later) = lock(&self.shared.cursors).sought(now);

@@ -14,8 +14,9 @@ pub(super) async fn read_all(world: &World) -> BTreeMap<u32, u64> {
     let ends = loop {
         match client.admin().list_offsets(&clients::topic(), Position::Latest).await {
             Ok(ends) if ends.len() == world.options.partitions as usize => break ends,
-            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            answer => world.waits(format!("the ends of all partitions: {answer:?}")),
         }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     };
     let all = ends.keys().map(|partition| (clients::topic(), *partition, Position::Earliest));
     let mut logs: BTreeMap<u32, Vec<(u64, Value)>> = ends.keys().map(|partition| (*partition, Vec::new())).collect();
@@ -29,10 +30,15 @@ pub(super) async fn read_all(world: &World) -> BTreeMap<u32, u64> {
         ends.iter().all(|(partition, end)| *end == 0 || logs[partition].last().is_some_and(|last| last.0 + 1 >= *end))
     };
     while !is_read(&logs) {
-        if let Ok(records) = consumer.poll(Duration::from_millis(500)).await {
-            for record in records {
-                logs.entry(record.partition).or_default().push((record.offset, clients::decode(&record)));
+        let at: Vec<_> = logs.values().map(|log| log.last().map_or(0, |last| last.0 + 1)).collect();
+        match consumer.poll(Duration::from_millis(500)).await {
+            Ok(records) => {
+                world.waits(format!("reads up to {ends:?}, stands at {at:?}"));
+                for record in records {
+                    logs.entry(record.partition).or_default().push((record.offset, clients::decode(&record)));
+                }
             }
+            Err(error) => world.waits(format!("reads up to {ends:?}, stands at {at:?}: {error}")),
         }
     }
     let _ = consumer.close().await;

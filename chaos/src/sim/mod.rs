@@ -20,7 +20,11 @@ use crate::{
     checker::{self, Verdict},
     history::History,
 };
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+};
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -71,7 +75,20 @@ impl Sums {
         self.partitions += other.partitions;
         self.blackouts += other.blackouts;
     }
+
+    /// What is below the least that a storm of so many seconds has to reach.
+    pub fn short_of(&self, seconds: u64) -> Option<String> {
+        let reached = [self.acked, self.lossy_crashes, self.partitions];
+        let names = ["acknowledged records", "crashes that lose bytes", "partitions"];
+        let least = LEAST.map(|least| least * seconds / 60);
+        let short = |i: &usize| reached[*i] < least[*i];
+        let first = (0..LEAST.len()).find(short)?;
+        Some(format!("{} {}, at least {} are needed", reached[first], names[first], least[first]))
+    }
 }
+
+/// What a storm of 60 s reaches at least, or it was none: acknowledged records, crashes that lose bytes, partitions.
+const LEAST: [u64; 3] = [1_000, 5, 3];
 
 /// What came of a run.
 #[derive(Debug)]
@@ -80,6 +97,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Set-up or healing did not come to an end: what was still missing.
     pub stuck: Option<String>,
+    /// Panics, each with its place, and nodes that did not start.
+    pub failures: Vec<String>,
     /// What was reached.
     pub sums: Sums,
     /// All that clients saw.
@@ -89,8 +108,41 @@ pub struct Outcome {
 impl Outcome {
     /// Clean and alive.
     pub fn is_good(&self) -> bool {
-        self.verdict.is_clean() && self.stuck.is_none()
+        self.verdict.is_clean() && self.stuck.is_none() && self.failures.is_empty()
     }
+}
+
+thread_local! {
+    static BEGUN: Cell<Option<tokio::time::Instant>> = const { Cell::new(None) };
+    static FAILURES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Something that no run may have.
+fn note_failure(what: String) {
+    FAILURES.with_borrow_mut(|failures| failures.push(what));
+}
+
+/// Tasks catch panics; a run must not miss them.
+fn watch_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if BEGUN.get().is_some() {
+                note_failure(panic.to_string());
+            }
+            before(panic);
+        }));
+    });
+}
+
+fn set_begun(at: Option<tokio::time::Instant>) {
+    BEGUN.set(at);
+}
+
+/// Virtual time since the world on this thread began, if there is one: for logs.
+pub fn virtual_time() -> Option<std::time::Duration> {
+    BEGUN.get().map(|begun| begun.elapsed())
 }
 
 /// Runs one seed.
@@ -98,14 +150,18 @@ impl Outcome {
 /// # Errors
 /// When the build cannot replay: tokio must be built with `--cfg tokio_unstable`.
 pub fn run(options: &Options) -> Result<Outcome, String> {
+    watch_panics();
     let runtime = seeded_runtime(options.seed)?;
     let history = Rc::new(RefCell::new(History::default()));
     let local = tokio::task::LocalSet::new();
-    let (stuck, sums) = local.block_on(&runtime, world::run(options.clone(), history.clone()));
+    let running = AssertUnwindSafe(|| local.block_on(&runtime, world::run(options.clone(), history.clone())));
+    let (stuck, sums) = catch_unwind(running).unwrap_or_else(|_| (Some("the run panicked".into()), Sums::default()));
     drop(local);
     drop(runtime);
+    set_begun(None);
+    let failures = FAILURES.take();
     let history = history.take();
-    Ok(Outcome { verdict: checker::check(&history), stuck, sums, history })
+    Ok(Outcome { verdict: checker::check(&history), stuck, failures, sums, history })
 }
 
 #[cfg(tokio_unstable)]

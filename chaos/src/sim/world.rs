@@ -31,6 +31,9 @@ const EPOCH_MS: u64 = 1_767_225_600_000;
 /// Set-up and healing each come to an end within this, or the run is stuck.
 const BOUND: Duration = Duration::from_secs(90);
 
+/// A slow disk: at most moments something is written and not synced.
+const SYNC_MAX: Duration = Duration::from_millis(8);
+
 /// See the module.
 pub(super) struct World {
     pub(super) options: Options,
@@ -42,6 +45,8 @@ pub(super) struct World {
     begun: Instant,
     calm: Cell<bool>,
     over: Cell<bool>,
+    /// What the run waits for just now, for reports.
+    waits: RefCell<String>,
     nodes: RefCell<BTreeMap<u32, Place>>,
     /// Offsets that the group got, per partition.
     got: RefCell<BTreeMap<u32, std::collections::BTreeSet<u64>>>,
@@ -72,11 +77,13 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
         begun: Instant::now(),
         calm: Cell::new(false),
         over: Cell::new(false),
+        waits: RefCell::default(),
         nodes: RefCell::default(),
         got: RefCell::default(),
         options,
     });
-    let stuck = live(&world).await.err();
+    super::set_begun(Some(world.begun));
+    let stuck = live(&world).await.err().map(|why| format!("{why}: {}", world.waits.borrow()));
     for node in 1..=world.options.nodes {
         world.crash(node);
         link::set_door(node, None);
@@ -88,7 +95,8 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
 async fn live(world: &Rc<World>) -> Result<(), String> {
     bounded("the nodes to make a cluster with a topic", async {
         for node in 1..=world.options.nodes {
-            let disk = SimDisk::new(world.env_of(TaskSet::default()), SimLimits::default());
+            let limits = SimLimits { sync_max: SYNC_MAX, ..SimLimits::default() };
+            let disk = SimDisk::new(world.env_of(TaskSet::default()), limits);
             world.nodes.borrow_mut().insert(node, Place { disk, life: None });
         }
         let starting = (1..=world.options.nodes).map(|node| world.start(node));
@@ -154,7 +162,14 @@ impl World {
         self.history.borrow_mut().push(self.now(), process, what);
     }
 
+    /// Says what the run waits for.
+    pub(super) fn waits(&self, what: String) {
+        tracing::debug!(what, "waits");
+        *self.waits.borrow_mut() = what;
+    }
+
     pub(super) fn fault(&self, text: String) {
+        tracing::info!(text, "fault");
         self.note(0, What::Fault { text });
     }
 
@@ -210,13 +225,12 @@ impl World {
         let disk = {
             let mut nodes = self.nodes.borrow_mut();
             let place = nodes.get_mut(&id).expect("all nodes have a place");
-            let lost = place.disk.unsynced_bytes();
-            if lost > 0 {
-                let mut sums = self.sums.borrow_mut();
-                sums.lossy_crashes += 1;
-                sums.bytes_lost += lost;
-            }
+            let lost = place.disk.lost_bytes();
             place.disk = place.disk.restart_losing_unsynced(env.clone());
+            let lost = place.disk.lost_bytes() - lost;
+            let mut sums = self.sums.borrow_mut();
+            sums.lossy_crashes += u64::from(lost > 0);
+            sums.bytes_lost += lost;
             place.disk.clone()
         };
         let boot = highwater_raft::BootId(env.random_u64());
@@ -231,7 +245,7 @@ impl World {
         let started = tasks.tag(builder.start()).await;
         let node = match started {
             Ok(node) => Rc::new(node),
-            Err(error) => panic!("node {id} did not start: {error}"),
+            Err(error) => return super::note_failure(format!("node {id} did not start: {error}")),
         };
         let door = Rc::downgrade(&node);
         link::set_door(
@@ -266,6 +280,12 @@ impl World {
     /// Breaks the connections of all clients to a node.
     pub(super) fn cut_clients(&self, node: u32) {
         self.dialers.borrow().iter().for_each(|(_, dialer)| dialer.cut(node));
+    }
+
+    pub(super) fn unsynced_bytes(&self, node: u32) -> u64 {
+        let nodes = self.nodes.borrow();
+        let life = nodes.get(&node).filter(|place| place.life.is_some());
+        life.map_or(0, |place| place.disk.unsynced_bytes())
     }
 
     pub(super) fn stall(&self, node: u32, time: Duration) {

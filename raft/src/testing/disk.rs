@@ -60,6 +60,7 @@ struct World {
     syncs_to_fail: u32,
     full: bool,
     stall_until: Option<tokio::time::Instant>,
+    lost: u64,
 }
 
 #[derive(Clone)]
@@ -162,9 +163,8 @@ impl SimDisk {
                 apply_name(&mut world.durable_names, change);
             }
             world.names = world.durable_names.clone();
-            for inode in world.inodes.values_mut() {
-                tear(inode, &env);
-            }
+            let lost: u64 = world.inodes.values_mut().map(|inode| tear(inode, &env)).sum();
+            world.lost += lost;
             let named: BTreeSet<u64> = world.names.values().copied().collect();
             world.inodes.retain(|id, _| named.contains(id));
         }
@@ -206,6 +206,11 @@ impl SimDisk {
         let world = self.world();
         let pending = world.inodes.values().flat_map(|i| &i.pending);
         pending.map(|c| if let Change::Write(_, b) = c { b.len() as u64 } else { 0 }).sum()
+    }
+
+    /// Bytes that losses of power took so far, in all lives.
+    pub fn lost_bytes(&self) -> u64 {
+        self.world().lost
     }
 
     /// Paths and lengths of all files, sorted.
@@ -252,30 +257,47 @@ impl SimDisk {
 }
 
 /// What power loss leaves of the writes since the last sync: each is lost, whole, or a subset of its sectors.
-fn tear(inode: &mut Inode, env: &Env) {
+/// Decides what of the unsynced writes reached the medium; gives the bytes that did not.
+fn tear(inode: &mut Inode, env: &Env) -> u64 {
+    let mut lost = 0;
     for change in inode.pending.drain(..) {
         match change {
             Change::Length(len) if env.random_below(2) == 0 => inode.synced.resize(len, 0),
             Change::Length(_) => {}
-            Change::Write(position, bytes) => match env.random_below(4) {
-                0 => {}
-                1 => put(&mut inode.synced, position, &bytes),
-                2 => {
-                    let cut =
-                        usize::try_from(env.random_below(bytes.len() as u64 + 1)).expect("small") / SECTOR * SECTOR;
-                    put(&mut inode.synced, position, &bytes[..cut]);
-                }
-                _ => {
-                    for (i, sector) in bytes.chunks(SECTOR).enumerate() {
-                        if env.random_below(2) == 0 {
-                            put(&mut inode.synced, position + (i * SECTOR) as u64, sector);
-                        }
-                    }
-                }
-            },
+            Change::Write(position, bytes) => {
+                let kept = keep(&mut inode.synced, position, &bytes, env);
+                lost += bytes.len() as u64 - kept;
+            }
         }
     }
     inode.current = inode.synced.clone();
+    lost
+}
+
+/// Puts nothing, all, the first sectors or any sectors of a write; gives the bytes put.
+fn keep(into: &mut Vec<u8>, position: u64, bytes: &[u8], env: &Env) -> u64 {
+    let mut kept = 0;
+    match env.random_below(4) {
+        0 => {}
+        1 => {
+            put(into, position, bytes);
+            kept = bytes.len();
+        }
+        2 => {
+            let cut = usize::try_from(env.random_below(bytes.len() as u64 + 1)).expect("small") / SECTOR * SECTOR;
+            put(into, position, &bytes[..cut]);
+            kept = cut;
+        }
+        _ => {
+            for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                if env.random_below(2) == 0 {
+                    put(into, position + (i * SECTOR) as u64, sector);
+                    kept += sector.len();
+                }
+            }
+        }
+    }
+    kept as u64
 }
 
 impl Disk for SimDisk {

@@ -171,7 +171,10 @@ fn produce_at_partition() -> Vec<partition::ProduceError> {
 
 fn at_controller() -> Vec<ExecuteError> {
     vec![
-        ExecuteError::Refused(Refused::new(Code::TopicExists, "topic orders exists; choose another name, or alter the topic")),
+        ExecuteError::Refused(Refused::new(
+            Code::TopicExists,
+            "topic orders exists; choose another name, or alter the topic",
+        )),
         ExecuteError::NotLeader { leader: Some(NodeId(2)) },
         ExecuteError::NoQuorum,
         ExecuteError::TimedOut,
@@ -263,7 +266,11 @@ fn administering() -> Vec<AdminError> {
         AdminError::Lookup(LookupError::UnknownTopic { topic: self::topic() }),
         AdminError::Request(RequestError::Refused { refused: Refused::new(Code::TopicExists, "topic orders exists") }),
         AdminError::NoLeader { topic: topic(), partition: 3, why: "node 2 is not reachable: it was shut down".into() },
-        AdminError::Partition { topic: topic(), partition: 3, refused: Refused::new(Code::Offline, "two of three replicas are damaged") },
+        AdminError::Partition {
+            topic: topic(),
+            partition: 3,
+            refused: Refused::new(Code::Offline, "two of three replicas are damaged"),
+        },
     ]
 }
 

@@ -41,7 +41,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("client", "types advice limits batch tls wire"),
     // In-process clients dial the nodes that a program holds.
     ("embed", "types advice limits batch wire client node"),
-    ("cli console", "types advice limits batch client"),
+    // The CA that a client of the command line believes comes from a file.
+    ("cli console", "types advice limits batch tls client"),
 ];
 /// Parts of the command line that start nodes or make their files.
 const CLI_WITH_NODE: &[&str] = &["serve", "dev", "cert", "config"];

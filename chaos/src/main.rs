@@ -9,7 +9,10 @@ use std::{
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
-use tracing_subscriber::fmt::{format::Writer, time::{FormatTime, SystemTime}};
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime, SystemTime},
+};
 
 /// Faults on Highwater clusters, and a verdict.
 #[derive(Parser)]

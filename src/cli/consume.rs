@@ -3,9 +3,8 @@
 
 use super::{Context, output};
 use crate::{
-    client::{Consumer, Delivery},
+    client::{Code, Consumer, Delivery},
     types::{GroupName, Position, TopicName},
-    wire::Code,
 };
 use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};

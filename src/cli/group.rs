@@ -5,8 +5,8 @@ use super::{
     output::{self, Row},
 };
 use crate::{
+    client::GroupKind,
     types::{GroupName, Position, TopicName},
-    wire::GroupKind,
 };
 use serde::Serialize;
 use std::process::ExitCode;

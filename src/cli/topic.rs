@@ -5,9 +5,8 @@ use super::{
     output::{self, Row},
 };
 use crate::{
-    client::NewTopic,
+    client::{NewTopic, TopicMetadata},
     types::{Position, TopicName},
-    wire::TopicMetadata,
 };
 use serde::Serialize;
 use std::process::ExitCode;

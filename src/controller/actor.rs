@@ -2,8 +2,8 @@
 
 use super::{
     answer::{Answer, ExecuteError, Executed},
-    machine::ControllerMachine,
     handle::Shared,
+    machine::ControllerMachine,
 };
 use crate::{
     replica::{Domain, Entry, Noted, Outbox, Outcome, Status},
@@ -72,12 +72,21 @@ impl Domain for ControllerDomain {
         let version = machine.metadata().version;
         slot.answer(match outcome {
             Outcome::Applied(_, reply) => Answer::of(reply).map(|answer| Executed { answer, version }),
-            Outcome::NotLeader | Outcome::Unknown | Outcome::Gone | Outcome::Shown => Err(ExecuteError::NotLeader { leader: status.leader }),
+            Outcome::NotLeader | Outcome::Unknown | Outcome::Gone | Outcome::Shown => {
+                Err(ExecuteError::NotLeader { leader: status.leader })
+            }
             Outcome::NoQuorum => Err(ExecuteError::NoQuorum),
         });
     }
 
-    fn settle(&mut self, _: Option<&mut ()>, _: &ControllerMachine, _: &Status, _: Instant, _: &mut Outbox<Self>) -> Option<Instant> {
+    fn settle(
+        &mut self,
+        _: Option<&mut ()>,
+        _: &ControllerMachine,
+        _: &Status,
+        _: Instant,
+        _: &mut Outbox<Self>,
+    ) -> Option<Instant> {
         None
     }
 

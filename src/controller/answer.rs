@@ -64,7 +64,9 @@ impl Answer {
         Ok(match reply {
             Reply::Bootstrapped { cluster_id } => Self::Bootstrapped { cluster_id },
             Reply::Registered { cluster_id, controller, lost: _ } => Self::Registered { cluster_id, controller },
-            Reply::TopicCreated { id, partitions, replication_factor } => Self::TopicCreated { id, partitions, replication_factor },
+            Reply::TopicCreated { id, partitions, replication_factor } => {
+                Self::TopicCreated { id, partitions, replication_factor }
+            }
             Reply::TopicAltered => Self::TopicAltered,
             Reply::TopicDeleted { id } => Self::TopicDeleted { id },
             Reply::Noted => Self::Noted,
@@ -139,7 +141,9 @@ impl Advice for ExecuteError {
     fn advice(&self) -> String {
         match self {
             Self::Refused(_) => "do what the message says".into(),
-            Self::NotLeader { .. } | Self::NoQuorum => "try again; if it stays so, start the seed nodes that are down".into(),
+            Self::NotLeader { .. } | Self::NoQuorum => {
+                "try again; if it stays so, start the seed nodes that are down".into()
+            }
             Self::TimedOut => "look whether it was done, then try again".into(),
         }
     }

@@ -162,7 +162,8 @@ impl Controller {
     /// A producer id that was never given out.
     pub async fn take_producer(&self, deadline: Duration) -> Result<ProducerId, ExecuteError> {
         // Held over the request: whoever comes meanwhile wants an id of the same block.
-        let mut block = tokio::time::timeout(deadline, self.0.producers.lock()).await.map_err(|_| ExecuteError::TimedOut)?;
+        let mut block =
+            tokio::time::timeout(deadline, self.0.producers.lock()).await.map_err(|_| ExecuteError::TimedOut)?;
         if block.1 == 0 {
             let command = Command::TakeProducerBlock(TakeProducerBlock { node: self.0.node });
             match self.execute(command, deadline).await? {
@@ -183,7 +184,9 @@ impl Controller {
                 changed.mark_unchanged();
                 let metadata = self.metadata();
                 let led = |group: &GroupId| self.0.leaders.of(*group).is_some_and(|leader| leader.node.is_some());
-                if metadata.topic(topic).is_some_and(|topic| topic.partitions.iter().all(led)) || changed.changed().await.is_err() {
+                if metadata.topic(topic).is_some_and(|topic| topic.partitions.iter().all(led))
+                    || changed.changed().await.is_err()
+                {
                     return;
                 }
             }

@@ -31,9 +31,12 @@ pub enum Step {
 
 /// What leads from `hosted` to what `metadata` says of `node`.
 pub fn plan(metadata: &Metadata, node: NodeId, hosted: &BTreeMap<GroupId, ReplicaId>) -> Vec<Step> {
-    let wanted: BTreeMap<GroupId, (&Placement, ReplicaId, ReplicaState)> =
-        metadata.hosted_by(node).map(|(group, placement, replica)| (group, (placement, replica.id, replica.state))).collect();
-    let is_wanted = |(group, replica): &(&GroupId, &ReplicaId)| wanted.get(group).is_some_and(|(_, id, _)| id == *replica);
+    let wanted: BTreeMap<GroupId, (&Placement, ReplicaId, ReplicaState)> = metadata
+        .hosted_by(node)
+        .map(|(group, placement, replica)| (group, (placement, replica.id, replica.state)))
+        .collect();
+    let is_wanted =
+        |(group, replica): &(&GroupId, &ReplicaId)| wanted.get(group).is_some_and(|(_, id, _)| id == *replica);
     let removals = hosted.iter().filter(|entry| !is_wanted(entry)).map(|(group, _)| Step::Remove { group: *group });
     let additions = wanted
         .iter()
@@ -50,14 +53,18 @@ pub fn plan(metadata: &Metadata, node: NodeId, hosted: &BTreeMap<GroupId, Replic
 /// The first replica of the placement writes the first membership, as long as it is a founder.
 fn founders(placement: &Placement, replica: ReplicaId) -> Option<BTreeMap<ReplicaId, NodeId>> {
     let first = placement.replicas.first()?;
-    let is_first = first.id == replica && first.state == ReplicaState::Voter && placement.founders.contains_key(&replica);
+    let is_first =
+        first.id == replica && first.state == ReplicaState::Voter && placement.founders.contains_key(&replica);
     is_first.then(|| placement.founders.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{controller::machine::Replica, types::{TopicId, TopicPartition}};
+    use crate::{
+        controller::machine::Replica,
+        types::{TopicId, TopicPartition},
+    };
 
     fn metadata() -> Metadata {
         let voter = |id, node| Replica { id: ReplicaId(id), node: NodeId(node), state: ReplicaState::Voter };
@@ -75,8 +82,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_hosted_and_the_first_replica_founds() {
         let steps = plan(&metadata(), NodeId(1), &BTreeMap::from([(GroupId(1030), ReplicaId(80))]));
-        let [Step::Remove { group: GroupId(1030) }, Step::Host { replica: ReplicaId(70), founders: Some(founders), .. }, Step::Host { replica: ReplicaId(73), founders: None, .. }] =
-            &steps[..]
+        let [
+            Step::Remove { group: GroupId(1030) },
+            Step::Host { replica: ReplicaId(70), founders: Some(founders), .. },
+            Step::Host { replica: ReplicaId(73), founders: None, .. },
+        ] = &steps[..]
         else {
             panic!("{steps:?}")
         };
@@ -91,6 +101,9 @@ mod tests {
         group.replicas.insert(1, Replica { id: ReplicaId(90), node: NodeId(1), state: ReplicaState::Learner });
         let hosted = BTreeMap::from([(GroupId(1024), ReplicaId(70)), (GroupId(1025), ReplicaId(73))]);
         let steps = plan(&metadata, NodeId(1), &hosted);
-        assert!(matches!(&steps[..], [Step::Remove { .. }, Step::Host { replica: ReplicaId(90), founders: None, .. }]), "{steps:?}");
+        assert!(
+            matches!(&steps[..], [Step::Remove { .. }, Step::Host { replica: ReplicaId(90), founders: None, .. }]),
+            "{steps:?}"
+        );
     }
 }

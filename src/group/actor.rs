@@ -138,8 +138,11 @@ impl HomeDomain {
             return;
         }
         let (version, now) = self.around.topics();
-        let set: Vec<_> =
-            now.iter().filter(|(id, facts)| machine.topics().get(id) != Some(facts)).map(|(id, f)| (*id, f.clone())).collect();
+        let set: Vec<_> = now
+            .iter()
+            .filter(|(id, facts)| machine.topics().get(id) != Some(facts))
+            .map(|(id, f)| (*id, f.clone()))
+            .collect();
         let gone: Vec<_> = machine.topics().keys().filter(|id| !now.contains_key(id)).copied().collect();
         if set.is_empty() && gone.is_empty() {
             return;
@@ -149,7 +152,13 @@ impl HomeDomain {
         out.propose(Command::TopicsChanged(command).encode(), Slot::Own);
     }
 
-    fn heartbeat(&mut self, term: &mut Term, beat: wire::Heartbeat, slot: Answer<wire::HeartbeatAnswer>, out: &mut Outbox<Self>) {
+    fn heartbeat(
+        &mut self,
+        term: &mut Term,
+        beat: wire::Heartbeat,
+        slot: Answer<wire::HeartbeatAnswer>,
+        out: &mut Outbox<Self>,
+    ) {
         let key = (beat.group.clone(), beat.member.clone());
         let now = Instant::now();
         let session_ms = term.watches.get(&key).map_or(0, |watch| watch.session_ms);
@@ -165,7 +174,8 @@ impl HomeDomain {
         if term.said.get(&key) == Some(&says) {
             return self.arrived.push(arrived);
         }
-        let command = machine::Reconciled { group: beat.group, member: beat.member, generation: says.0, owned: says.1.clone() };
+        let command =
+            machine::Reconciled { group: beat.group, member: beat.member, generation: says.0, owned: says.1.clone() };
         term.said.insert(key, says);
         out.propose(Command::Reconciled(command).encode(), Slot::Reconciled(arrived));
     }
@@ -233,9 +243,19 @@ impl Domain for HomeDomain {
         term
     }
 
-    fn lead(&mut self, term: &mut Term, machine: &HomeMachine, status: &Status, request: Request, out: &mut Outbox<Self>) {
+    fn lead(
+        &mut self,
+        term: &mut Term,
+        machine: &HomeMachine,
+        status: &Status,
+        request: Request,
+        out: &mut Outbox<Self>,
+    ) {
         if !status.ready && !matches!(request, Request::TopicsChanged) {
-            return convert::refuse(request, &Refused::new(Code::NotReady, "the group's home has just moved here; try again"));
+            return convert::refuse(
+                request,
+                &Refused::new(Code::NotReady, "the group's home has just moved here; try again"),
+            );
         }
         match request {
             Request::TopicsChanged => self.propose_topics(term, machine, out),
@@ -256,7 +276,9 @@ impl Domain for HomeDomain {
                 let offsets = offsets.into_iter().map(convert::offset).collect();
                 out.propose(Command::Reset(machine::Reset { group, offsets }).encode(), Slot::Done(slot));
             }
-            Request::Delete(group, slot) => out.propose(Command::Delete(machine::Delete { group }).encode(), Slot::Done(slot)),
+            Request::Delete(group, slot) => {
+                out.propose(Command::Delete(machine::Delete { group }).encode(), Slot::Done(slot))
+            }
         }
     }
 

@@ -110,7 +110,11 @@ pub(super) fn description(machine: &HomeMachine, name: &GroupName) -> Result<wir
         kind: kind(group),
         start: group.spec().start,
         generation: group.generation(),
-        members: group.members().iter().map(|(id, member)| (id.clone(), member.topics.iter().cloned().collect())).collect(),
+        members: group
+            .members()
+            .iter()
+            .map(|(id, member)| (id.clone(), member.topics.iter().cloned().collect()))
+            .collect(),
         partitions: group.partitions().into_iter().map(partition).collect(),
     })
 }
@@ -140,10 +144,13 @@ pub(super) fn refused(refusal: &Refusal) -> Refused {
         Refusal::UnknownPartition { .. } => Code::UnknownPartition,
         Refusal::NotEmpty { .. } => Code::GroupNotEmpty,
         Refusal::LeasesUnsupported { .. } => Code::Unsupported,
-        Refusal::TooManyMembers { .. } | Refusal::TooManyGroups { .. } | Refusal::TooManyTopics { .. } => Code::BadSetting,
-        Refusal::MetadataTooLong { .. } | Refusal::BadOffset { .. } | Refusal::Malformed { .. } | Refusal::UnknownCommand { .. } => {
-            Code::BadRequest
+        Refusal::TooManyMembers { .. } | Refusal::TooManyGroups { .. } | Refusal::TooManyTopics { .. } => {
+            Code::BadSetting
         }
+        Refusal::MetadataTooLong { .. }
+        | Refusal::BadOffset { .. }
+        | Refusal::Malformed { .. }
+        | Refusal::UnknownCommand { .. } => Code::BadRequest,
     };
     Refused::new(code, format!("{refusal}; {}", refusal.advice()))
 }

@@ -81,7 +81,9 @@ impl Groups {
         let mut changed = self.0.around.changed();
         let home = Arc::downgrade(&self.0);
         env.spawn_local(async move {
-            while changed.changed().await.is_ok() && home.upgrade().is_some_and(|home| home.homes.load().contains_key(&group)) {
+            while changed.changed().await.is_ok()
+                && home.upgrade().is_some_and(|home| home.homes.load().contains_key(&group))
+            {
                 post.send(Request::TopicsChanged);
             }
         });
@@ -122,7 +124,9 @@ impl Groups {
                 Code::NotHome => elsewhere(),
                 _ => refused,
             }),
-            Err(_) => Err(Refused::new(Code::TimedOut, "the group's home gave no answer in time; it may have been done")),
+            Err(_) => {
+                Err(Refused::new(Code::TimedOut, "the group's home gave no answer in time; it may have been done"))
+            }
         }
     }
 

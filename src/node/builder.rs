@@ -1,12 +1,7 @@
 //! Builds a node: what is not given is the real thing.
 
 use super::{
-    Failure, Inner, Node, NodeError,
-    facts::NodeFacts,
-    hosting::Hosting,
-    life::Life,
-    seeds::Seeds,
-    solo::Solo,
+    Failure, Inner, Node, NodeError, facts::NodeFacts, hosting::Hosting, life::Life, seeds::Seeds, solo::Solo,
 };
 use crate::{
     config::{Config, ListenerKind},
@@ -51,7 +46,17 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, env: None, disk: None, network: None, listen: true, native_address: None, boot: None, #[cfg(feature = "testing")] leader_restore: false }
+        Self {
+            config,
+            env: None,
+            disk: None,
+            network: None,
+            listen: true,
+            native_address: None,
+            boot: None,
+            #[cfg(feature = "testing")]
+            leader_restore: false,
+        }
     }
 
     /// Time, randomness and tasks; simulated ones put the whole node on the current thread's `LocalSet`.
@@ -106,7 +111,8 @@ impl Builder {
             Arbiters::here()
         } else {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let count = if self.config.node.arbiters == 0 { cores.saturating_sub(1) } else { self.config.node.arbiters };
+            let count =
+                if self.config.node.arbiters == 0 { cores.saturating_sub(1) } else { self.config.node.arbiters };
             Arbiters::own(&format!("highwater-{}", self.config.node.id), count).map_err(threads)?
         };
         let (on_it, all) = (env.clone(), arbiters.clone());
@@ -126,10 +132,13 @@ impl Builder {
         let boot = boot.unwrap_or_else(|| BootId(env.random_u64()));
         let disk = match disk {
             Some(disk) => disk,
-            None => Arc::new(RealDisk::new(&config.node.data_dir).map_err(|error| NodeError::Directory(error.to_string()))?),
+            None => {
+                Arc::new(RealDisk::new(&config.node.data_dir).map_err(|error| NodeError::Directory(error.to_string()))?)
+            }
         };
-        let directory =
-            Directory::open(disk, log_options(&config), env.clone()).await.map_err(|error| NodeError::Directory(error.to_string()))?;
+        let directory = Directory::open(disk, log_options(&config), env.clone())
+            .await
+            .map_err(|error| NodeError::Directory(error.to_string()))?;
         let (network, quic) = match network {
             Some(network) => (network, None),
             None if !listen && config.cluster.seeds.len() == 1 && config.cluster.seeds[0].id == node => {
@@ -146,7 +155,8 @@ impl Builder {
             leader_restore,
             ..HostOptions::new(node.into(), boot)
         };
-        let host = Host::start(options, directory.clone(), network, env.clone()).map_err(|error| NodeError::Threads(error.to_string()))?;
+        let host = Host::start(options, directory.clone(), network, env.clone())
+            .map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
         let controller = Controller::new(node, Leaders::default(), courier.clone());
         let groups = Groups::new(Arc::new(controller.clone()));
@@ -180,7 +190,8 @@ impl Builder {
             phases: phases.clone(),
             metrics: metrics.clone(),
         };
-        let listeners = if listen { open_listeners(&config, &gateway, facts, &phases, &env).await? } else { Vec::new() };
+        let listeners =
+            if listen { open_listeners(&config, &gateway, facts, &phases, &env).await? } else { Vec::new() };
         let addresses = addresses(&config, &listeners, native_address);
         let failure = Failure::default();
         let inner = Inner {
@@ -200,7 +211,22 @@ impl Builder {
             listeners,
             failure: failure.clone(),
         };
-        let life = Life { config, env, directory, host, quic, controller, hosting, courier, gateway, seeds, addresses, metrics, phases, failure };
+        let life = Life {
+            config,
+            env,
+            directory,
+            host,
+            quic,
+            controller,
+            hosting,
+            courier,
+            gateway,
+            seeds,
+            addresses,
+            metrics,
+            phases,
+            failure,
+        };
         life.begin(failures);
         Ok(Node(Arc::new(inner)))
     }
@@ -293,7 +319,9 @@ fn addresses(config: &Config, listeners: &[SocketAddr], native: Option<String>) 
     let (peer, control) = config.advertised_to_peers();
     let of = |kind| {
         let found = config.listeners.0.iter().zip(listeners).find(|(listener, _)| listener.kind == kind);
-        found.map(|(listener, bound)| listener.advertised.as_ref().map_or_else(|| bound.to_string(), ToString::to_string))
+        found.map(|(listener, bound)| {
+            listener.advertised.as_ref().map_or_else(|| bound.to_string(), ToString::to_string)
+        })
     };
     Addresses {
         native: native.or_else(|| of(ListenerKind::Native)).unwrap_or_default(),

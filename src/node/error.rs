@@ -63,11 +63,17 @@ impl Advice for NodeError {
 
     fn advice(&self) -> String {
         match self {
-            Self::Directory(_) => "check `node.data_dir`: it must exist or be creatable, be writable, and be used by one node only".into(),
+            Self::Directory(_) => {
+                "check `node.data_dir`: it must exist or be creatable, be writable, and be used by one node only".into()
+            }
             Self::Storage(_) => "check the disk, then start the node again: it keeps all that it acknowledged".into(),
-            Self::Listen { .. } => "check that the address is this machine's and free, and that the files of [tls] are readable".into(),
+            Self::Listen { .. } => {
+                "check that the address is this machine's and free, and that the files of [tls] are readable".into()
+            }
             Self::OtherConfig { node } => format!("make the [cluster] sections of this node and node {node} the same"),
-            Self::OtherCluster { .. } => "use the data directory of this cluster, or an empty one to join it as a new node".into(),
+            Self::OtherCluster { .. } => {
+                "use the data directory of this cluster, or an empty one to join it as a new node".into()
+            }
             Self::Refused { .. } => "do what the message says, then start the node again".into(),
             Self::Threads(_) => "check the limits of processes and memory for this user".into(),
         }

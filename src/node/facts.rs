@@ -38,7 +38,10 @@ impl Facts for NodeFacts {
         }
         let failed = self.hosting.failed();
         if !failed.is_empty() {
-            return Err(format!("{} replicas have failed since the start; read the log, then restart the node", failed.len()));
+            return Err(format!(
+                "{} replicas have failed since the start; read the log, then restart the node",
+                failed.len()
+            ));
         }
         Ok(())
     }

@@ -5,7 +5,11 @@
 
 use super::error::NodeError;
 use crate::{
-    controller::{self, Controller, machine::{Command, Purpose, ReplicaFaulty}, reconcile::{self, Step}},
+    controller::{
+        self, Controller,
+        machine::{Command, Purpose, ReplicaFaulty},
+        reconcile::{self, Step},
+    },
     group::Groups,
     partition::{Handle, Partitions},
     replica::{Identity, Keeper},
@@ -102,7 +106,8 @@ impl Hosting {
                 Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
                 Purpose::Home => (shared.groups.host(&shared.env, identity), None),
                 Purpose::Partition(partition) => {
-                    let (handle, keeper) = Handle::host(&shared.env, partition, replica, shared.directory.clone(), identity);
+                    let (handle, keeper) =
+                        Handle::host(&shared.env, partition, replica, shared.directory.clone(), identity);
                     (keeper, Some(handle))
                 }
             };
@@ -122,7 +127,8 @@ impl Hosting {
             }
         };
         let arbiter = self.0.arbiters.of(group.0);
-        let opened = self.0.arbiters.run(&self.0.env, arbiter, open).await.map_err(|e| NodeError::Threads(e.to_string()))?;
+        let opened =
+            self.0.arbiters.run(&self.0.env, arbiter, open).await.map_err(|e| NodeError::Threads(e.to_string()))?;
         let hosted = opened.map_err(|error: group::OpenError| NodeError::Directory(error.to_string()))?;
         let raft = hosted.raft.clone();
         self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(group, hosted);
@@ -185,10 +191,12 @@ impl Hosting {
             here.entry(*group).or_insert(*replica);
         }
         let open = self.all();
-        let to_open = here.iter().filter(|(group, _)| !open.contains_key(group)).map(|(group, replica)| (*group, *replica));
+        let to_open =
+            here.iter().filter(|(group, _)| !open.contains_key(group)).map(|(group, replica)| (*group, *replica));
         let closed: BTreeMap<_, _> = to_open.collect();
         let steps = reconcile::plan(&metadata, self.0.controller.node(), &here);
-        let reopen = reconcile::plan(&metadata, self.0.controller.node(), &open.iter().map(|(g, h)| (*g, h.replica)).collect());
+        let reopen =
+            reconcile::plan(&metadata, self.0.controller.node(), &open.iter().map(|(g, h)| (*g, h.replica)).collect());
         if steps.is_empty() && reopen.is_empty() {
             return Ok(());
         }
@@ -246,7 +254,12 @@ impl Hosting {
 
     /// Tells the controller that a replica is damaged: it plans another one.
     fn report(&self, group: GroupId, replica: ReplicaId, why: &str) {
-        tracing::error!(group = group.0, replica = replica.0, why, "a replica is damaged: asking for another one in its place");
+        tracing::error!(
+            group = group.0,
+            replica = replica.0,
+            why,
+            "a replica is damaged: asking for another one in its place"
+        );
         let controller = self.0.controller.clone();
         self.0.env.spawn(async move {
             let faulty = Command::ReplicaFaulty(ReplicaFaulty { group, replica });

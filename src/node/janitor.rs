@@ -5,7 +5,10 @@ use crate::{
     config,
     controller::{Controller, machine::Metadata},
     limits,
-    partition::{Handle, Role, machine::{ExpireProducers, Trim}},
+    partition::{
+        Handle, Role,
+        machine::{ExpireProducers, Trim},
+    },
     runtime::Env,
 };
 use highwater_raft::GroupId;
@@ -40,7 +43,13 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, env: Env, rete
 }
 
 /// The offset below which the topic keeps nothing.
-async fn trim_to(hosted: &Hosted, handle: &Handle, metadata: &Metadata, retention: &config::Retention, now_ms: u64) -> Option<u64> {
+async fn trim_to(
+    hosted: &Hosted,
+    handle: &Handle,
+    metadata: &Metadata,
+    retention: &config::Retention,
+    now_ms: u64,
+) -> Option<u64> {
     let topic = metadata.topic(handle.partition().topic)?;
     let is_set = |name| topic.settings.iter().any(|(set, _)| set == name);
     let ms = match topic.settings.retention_ms() {

@@ -1,6 +1,12 @@
 //! What a node does by itself: finds its cluster, registers, follows the metadata, watches over itself.
 
-use super::{Failure, NodeError, hosting::Hosting, janitor, seeds::{Founding, Seeds}, steward};
+use super::{
+    Failure, NodeError,
+    hosting::Hosting,
+    janitor,
+    seeds::{Founding, Seeds},
+    steward,
+};
 use crate::{
     config::Config,
     controller::{
@@ -81,8 +87,11 @@ impl Life {
     }
 
     async fn join(self) -> Result<(), NodeError> {
-        let register =
-            RegisterNode { node: self.config.node.id, directory: self.directory.id(), addresses: self.addresses.clone() };
+        let register = RegisterNode {
+            node: self.config.node.id,
+            directory: self.directory.id(),
+            addresses: self.addresses.clone(),
+        };
         if let Some(known) = self.seeds.known() {
             self.set_cluster_id(known.cluster_id);
         }
@@ -129,7 +138,11 @@ impl Life {
         let seed = |seed: &crate::config::Seed| Seed {
             node: seed.id,
             directory: founding.founders.get(&seed.id).copied(),
-            addresses: Addresses { peer: seed.peer.to_string(), control: seed.control.to_string(), ..Addresses::default() },
+            addresses: Addresses {
+                peer: seed.peer.to_string(),
+                control: seed.control.to_string(),
+                ..Addresses::default()
+            },
         };
         let command = Command::Bootstrap(Bootstrap {
             cluster_id: founding.cluster_id,
@@ -162,8 +175,13 @@ impl Life {
     /// Seeds from the config, everybody else from the metadata.
     fn set_peers(&self, metadata: &Metadata) {
         let me = self.config.node.id;
-        let mut peers: BTreeMap<_, _> =
-            self.config.cluster.seeds.iter().map(|seed| (seed.id, (seed.peer.to_string(), seed.control.to_string()))).collect();
+        let mut peers: BTreeMap<_, _> = self
+            .config
+            .cluster
+            .seeds
+            .iter()
+            .map(|seed| (seed.id, (seed.peer.to_string(), seed.control.to_string())))
+            .collect();
         let known = metadata.nodes.iter().filter(|(_, node)| !node.addresses.peer.is_empty());
         peers.extend(known.map(|(id, node)| (*id, (node.addresses.peer.clone(), node.addresses.control.clone()))));
         peers.remove(&me);

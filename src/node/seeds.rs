@@ -81,7 +81,8 @@ impl Seeds {
     /// Whether this node writes the controller group's first membership.
     pub(super) fn founds(&self) -> Option<Founding> {
         let lowest = self.cluster.seeds.iter().map(|seed| seed.id).min();
-        self.known().filter(|known| lowest == Some(self.node) && known.founders.get(&self.node) == Some(&self.directory.id()))
+        self.known()
+            .filter(|known| lowest == Some(self.node) && known.founders.get(&self.node) == Some(&self.directory.id()))
     }
 
     /// Serves [`Service::Seed`].
@@ -112,7 +113,9 @@ impl Seeds {
                 return Ok(ReplicaId(self.node.0.into()));
             }
             let answers = self.ask_seeds().await?;
-            if let Some(founding) = answers.values().find_map(|seeding| seeding.cluster.clone().filter(|f| !f.founders.is_empty())) {
+            if let Some(founding) =
+                answers.values().find_map(|seeding| seeding.cluster.clone().filter(|f| !f.founders.is_empty()))
+            {
                 if founding.founders.get(&self.node) != Some(&self.directory.id()) {
                     return self.register(register).await;
                 }
@@ -175,10 +178,13 @@ impl Seeds {
         let Raw { kind, body } = command.encode();
         let request: Bytes = [&[kind], &body[..]].concat().into();
         loop {
-            let mut next: Vec<NodeId> = self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node).rev().collect();
+            let mut next: Vec<NodeId> =
+                self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node).rev().collect();
             let mut hints = 0;
             while let Some(node) = next.pop() {
-                let Ok(answer) = self.courier.ask(node, Service::Execute, request.clone(), ASK * 4).await else { continue };
+                let Ok(answer) = self.courier.ask(node, Service::Execute, request.clone(), ASK * 4).await else {
+                    continue;
+                };
                 match rmp_serde::from_slice::<Result<Executed, ExecuteError>>(&answer) {
                     Ok(Ok(executed)) => return Ok(executed.answer),
                     Ok(Err(ExecuteError::Refused(refused))) if !refused.code.is_retriable() => {

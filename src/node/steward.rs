@@ -11,7 +11,10 @@ use crate::{
     runtime::Courier,
     types::NodeId,
 };
-use highwater_raft::{GroupId, ReplicaId, group::{ChangeError, Role}};
+use highwater_raft::{
+    GroupId, ReplicaId,
+    group::{ChangeError, Role},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -52,8 +55,15 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<d
     }
 }
 
-async fn attend(controller: &Controller, group: GroupId, hosted: &Hosted, placement: &Placement, role: &Role) -> Result<(), ChangeError> {
-    let actual: BTreeSet<ReplicaId> = role.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect();
+async fn attend(
+    controller: &Controller,
+    group: GroupId,
+    hosted: &Hosted,
+    placement: &Placement,
+    role: &Role,
+) -> Result<(), ChangeError> {
+    let actual: BTreeSet<ReplicaId> =
+        role.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect();
     for (id, node) in placement.learners_wanted() {
         if !role.members.contains_key(&id) {
             return hosted.raft.add_learner(id, node.into()).await;
@@ -98,7 +108,8 @@ async fn bring_home(controller: &Controller, hosted: &BTreeMap<GroupId, Hosted>,
     let mine = moves.into_iter().filter(|one| one.from == me).take(limits::TRANSFERS_AT_ONCE);
     for one in mine {
         let Some((hosted, placement)) = hosted.get(&one.group).zip(metadata.groups.get(&one.group)) else { continue };
-        let to = placement.replicas.iter().find(|replica| replica.node == one.to && replica.state == ReplicaState::Voter);
+        let to =
+            placement.replicas.iter().find(|replica| replica.node == one.to && replica.state == ReplicaState::Voter);
         if let Some(to) = to
             && let Err(error) = hosted.raft.transfer(to.id).await
         {

@@ -3,8 +3,11 @@
 use super::*;
 use crate::{
     batch::{Batch, Builder as BatchBuilder, Compression},
-    controller::{Answer, machine::{Command, CreateTopic}},
-    partition::{Handle, Produce, Produced, ProduceError, Read, Role, Served},
+    controller::{
+        Answer,
+        machine::{Command, CreateTopic},
+    },
+    partition::{Handle, Produce, ProduceError, Produced, Read, Role, Served},
     runtime::{BytePermit, Env, ReplySlot, TaskSet},
     types::{AckLevel, Position, TopicId, TopicPartition},
     wire,
@@ -43,7 +46,13 @@ impl World {
             config.log.segment_bytes = 1 << 20;
             config.log.free_bytes_min = 1 << 20;
             let env = Env::simulated(seed + u64::from(id), EPOCH_MS, TaskSet::default());
-            Slot { config, node: None, tasks: TaskSet::default(), disk: SimDisk::new(env, SimLimits::default()), lives: 0 }
+            Slot {
+                config,
+                node: None,
+                tasks: TaskSet::default(),
+                disk: SimDisk::new(env, SimLimits::default()),
+                lives: 0,
+            }
         };
         let mut world = Self { hub, seed, slots: (1..=nodes).map(slot).collect() };
         for n in 0..world.slots.len() {
@@ -64,7 +73,8 @@ impl World {
             slot.disk = slot.disk.restart_losing_unsynced(env.clone());
         }
         let network = self.hub.join(slot.config.node.id.into(), BootId(env.random_u64()), &env);
-        let builder = Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network).listen(false);
+        let builder =
+            Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network).listen(false);
         slot.node = Some(slot.tasks.tag(builder.start()).await.unwrap());
     }
 
@@ -87,7 +97,14 @@ impl World {
     async fn topic(&self, name: &str, partitions: u32, copies: u32) -> TopicId {
         let id = TopicId::from_random([name.as_bytes()[0]; 16]);
         let name = name.parse().unwrap();
-        let create = CreateTopic { name, id, partitions, replication_factor: copies, settings: Vec::new(), avoid: Default::default() };
+        let create = CreateTopic {
+            name,
+            id,
+            partitions,
+            replication_factor: copies,
+            settings: Vec::new(),
+            avoid: Default::default(),
+        };
         let answer = self.node(0).controller().execute(Command::CreateTopic(create), secs(20)).await.unwrap();
         assert!(matches!(answer, Answer::TopicCreated { .. }), "{answer:?}");
         id
@@ -99,7 +116,9 @@ impl World {
             loop {
                 for (n, slot) in self.slots.iter().enumerate() {
                     let handle = slot.node.as_ref().and_then(|node| node.partitions().find(partition));
-                    if let Some(handle) = handle.filter(|handle| handle.marks().role == Role::Leader && handle.marks().ready) {
+                    if let Some(handle) =
+                        handle.filter(|handle| handle.marks().role == Role::Leader && handle.marks().ready)
+                    {
                         return (n, handle);
                     }
                 }
@@ -234,7 +253,11 @@ async fn three_nodes_go_on_when_the_leader_dies() {
         let (_, handle) = world.leader(partition).await;
         let epoch = handle.marks().epoch;
         for node in world.alive() {
-            assert!(node.controller().leader_of(partition).is_some_and(|(_, known)| known == epoch), "node {}", node.id());
+            assert!(
+                node.controller().leader_of(partition).is_some_and(|(_, known)| known == epoch),
+                "node {}",
+                node.id()
+            );
         }
     })
     .await;
@@ -263,7 +286,11 @@ async fn join(node: &Node) -> wire::Joined {
 
 /// One heartbeat that says "I consume what you gave me".
 async fn beat(node: &Node, member: &wire::Joined, last: &wire::HeartbeatAnswer) -> wire::HeartbeatAnswer {
-    let owned = |given: &wire::AssignedPartition| wire::OwnedPartition { topic: given.topic, partition: given.partition, delivered: 0 };
+    let owned = |given: &wire::AssignedPartition| wire::OwnedPartition {
+        topic: given.topic,
+        partition: given.partition,
+        delivered: 0,
+    };
     let heartbeat = wire::Heartbeat {
         group: "readers".parse().unwrap(),
         member: member.member.clone(),
@@ -295,9 +322,20 @@ async fn a_group_shares_partitions_and_takes_over_from_the_silent() {
         }
         assert!(first.assigned.iter().all(|a| second.assigned.iter().all(|b| a.partition != b.partition)));
         let mine = &first.assigned[0];
-        let offset = wire::CommitOffset { topic, partition: mine.partition, offset: 5, leader_epoch: 1, metadata: String::new() };
+        let offset = wire::CommitOffset {
+            topic,
+            partition: mine.partition,
+            offset: 5,
+            leader_epoch: 1,
+            metadata: String::new(),
+        };
         let group: crate::types::GroupName = "readers".parse().unwrap();
-        let commit = wire::Commit { group: group.clone(), member: Some(one.member.clone()), generation: first.generation, offsets: vec![offset] };
+        let commit = wire::Commit {
+            group: group.clone(),
+            member: Some(one.member.clone()),
+            generation: first.generation,
+            offsets: vec![offset],
+        };
         assert_eq!(node.groups().commit(commit).await.unwrap(), wire::Committed::default());
         let silent_since = Instant::now();
         while second.assigned.len() < 4 {
@@ -322,7 +360,12 @@ async fn a_storage_error_ends_the_node_with_an_error() {
         let (_, handle) = world.leader(TopicPartition { topic, partition: 0 }).await;
         world.slots[0].disk.fail_next_sync();
         let (slot, answer) = ReplySlot::channel();
-        handle.produce(Produce { ack: AckLevel::Quorum, batches: vec![batch("lost")], permit: BytePermit::internal(), slot });
+        handle.produce(Produce {
+            ack: AckLevel::Quorum,
+            batches: vec![batch("lost")],
+            permit: BytePermit::internal(),
+            slot,
+        });
         let ended = within(20, world.node(0).run()).await;
         assert!(matches!(ended, Err(NodeError::Storage(_))), "{ended:?}");
         assert!(within(20, answer).await.is_err(), "nothing that is not on disk is acknowledged");

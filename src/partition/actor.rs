@@ -100,7 +100,9 @@ impl PartitionDomain {
         let Produce { ack, batches, permit, slot } = produce;
         let refusal = match batches.iter().find_map(|batch| machine.check(batch.header()).err()) {
             Some(refusal) => Some(ProduceError::Refused(refusal)),
-            None if batches.is_empty() => Some(ProduceError::Refused(Refusal::Malformed { kind: machine::PRODUCE, why: "no batch".into() })),
+            None if batches.is_empty() => {
+                Some(ProduceError::Refused(Refusal::Malformed { kind: machine::PRODUCE, why: "no batch".into() }))
+            }
             None if self.directory.is_low() => Some(ProduceError::DiskFull),
             None => None,
         };
@@ -123,7 +125,13 @@ impl PartitionDomain {
     fn park(&mut self, status: &Status, park: Park) {
         let marks = self.shared.marks.read();
         let Park { wake_at, epoch, waiter } = park;
-        self.parked.park(wake_at, waiter, marks.bytes_at_hw, marks.high_watermark, epoch != marks.epoch || !status.open);
+        self.parked.park(
+            wake_at,
+            waiter,
+            marks.bytes_at_hw,
+            marks.high_watermark,
+            epoch != marks.epoch || !status.open,
+        );
     }
 
     fn serve(&mut self, status: &Status, request: Request) {
@@ -133,7 +141,9 @@ impl PartitionDomain {
             Request::Produce(produce) => {
                 produce.slot.answer(Err(ProduceError::NotLeader { leader: status.leader, epoch: status.term }));
             }
-            Request::Barrier(slot) => slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term })),
+            Request::Barrier(slot) => {
+                slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term }))
+            }
             Request::Propose(_) | Request::Tidy(_) => {}
         }
     }
@@ -153,7 +163,14 @@ impl Domain for PartitionDomain {
         tracing::debug!(partition = %self.shared.partition, epoch = status.term, "leads");
     }
 
-    fn lead(&mut self, (): &mut (), machine: &PartitionMachine, status: &Status, request: Request, out: &mut Outbox<Self>) {
+    fn lead(
+        &mut self,
+        (): &mut (),
+        machine: &PartitionMachine,
+        status: &Status,
+        request: Request,
+        out: &mut Outbox<Self>,
+    ) {
         match request {
             Request::Produce(request) => self.produce(machine, status, request, out),
             Request::Barrier(slot) => out.barrier(Slot::Barrier(slot)),
@@ -228,7 +245,9 @@ impl Domain for PartitionDomain {
                 Outcome::Shown => Ok(()),
                 Outcome::NoQuorum => Err(Unavailable::NoQuorum),
                 Outcome::Gone => Err(Unavailable::Gone),
-                Outcome::NotLeader | Outcome::Unknown | Outcome::Applied(..) => Err(Unavailable::NotLeader { leader, epoch }),
+                Outcome::NotLeader | Outcome::Unknown | Outcome::Applied(..) => {
+                    Err(Unavailable::NotLeader { leader, epoch })
+                }
             }),
             Slot::Batch(waiting) => waiting.decided(match outcome {
                 Outcome::Applied(at, Reply::Produced { base_offset, duplicate, .. }) => {
@@ -238,7 +257,9 @@ impl Domain for PartitionDomain {
                 Outcome::NotLeader => Err(ProduceError::NotLeader { leader, epoch }),
                 Outcome::NoQuorum => Err(ProduceError::NoQuorum),
                 Outcome::Gone => Err(ProduceError::Gone),
-                Outcome::Unknown | Outcome::Shown | Outcome::Applied(..) => Err(ProduceError::Unknown { leader, epoch }),
+                Outcome::Unknown | Outcome::Shown | Outcome::Applied(..) => {
+                    Err(ProduceError::Unknown { leader, epoch })
+                }
             }),
         }
     }
@@ -253,7 +274,14 @@ impl Domain for PartitionDomain {
         effects.into_iter().for_each(|effect| match effect {});
     }
 
-    fn settle(&mut self, _: Option<&mut ()>, _: &PartitionMachine, _: &Status, _: Instant, _: &mut Outbox<Self>) -> Option<Instant> {
+    fn settle(
+        &mut self,
+        _: Option<&mut ()>,
+        _: &PartitionMachine,
+        _: &Status,
+        _: Instant,
+        _: &mut Outbox<Self>,
+    ) -> Option<Instant> {
         self.parked.ring();
         let marks = self.shared.marks.read();
         debug_assert!(!self.parked.is_satisfiable(marks.bytes_at_hw, marks.high_watermark), "parked though satisfied");

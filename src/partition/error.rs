@@ -57,7 +57,6 @@ impl Lost for Result<super::Produced, ProduceError> {
     }
 }
 
-
 impl ProduceError {
     /// As the native protocol says it.
     pub fn refused(&self) -> Refused {
@@ -79,9 +78,10 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::Fenced { .. } => Code::ProducerFenced,
         Refusal::UnknownProducer { .. } => Code::UnknownProducer,
         Refusal::BadBatch(_) => Code::BadBatch,
-        Refusal::NoOffsets { .. } | Refusal::TrimBeyondEnd { .. } | Refusal::Malformed { .. } | Refusal::UnknownCommand { .. } => {
-            Code::Internal
-        }
+        Refusal::NoOffsets { .. }
+        | Refusal::TrimBeyondEnd { .. }
+        | Refusal::Malformed { .. }
+        | Refusal::UnknownCommand { .. } => Code::Internal,
     }
 }
 
@@ -99,7 +99,9 @@ impl Advice for ProduceError {
     fn advice(&self) -> String {
         match self {
             Self::NotLeader { .. } | Self::Gone => "ask for the partition's leader again and produce there".into(),
-            Self::Unknown { .. } => "send the same batches with the same sequence to the new leader; it drops what it has".into(),
+            Self::Unknown { .. } => {
+                "send the same batches with the same sequence to the new leader; it drops what it has".into()
+            }
             Self::NotReady { .. } => "try again in some milliseconds".into(),
             Self::NoQuorum => "try again; if it stays so, start the nodes that are down".into(),
             Self::Refused(refusal) => refusal.advice(),
@@ -182,7 +184,9 @@ impl Advice for FetchError {
 
     fn advice(&self) -> String {
         match self {
-            Self::OutOfRange { log_start, .. } => format!("go on at offset {log_start}, or keep records longer than consumers need"),
+            Self::OutOfRange { log_start, .. } => {
+                format!("go on at offset {log_start}, or keep records longer than consumers need")
+            }
             Self::NotYet { .. } | Self::NotReady { .. } => "try again in some milliseconds".into(),
             Self::NotLeader { .. } => "ask for the partition's leader again and read there".into(),
             Self::Damaged { .. } => "read from another replica; this one is repaired from its peers".into(),

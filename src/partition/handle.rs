@@ -133,7 +133,9 @@ pub struct Found {
 pub(super) enum Request {
     Produce(Produce),
     Park(Park),
-    Unpark { token: u64 },
+    Unpark {
+        token: u64,
+    },
     Barrier(ReplySlot<Result<(), Unavailable>>),
     /// A command of retention.
     Propose(Command),
@@ -256,7 +258,13 @@ impl Handle {
     }
 
     /// Starts this node's replica on the current arbiter.
-    pub(crate) fn host(env: &Env, partition: TopicPartition, replica: ReplicaId, directory: Directory, identity: Identity) -> (Self, Keeper) {
+    pub(crate) fn host(
+        env: &Env,
+        partition: TopicPartition,
+        replica: ReplicaId,
+        directory: Directory,
+        identity: Identity,
+    ) -> (Self, Keeper) {
         let shared = Arc::new(Shared {
             partition,
             group: identity.group,
@@ -266,7 +274,8 @@ impl Handle {
             post: Post::default(),
             raft: OnceLock::new(),
         });
-        let keeper = replica::start(env, shared.post.clone(), PartitionDomain::new(shared.clone(), directory), identity);
+        let keeper =
+            replica::start(env, shared.post.clone(), PartitionDomain::new(shared.clone(), directory), identity);
         (Self(shared), keeper)
     }
 
@@ -299,7 +308,12 @@ const TAIL_BYTES: u64 = 2 << 20;
 /// Bytes that one step of a search by time looks at.
 const ENTRY_BYTES: usize = 256 << 10;
 
-async fn cold(log: highwater_raft::log::Group, offset: u64, end: u64, bytes_max: usize) -> Result<Vec<Served>, FetchError> {
+async fn cold(
+    log: highwater_raft::log::Group,
+    offset: u64,
+    end: u64,
+    bytes_max: usize,
+) -> Result<Vec<Served>, FetchError> {
     let entries = log.read_applied(offset, bytes_max).await.map_err(|error| match error {
         ReadError::BelowStart { start } => FetchError::OutOfRange { offset, log_start: start },
         ReadError::Io(error) => FetchError::Io { why: error.to_string() },

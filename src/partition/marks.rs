@@ -79,7 +79,10 @@ impl MarkCells {
     }
 
     pub(super) fn write(&self, marks: &Marks) {
-        assert!(marks.log_start <= marks.stable && marks.stable <= marks.high_watermark, "marks out of order: {marks:?}");
+        assert!(
+            marks.log_start <= marks.stable && marks.stable <= marks.high_watermark,
+            "marks out of order: {marks:?}"
+        );
         let before = self.high_watermark.load(Ordering::Relaxed);
         assert!(before <= marks.high_watermark, "the watermark went back from {before} to {}", marks.high_watermark);
         self.high_watermark.store(marks.high_watermark, Ordering::Release);

@@ -33,7 +33,12 @@ struct Chunk {
 
 impl Chunk {
     fn new(first: u64) -> Self {
-        Self { first, slots: (0..SLOTS).map(|_| OnceLock::new()).collect(), filled: AtomicUsize::new(0), bytes: AtomicU64::new(0) }
+        Self {
+            first,
+            slots: (0..SLOTS).map(|_| OnceLock::new()).collect(),
+            filled: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+        }
     }
 
     fn filled(&self) -> impl Iterator<Item = &Served> {
@@ -57,7 +62,9 @@ impl TailLog {
     pub(super) fn push(&self, served: Served) {
         let len = u64::try_from(served.bytes_len()).expect("a batch is bounded");
         let chunks = self.chunks.load();
-        let last = chunks.last().filter(|chunk| chunk.filled().last().is_none_or(|before| before.offset_end == served.base_offset));
+        let last = chunks
+            .last()
+            .filter(|chunk| chunk.filled().last().is_none_or(|before| before.offset_end == served.base_offset));
         let (chunk, list) = match last {
             Some(chunk) if chunk.filled.load(Ordering::Relaxed) < SLOTS => (chunk.clone(), None),
             follows => {

@@ -25,7 +25,8 @@ struct Led {
 }
 
 fn led(controller: &Controller) -> Bytes {
-    let groups = controller.leaders().led_by(controller.node()).into_iter().map(|(group, epoch)| (group.0, epoch)).collect();
+    let groups =
+        controller.leaders().led_by(controller.node()).into_iter().map(|(group, epoch)| (group.0, epoch)).collect();
     rmp_serde::to_vec_named(&Led { groups }).expect("plain values in memory always encode").into()
 }
 

@@ -33,7 +33,13 @@ impl Peers {
 }
 
 impl Courier for Peers {
-    fn ask(&self, to: NodeId, service: Service, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>> {
+    fn ask(
+        &self,
+        to: NodeId,
+        service: Service,
+        request: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, CourierError>> {
         let host = self.0.clone();
         Box::pin(async move {
             let mut head = BytesMut::with_capacity(1);

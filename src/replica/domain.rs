@@ -28,7 +28,14 @@ pub trait Domain: Sized + Unpin + 'static {
     fn promoted(&mut self, machine: &Self::Machine, status: &Status, out: &mut Outbox<Self>) -> Self::Term;
 
     /// A request while leading. The leader may not be ready: `status` says it.
-    fn lead(&mut self, term: &mut Self::Term, machine: &Self::Machine, status: &Status, request: Self::Request, out: &mut Outbox<Self>);
+    fn lead(
+        &mut self,
+        term: &mut Self::Term,
+        machine: &Self::Machine,
+        status: &Status,
+        request: Self::Request,
+        out: &mut Outbox<Self>,
+    );
 
     /// A request while not leading.
     fn follow(&mut self, machine: &Self::Machine, status: &Status, request: Self::Request);
@@ -51,13 +58,26 @@ pub trait Domain: Sized + Unpin + 'static {
     }
 
     /// Leader only: what entries of this turn ask for.
-    fn effects(&mut self, term: &mut Self::Term, machine: &Self::Machine, effects: Vec<<Self::Machine as Machine>::Effect>, out: &mut Outbox<Self>) {
+    fn effects(
+        &mut self,
+        term: &mut Self::Term,
+        machine: &Self::Machine,
+        effects: Vec<<Self::Machine as Machine>::Effect>,
+        out: &mut Outbox<Self>,
+    ) {
         let _ = (term, machine, effects, out);
     }
 
     /// After the acks, each turn: fires, timers. `term` is there while leading. Gives the next instant at which a turn
     /// is wanted whatever comes.
-    fn settle(&mut self, term: Option<&mut Self::Term>, machine: &Self::Machine, status: &Status, now: Instant, out: &mut Outbox<Self>) -> Option<Instant>;
+    fn settle(
+        &mut self,
+        term: Option<&mut Self::Term>,
+        machine: &Self::Machine,
+        status: &Status,
+        now: Instant,
+        out: &mut Outbox<Self>,
+    ) -> Option<Instant>;
 
     /// The replica ends: says so to whoever reads or waits.
     fn gone(&mut self);
@@ -87,7 +107,8 @@ impl Status {
         self.leader = role.leader.map(|(_, node)| node.into());
         self.leading = role.leading;
         self.ready = role.ready;
-        self.members = role.members.into_iter().map(|(id, member)| (id.0, (member.node.into(), member.voter))).collect();
+        self.members =
+            role.members.into_iter().map(|(id, member)| (id.0, (member.node.into(), member.voter))).collect();
     }
 
     /// How many vote.

@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn only_the_next_of_its_own_term_counts() {
         let mut fence = Fence::default();
-        let mut admit = |raft_term, term, n| fence.admit(raft_term, &Head { term, n, stamp_ms: 5, commands: Vec::new() });
+        let mut admit =
+            |raft_term, term, n| fence.admit(raft_term, &Head { term, n, stamp_ms: 5, commands: Vec::new() });
         assert!(admit(7, 7, 1) && admit(7, 7, 2));
         assert!(!admit(7, 7, 4), "3 is missing");
         assert!(!admit(7, 7, 2), "a duplicate");

@@ -89,6 +89,7 @@ where
 
 /// A panic of a turn, in words.
 pub(super) fn describe(panic: Box<dyn Any + Send>) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text =
+        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
     format!("its turn panicked: {}", text.unwrap_or_else(|| "without words".into()))
 }

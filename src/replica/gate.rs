@@ -63,7 +63,8 @@ impl<D: Domain> Gate<D> {
         let n = self.flying.back().map_or(last, |flying| flying.n) + 1;
         let (mut commands, mut slots, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((command, _)) = self.waiting.front()
-            && (commands.is_empty() || (bytes + command.body.len() <= ENTRY_BYTES_MAX && commands.len() < ENTRY_COMMANDS_MAX))
+            && (commands.is_empty()
+                || (bytes + command.body.len() <= ENTRY_BYTES_MAX && commands.len() < ENTRY_COMMANDS_MAX))
             && let Some((command, slot)) = self.waiting.pop_front()
         {
             bytes += command.body.len();
@@ -71,7 +72,16 @@ impl<D: Domain> Gate<D> {
             slots.push(slot);
         }
         let kept = commands.clone();
-        self.flying.push_back(Flying { proposal, n, handed_over: false, index: None, failed: false, flushed: false, commands: kept, slots });
+        self.flying.push_back(Flying {
+            proposal,
+            n,
+            handed_over: false,
+            index: None,
+            failed: false,
+            flushed: false,
+            commands: kept,
+            slots,
+        });
         Some(Proposal { n, commands })
     }
 
@@ -90,7 +100,10 @@ impl<D: Domain> Gate<D> {
             flying.flushed |= is_new;
             is_new
         };
-        self.flying.iter_mut().filter_map(move |flying| newly(flying).then_some(flying)).flat_map(|flying| &mut flying.slots)
+        self.flying
+            .iter_mut()
+            .filter_map(move |flying| newly(flying).then_some(flying))
+            .flat_map(|flying| &mut flying.slots)
     }
 
     /// Entry `n` of this term counted: its slots, in the order of its commands.
@@ -143,9 +156,13 @@ impl<D: Domain> Gate<D> {
 
     /// What surely was not applied (first), and what may have been (second); the gate is empty.
     pub(super) fn drain(&mut self) -> (Vec<D::Slot>, Vec<D::Slot>) {
-        let (failed, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.flying).into_iter().partition(|flying| flying.failed);
+        let (failed, open): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.flying).into_iter().partition(|flying| flying.failed);
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|(_, slot)| slot);
         self.mending = false;
-        (failed.into_iter().flat_map(|f| f.slots).chain(waiting).collect(), open.into_iter().flat_map(|f| f.slots).collect())
+        (
+            failed.into_iter().flat_map(|f| f.slots).chain(waiting).collect(),
+            open.into_iter().flat_map(|f| f.slots).collect(),
+        )
     }
 }

@@ -57,7 +57,11 @@ impl Leaders {
     /// The groups that `node` leads, with epochs.
     pub fn led_by(&self, node: NodeId) -> Vec<(GroupId, u64)> {
         let groups = self.0.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.iter().filter(|(_, leader)| leader.node == Some(node)).map(|(group, leader)| (*group, leader.epoch)).collect()
+        groups
+            .iter()
+            .filter(|(_, leader)| leader.node == Some(node))
+            .map(|(group, leader)| (*group, leader.epoch))
+            .collect()
     }
 
     /// All that is known.

@@ -8,11 +8,7 @@ use highwater_raft::{
     group::{AppliedAnswer, Committed, Event, Member, Owner, Refusal, Role},
     machine::{At, Command, Damaged, Machine},
 };
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    sync::Mutex,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Mutex};
 use tokio::{sync::oneshot, task::LocalSet, time::Instant};
 
 /// Remembers every command body in order; panics when told to.
@@ -85,7 +81,14 @@ impl Domain for Diary {
     fn flushed(&mut self, slot: &mut &'static str, _: &Status) {
         self.0.borrow_mut().push(format!("{slot} flushed"));
     }
-    fn settle(&mut self, _: Option<&mut ()>, _: &Journal, _: &Status, _: Instant, _: &mut Outbox<Self>) -> Option<Instant> {
+    fn settle(
+        &mut self,
+        _: Option<&mut ()>,
+        _: &Journal,
+        _: &Status,
+        _: Instant,
+        _: &mut Outbox<Self>,
+    ) -> Option<Instant> {
         None
     }
     fn gone(&mut self) {
@@ -167,7 +170,11 @@ impl World {
     }
     async fn commit(&mut self, term: u64, index: u64, payload: Payload) -> Option<AppliedAnswer> {
         let (done, answer) = oneshot::channel();
-        self.event(Event::Committed { entries: vec![Committed { index, term, payload }], checkpoint_after: true, done });
+        self.event(Event::Committed {
+            entries: vec![Committed { index, term, payload }],
+            checkpoint_after: true,
+            done,
+        });
         self.settle().await;
         answer.await.ok()
     }

@@ -104,7 +104,13 @@ impl<D: Domain> Replica<D> {
         self.wake.taken();
         let begun = Instant::now();
         let is_long = || begun.elapsed() > Duration::from_micros(limits::TURN_US_MAX);
-        let mut work = Work { answers: Vec::new(), effects: Vec::new(), dones: Vec::new(), out: Outbox::default(), then: Then::Stay };
+        let mut work = Work {
+            answers: Vec::new(),
+            effects: Vec::new(),
+            dones: Vec::new(),
+            out: Outbox::default(),
+            then: Then::Stay,
+        };
         while let Some(note) = self.queue.pop() {
             self.note(note, leading.as_deref_mut(), &mut work);
             if is_long() || work.then != Then::Stay {
@@ -115,14 +121,17 @@ impl<D: Domain> Replica<D> {
             && let Some(request) = requests.pop_front()
         {
             match leading.as_deref_mut() {
-                Some(leading) => self.domain.lead(&mut leading.state, &self.machine, &self.status, request, &mut work.out),
+                Some(leading) => {
+                    self.domain.lead(&mut leading.state, &self.machine, &self.status, request, &mut work.out)
+                }
                 None => self.domain.follow(&self.machine, &self.status, request),
             }
         }
         if !self.queue.is_empty() || !requests.is_empty() {
             self.wake.arm();
         }
-        let leads_on = leading.as_deref().is_some_and(|leading| self.status.leading && self.status.term == leading.term);
+        let leads_on =
+            leading.as_deref().is_some_and(|leading| self.status.leading && self.status.term == leading.term);
         if work.then == Then::Stay && (leads_on != leading.is_some() || (leading.is_none() && self.status.leading)) {
             work.then = Then::HandOver;
         }
@@ -227,12 +236,19 @@ impl<D: Domain> Replica<D> {
         match (verdict, leading) {
             (Verdict::Counted { at, n, replies }, Some(leading)) => {
                 let slots = leading.gate.counted(n);
-                work.answers.extend(slots.into_iter().zip(replies).map(|(slot, reply)| (slot, Outcome::Applied(at, reply))));
+                work.answers
+                    .extend(slots.into_iter().zip(replies).map(|(slot, reply)| (slot, Outcome::Applied(at, reply))));
             }
             (Verdict::Skipped { term, n }, Some(leading)) if term == leading.term => leading.gate.skipped(n),
             (Verdict::Blank | Verdict::Skipped { .. } | Verdict::Counted { .. }, _) => {}
         }
-        Stamp { index: entry.index, offset, offset_end, max_timestamp: noted.max_timestamp.unwrap_or(-1), note: noted.note }
+        Stamp {
+            index: entry.index,
+            offset,
+            offset_end,
+            max_timestamp: noted.max_timestamp.unwrap_or(-1),
+            note: noted.note,
+        }
     }
 
     fn decide(&mut self, entry: &Committed, work: &mut Work<D>) -> (Verdict<D>, Noted) {
@@ -250,7 +266,8 @@ impl<D: Domain> Replica<D> {
             return (Verdict::Skipped { term: head.term, n: head.n }, Noted::default());
         }
         let at = At { index: entry.index, term: entry.term, stamp_ms: self.fence.stamp_ms };
-        let replies: Vec<_> = commands.iter().map(|command| self.machine.apply(at, command, &mut work.effects)).collect();
+        let replies: Vec<_> =
+            commands.iter().map(|command| self.machine.apply(at, command, &mut work.effects)).collect();
         let mut position = u32::try_from(entry.payload.len()).expect("entries are bounded");
         position -= head.commands.iter().map(|(_, len)| len).sum::<u32>();
         let begin = |(_, len): &(u8, u32)| {
@@ -278,7 +295,10 @@ impl<D: Domain> Replica<D> {
             self.fence = fence;
             let found = D::offset(&self.machine);
             if found != offset {
-                return Err(Damaged { what: "replica checkpoint", why: format!("next offset {found}, expected {offset}") });
+                return Err(Damaged {
+                    what: "replica checkpoint",
+                    why: format!("next offset {found}, expected {offset}"),
+                });
             }
         }
         self.domain.restored(&self.machine);
@@ -291,7 +311,11 @@ impl<D: Domain> Replica<D> {
         if let Some(entry) = leading.gate.next(proposal, self.fence.last_of(leading.term)) {
             self.proposals += 1;
             let stamp_ms = self.env.now_ms().max(self.fence.stamp_ms);
-            consensus.propose(proposal, leading.term, machine::encode(leading.term, entry.n, stamp_ms, &entry.commands));
+            consensus.propose(
+                proposal,
+                leading.term,
+                machine::encode(leading.term, entry.n, stamp_ms, &entry.commands),
+            );
         }
     }
 

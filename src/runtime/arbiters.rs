@@ -37,7 +37,9 @@ impl Advice for ArbitersError {
 
     fn advice(&self) -> String {
         match self {
-            Self::Stopped { .. } => "restart the node; if it was not stopping, report the lines of its log before this".into(),
+            Self::Stopped { .. } => {
+                "restart the node; if it was not stopping, report the lines of its log before this".into()
+            }
         }
     }
 }

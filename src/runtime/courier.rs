@@ -30,7 +30,13 @@ impl Service {
 /// Carries broker-to-broker requests.
 pub trait Courier: Send + Sync + 'static {
     /// Asks the broker of node `to`; a request to this node is served here.
-    fn ask(&self, to: NodeId, service: Service, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>>;
+    fn ask(
+        &self,
+        to: NodeId,
+        service: Service,
+        request: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, CourierError>>;
     /// The other nodes that are alive, as far as this one knows, ascending.
     fn others(&self) -> Vec<NodeId>;
 }
@@ -63,7 +69,9 @@ impl Advice for CourierError {
 
     fn advice(&self) -> String {
         match self {
-            Self::Unreachable { node } => format!("check that node {node} runs and that its peer ports are open to this node"),
+            Self::Unreachable { node } => {
+                format!("check that node {node} runs and that its peer ports are open to this node")
+            }
             Self::NoAnswer { node, .. } => format!("try again; if it stays so, read the log of node {node}"),
         }
     }

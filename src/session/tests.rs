@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 const TOPIC: TopicId = TopicId([7; 16]);
 
-
 fn want(partition: u32, offset: u64) -> FetchPartition {
     FetchPartition { topic: TOPIC, partition, offset, bytes_max: 0, from_follower: false }
 }

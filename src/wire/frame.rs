@@ -97,7 +97,9 @@ impl Advice for FrameError {
                 "bring client and node to versions that are at most one apart".into()
             }
             Self::TooLong { max, .. } => format!("send or ask for less at a time: at most {max} bytes"),
-            Self::CutOff { .. } | Self::Head { .. } => "report this to the makers of the other side: it encodes wrongly".into(),
+            Self::CutOff { .. } | Self::Head { .. } => {
+                "report this to the makers of the other side: it encodes wrongly".into()
+            }
         }
     }
 }

@@ -76,7 +76,8 @@ impl Load {
 
     /// Sends at the given rate until the end, then waits for every outcome.
     pub(super) async fn produce(self: Rc<Self>, process: u32, rate: u32, end: Instant) -> anyhow::Result<()> {
-        let producer = self.client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(60)).build();
+        let producer =
+            self.client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(60)).build();
         let mut open: VecDeque<(u32, Value, highwater::client::producer::Receipt)> = VecDeque::new();
         let mut count = 0u64;
         let begun = Instant::now();
@@ -104,7 +105,12 @@ impl Load {
     }
 
     /// Writes down outcomes in the order of sends; waits for all of them when `wait`.
-    async fn settle(&self, process: u32, open: &mut VecDeque<(u32, Value, highwater::client::producer::Receipt)>, wait: bool) {
+    async fn settle(
+        &self,
+        process: u32,
+        open: &mut VecDeque<(u32, Value, highwater::client::producer::Receipt)>,
+        wait: bool,
+    ) {
         // Partitions settle apart from each other: what is not ready yet goes back to its place.
         let mut later = VecDeque::new();
         while let Some((partition, value, mut receipt)) = open.pop_front() {
@@ -186,7 +192,8 @@ impl Load {
         let ends = ends(&self.client, &self.topic).await?;
         let all = ends.keys().map(|partition| (self.topic.clone(), *partition, Position::Earliest));
         let mut consumer = self.client.consumer().assign(all).await?;
-        let mut logs: BTreeMap<u32, Vec<(u64, Value)>> = ends.keys().map(|partition| (*partition, Vec::new())).collect();
+        let mut logs: BTreeMap<u32, Vec<(u64, Value)>> =
+            ends.keys().map(|partition| (*partition, Vec::new())).collect();
         let deadline = Instant::now() + Duration::from_secs(120);
         while !ends.iter().all(|(p, end)| *end == 0 || logs[p].last().is_some_and(|last| last.0 + 1 >= *end)) {
             anyhow::ensure!(Instant::now() < deadline, "the final read did not end within 120 s");

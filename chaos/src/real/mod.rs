@@ -232,7 +232,9 @@ async fn ends(client: &Client, topic: &TopicName) -> anyhow::Result<BTreeMap<u32
     loop {
         match client.admin().list_offsets(topic, Position::Latest).await {
             Ok(ends) => return Ok(ends),
-            Err(error) if Instant::now() > deadline => return Err(error).context("the cluster did not come back within 60 s"),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).context("the cluster did not come back within 60 s");
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }

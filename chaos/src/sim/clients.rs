@@ -19,7 +19,10 @@ pub(super) async fn connect(world: &World, process: u32) -> Client {
     let dialer = SimDialer::new(Duration::from_micros(world.env.random_below(2_000)));
     world.dialers.borrow_mut().push((process, dialer.clone()));
     loop {
-        let mut builder = Client::builder().dialer(Arc::new(dialer.clone())).host(Arc::new(world.host())).name(format!("process {process}"));
+        let mut builder = Client::builder()
+            .dialer(Arc::new(dialer.clone()))
+            .host(Arc::new(world.host()))
+            .name(format!("process {process}"));
         for node in 1..=world.options.nodes {
             builder = builder.bootstrap(format!("node-{node}"));
         }
@@ -63,8 +66,12 @@ pub(super) async fn produce(world: Rc<World>, process: u32) {
                             Some(offset) => What::SendOk { partition, value, offset },
                             None => What::SendInfo { partition, value },
                         },
-                        Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => What::SendFail { partition, value },
-                        Err(ProduceError::TimedOut { maybe_appended: false, .. }) => What::SendFail { partition, value },
+                        Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => {
+                            What::SendFail { partition, value }
+                        }
+                        Err(ProduceError::TimedOut { maybe_appended: false, .. }) => {
+                            What::SendFail { partition, value }
+                        }
                         Err(_) => What::SendInfo { partition, value },
                     };
                     world.note(process, what);

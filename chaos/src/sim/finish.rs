@@ -1,6 +1,9 @@
 //! After the storm: everything is read by a fresh reader, and the replicas are compared.
 
-use super::{clients, world::{World, last_client}};
+use super::{
+    clients,
+    world::{World, last_client},
+};
 use crate::history::{Value, What};
 use highwater::{
     types::{Position, TopicId},

@@ -1,11 +1,11 @@
 //! Client connections: links in memory with a delay, cut when the node dies or the client is partitioned from it.
 
+use futures_util::future::BoxFuture;
 use highwater::{
     client::Dialer,
     types::NodeId,
     wire::{Connection, Frame, Gate, Link, LinkClosed, LinkReceiver, LinkSender, MemoryConnection},
 };
-use futures_util::future::BoxFuture;
 use std::{
     cell::RefCell,
     collections::BTreeMap,

@@ -111,7 +111,7 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
     let all = (0..args.bed.partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
     let mut consumer = client.consumer().assign(all).await.map_err(advise)?;
     let value = Bytes::from(vec![b'x'; args.bed.size]);
-    let mut micros = Histogram::<u64>::new(3)?;
+    let mut micros = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3)?;
     for n in 0..args.records {
         let sent = Instant::now();
         let record = Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()));

@@ -52,7 +52,7 @@ where
 {
     let start = Instant::now();
     let (counted_from, end) = (start + warm, start + warm + measure);
-    let micros = Histogram::new(3).expect("three digits are allowed");
+    let micros = Histogram::new_with_bounds(1, 600_000_000, 3).expect("up to ten minutes, three digits");
     let tally = Rc::new(RefCell::new(Tally { micros, errors: 0, last: start, gap: Duration::ZERO }));
     let send = Rc::new(send);
     let tasks = tokio::task::LocalSet::new();

@@ -390,6 +390,12 @@ impl Shared {
                     self.report(error);
                 }
             }
+            // A node that lags behind the metadata by which the topic is known does not know it yet.
+            Code::UnknownTopic if self.inner.cluster.route(want.partition).is_some() => {
+                cursors.postpone(want.partition, want.version, now + PAUSE);
+                drop(cursors);
+                self.inner.cluster.ask();
+            }
             Code::NotReady | Code::Overloaded | Code::NoQuorum | Code::TimedOut | Code::DiskFull | Code::Internal => {
                 cursors.postpone(want.partition, want.version, now + PAUSE);
                 drop(cursors);

@@ -1,4 +1,5 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 #![forbid(unsafe_code)]
 
 // In layer order, lowest first: a module uses those above it (`tests/tidy.rs` has the list).

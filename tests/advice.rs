@@ -1,6 +1,8 @@
 //! All texts that a user can read when something goes wrong, in one place to read and to judge:
 //! `tests/snapshots/advice__texts.snap`. `tests/tidy.rs` holds that no variant of a public error is left out.
 
+#![allow(clippy::unwrap_used, reason = "test helpers fail by panicking")]
+
 use highwater::{
     advice::Advice,
     auth::AdmissionError,

@@ -6,6 +6,7 @@
 //! real ─┘   + faults                      └─▶ one line of verdict
 //! ```
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 #![deny(unsafe_code)]
 
 pub mod checker;

@@ -100,7 +100,7 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
 
 /// Runs `runs` seeds, `jobs` at a time; tells of each in the order of seeds.
 fn simulate(first: &sim::Options, runs: u64, jobs: u64, history: Option<&std::path::Path>) -> anyhow::Result<bool> {
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     let next = AtomicU64::new(first.seed);
     let (done, outcomes) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const CLUSTER: &str = "example";
 
 /// Nodes of one cluster in this process.
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub nodes: Vec<Node>,
     roots: Option<tls::Roots>,
     _files: TempDir,
@@ -30,7 +30,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// One node without any port.
-    pub async fn without_port() -> Result<Self> {
+    pub(crate) async fn without_port() -> Result<Self> {
         let files = TempDir::new()?;
         let config = config(1, &[(0, 0)], files.path());
         let node = Node::builder(config).listen(false).start().await?;
@@ -39,7 +39,7 @@ impl Cluster {
     }
 
     /// One node that listens on a port of the system's choice, with certificates made for it.
-    pub async fn with_listener() -> Result<Self> {
+    pub(crate) async fn with_listener() -> Result<Self> {
         let files = TempDir::new()?;
         let roots = certificates(1, files.path())?;
         let mut config = config(1, &[free_ports()?], files.path());
@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     /// Three nodes that replicate over QUIC, and no port for clients.
-    pub async fn of_three() -> Result<Self> {
+    pub(crate) async fn of_three() -> Result<Self> {
         let files = TempDir::new()?;
         let roots = certificates(3, files.path())?;
         let ports = [free_ports()?, free_ports()?, free_ports()?];
@@ -65,19 +65,19 @@ impl Cluster {
     }
 
     /// A client over the network.
-    pub async fn connect(&self) -> Result<Client> {
+    pub(crate) async fn connect(&self) -> Result<Client> {
         let address = self.nodes[0].listeners().first().context("the node has no listener")?;
         let roots = self.roots.as_ref().context("the cluster has no certificates")?;
         Ok(Client::connect([address.to_string()], tls::client_config(roots, None)?).await?)
     }
 
     /// A client in the same process.
-    pub async fn in_process(&self) -> Result<Client> {
+    pub(crate) async fn in_process(&self) -> Result<Client> {
         Ok(Client::in_process(&self.nodes).await?)
     }
 
     /// Stops all nodes.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for node in &self.nodes {
             node.stop().await;
         }
@@ -137,18 +137,18 @@ fn free_ports() -> Result<(u16, u16)> {
 
 /// What an example printed.
 #[derive(Default)]
-pub struct Printed(Vec<String>);
+pub(crate) struct Printed(Vec<String>);
 
 impl Printed {
     /// Prints a line.
-    pub fn line(&mut self, line: impl Into<String>) {
+    pub(crate) fn line(&mut self, line: impl Into<String>) {
         let line = line.into();
         println!("{line}");
         self.0.push(line);
     }
 
     /// Fails unless exactly this was printed.
-    pub fn check(self, expected: &[&str]) -> Result<()> {
+    pub(crate) fn check(self, expected: &[&str]) -> Result<()> {
         ensure!(self.0 == expected, "expected {expected:#?}, printed {:#?}", self.0);
         Ok(())
     }

@@ -21,6 +21,8 @@
 //! **Invariant:** `purged ≤ checkpoint ≤ applied ≤ committed ≤ last`; a checkpoint never runs ahead of its durable log.
 //! **Invariant:** a replica id is used once. What lost its disk comes back under a new id.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
 pub mod disk;
 pub mod env;
 pub mod group;

@@ -184,6 +184,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "real threads, to race the writer")]
     fn readers_on_other_threads_see_consecutive_batches() {
         let tail = Arc::new(TailLog::new(64 << 10));
         let end = Arc::new(AtomicU64::new(0));

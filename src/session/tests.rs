@@ -289,7 +289,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (0..PARTITIONS, 1..20_u64, 1..400_u64)
             .prop_map(|(partition, records, bytes)| Step::Append { partition, records, bytes }),
-        3 => (0..200_u32, 0..2000_u32, 0..60_u32, 1..=PARTITIONS as u32, 0..30_u64).prop_map(
+        3 => (0..200_u32, 0..2000_u32, 0..60_u32, 1..=u32::try_from(PARTITIONS).unwrap(), 0..30_u64).prop_map(
             |(wait, bytes_min, records_min, partitions, behind)| Step::Fetch { wait, bytes_min, records_min, partitions, behind }
         ),
         2 => (1..60_u64).prop_map(Step::Sleep),

@@ -29,10 +29,13 @@ pub(super) fn set_door(node: u32, door: Option<Door>) {
     });
 }
 
+/// To which node, and the connection.
+type Dialled = (u32, Arc<SimConnection>);
+
 /// One client's way to the nodes.
 #[derive(Clone, Default)]
 pub(super) struct SimDialer {
-    open: Arc<Mutex<Vec<(u32, Arc<SimConnection>)>>>,
+    open: Arc<Mutex<Vec<Dialled>>>,
     delay: Duration,
 }
 

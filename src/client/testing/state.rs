@@ -41,8 +41,6 @@ pub(in crate::client) struct State {
     pub(in crate::client) faults: VecDeque<Fault>,
     /// Base sequences of produce requests, in the order in which they came.
     pub(in crate::client) seen: Vec<(TopicPartition, NodeId, u32)>,
-    pub(in crate::client) produce_under_way: BTreeMap<TopicPartition, u32>,
-    pub(in crate::client) under_way_max: u32,
     pub(in crate::client) fetches: Vec<(NodeId, Vec<(u32, u64)>)>,
     pub(in crate::client) fetch_bytes_max: u32,
     pub(in crate::client) metadata_version: u64,

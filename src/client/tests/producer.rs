@@ -204,10 +204,10 @@ async fn a_full_buffer_makes_senders_wait() {
     let producer = client.producer().buffer_bytes(4_000).batch_bytes(1).build();
     let record = || Record::new(topic.clone(), vec![0; 936]).partition(0);
     for _ in 0..4 {
-        let _ = producer.send(record()).await.unwrap();
+        drop(producer.send(record()).await.unwrap());
     }
     let begun = Instant::now();
-    let _ = producer.send(record()).await.unwrap();
+    drop(producer.send(record()).await.unwrap());
     assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
     let large = Record::new(topic.clone(), vec![0; 5_000]);
     assert!(matches!(producer.send(large).await, Err(SendError::TooLarge { .. })));

@@ -38,7 +38,7 @@ fn a_restart_of_all_loses_nothing_that_was_applied() {
                 let leader = world.leader().await;
                 world.propose(leader, count..count + 300);
                 // Some are applied, some are under way.
-                world.pass(world.began.elapsed().as_millis() as u64 % 7 + 2).await;
+                world.pass(u64::from(world.began.elapsed().subsec_millis()) % 7 + 2).await;
                 let applied = world.living().map(|(_, node)| node.owner.count()).max().unwrap();
                 assert!(applied >= count);
                 world.restart_all().await;
@@ -100,13 +100,11 @@ fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
         let leader = world.leader().await;
         let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
         let term = world.node(leader).owner.role().term;
-        let mut next = 0;
         for step in 0..1_000 {
             if step == 100 {
                 followers.iter().for_each(|id| world.node(*id).disk.stall(std::time::Duration::from_millis(1_100)));
             }
-            world.node(leader).group().propose(next, term, super::world::payload(next));
-            next += 1;
+            world.node(leader).group().propose(step, term, super::world::payload(step));
             world.pass(3).await;
         }
         world.pass(3_000).await;

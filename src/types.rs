@@ -287,6 +287,9 @@ impl fmt::Display for Position {
     }
 }
 
+/// Stands for an offset where nobody knows how far an earlier owner of a partition was given records.
+pub const DELIVERED_UNKNOWN: u64 = u64::MAX;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@
 use crate::{
     batch::{Records, split},
     client::{ConsumeError, Delivery},
-    types::{Position, TopicName, TopicPartition},
+    types::{DELIVERED_UNKNOWN, Position, TopicName, TopicPartition},
     wire::{AssignedPartition, CommitOffset, FetchedPartition, OwnedPartition},
 };
 use bytes::Bytes;
@@ -74,9 +74,21 @@ struct Cursor {
 enum Stand {
     /// The offset is to be asked for.
     Sought(Position),
+    /// An earlier owner went without a word. The end is to be asked for, as all before it may have been given; then the offset.
+    Unsure(Position),
     Known,
     /// Stands still until it is sought.
     Failed,
+}
+
+impl Cursor {
+    /// How far records were given, here or before, if that is known.
+    fn given(&self) -> Option<u64> {
+        match self.stand {
+            Stand::Unsure(_) => None,
+            Stand::Sought(_) | Stand::Known | Stand::Failed => Some(self.position.max(self.redelivered_below)),
+        }
+    }
 }
 
 struct Chunk {
@@ -101,6 +113,8 @@ pub(super) struct Cursors {
     freed: Freed,
     /// Becomes free when what was given is done.
     given: Freed,
+    /// How far partitions were given that this consumer does not have any more.
+    given_before: BTreeMap<TopicPartition, u64>,
 }
 
 impl Cursors {
@@ -114,6 +128,7 @@ impl Cursors {
             policy,
             freed: Freed::new(),
             given: Freed::new(),
+            given_before: BTreeMap::new(),
         }
     }
 
@@ -155,15 +170,23 @@ impl Cursors {
         self.add(partition, assigned.name.clone(), assigned.committed.map_or(start, Position::Offset));
         if let Some(cursor) = self.all.get_mut(&partition) {
             cursor.committed = assigned.committed;
-            cursor.redelivered_below = assigned.delivered;
             cursor.attempts = assigned.attempts;
+            let before = self.given_before.get(&partition).copied().unwrap_or(0);
+            if assigned.delivered == DELIVERED_UNKNOWN {
+                cursor.stand = Stand::Unsure(assigned.committed.map_or(start, Position::Offset));
+                cursor.redelivered_below = before;
+            } else {
+                cursor.redelivered_below = assigned.delivered.max(before);
+            }
         }
     }
 
     /// Forgets a partition with all that was fetched of it.
     pub(super) fn remove(&mut self, partition: TopicPartition) {
         self.drop_buffer(partition);
-        self.all.remove(&partition);
+        if let Some(given) = self.all.remove(&partition).and_then(|cursor| cursor.given()) {
+            self.given_before.insert(partition, given);
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -221,10 +244,10 @@ impl Cursors {
     pub(super) fn seek(&mut self, partition: TopicPartition, to: Position) {
         self.renew(partition);
         let Some(cursor) = self.all.get_mut(&partition) else { return };
-        cursor.stand = Stand::Sought(to);
+        cursor.stand = if let Stand::Unsure(_) = cursor.stand { Stand::Unsure(to) } else { Stand::Sought(to) };
         cursor.not_before = None;
         let version = cursor.version;
-        if let Position::Offset(offset) = to {
+        if let (Stand::Sought(_), Position::Offset(offset)) = (cursor.stand, to) {
             self.resolved(partition, version, offset);
         }
     }
@@ -248,10 +271,12 @@ impl Cursors {
 
     /// Positions that are to be asked for now, and when more are.
     pub(super) fn sought(&self, now: Instant) -> (Vec<(Want, Position)>, Option<Instant>) {
-        let sought = |cursor: &Cursor| matches!(cursor.stand, Stand::Sought(_)) && cursor.leaving.is_none();
+        let sought =
+            |cursor: &Cursor| matches!(cursor.stand, Stand::Sought(_) | Stand::Unsure(_)) && cursor.leaving.is_none();
         let (wants, later) = self.due(now, sought);
         let position = |want: &Want| match self.all[&want.partition].stand {
             Stand::Sought(position) => position,
+            Stand::Unsure(_) => Position::Latest,
             Stand::Known | Stand::Failed => unreachable!("it was filtered"),
         };
         (wants.into_iter().map(|want| (want, position(&want))).collect(), later)
@@ -278,6 +303,16 @@ impl Cursors {
     /// A position was found.
     pub(super) fn resolved(&mut self, partition: TopicPartition, version: u64, offset: u64) {
         if let Some(cursor) = self.current(partition, version) {
+            let offset = match cursor.stand {
+                Stand::Unsure(then) => {
+                    cursor.redelivered_below = cursor.redelivered_below.max(offset);
+                    match then {
+                        Position::Offset(offset) => offset,
+                        then => return cursor.stand = Stand::Sought(then),
+                    }
+                }
+                _ => offset,
+            };
             cursor.stand = Stand::Known;
             (cursor.fetch_from, cursor.position, cursor.processed) = (offset, offset, offset);
         }
@@ -511,7 +546,7 @@ impl Cursors {
         let owned = |(partition, cursor): (&TopicPartition, &Cursor)| OwnedPartition {
             topic: partition.topic,
             partition: partition.partition,
-            delivered: if cursor.stand == Stand::Known { cursor.position } else { cursor.committed.unwrap_or(0) },
+            delivered: cursor.given().map_or(0, |given| given.max(cursor.committed.unwrap_or(0))),
         };
         self.all.iter().map(owned).collect()
     }

@@ -7,7 +7,8 @@
 //! ```
 //! **Invariants**
 //! - a partition is named as owned until all that was given of it is done, and committed where that is the consumer's task;
-//! - after a session time without a word from the home nothing is given any more: others may have the partitions.
+//! - after a session time without a word from the home nothing is given any more: others may have the partitions;
+//! - before partitions are given up, or the group is left, the home knows how far they were given.
 
 use super::{Shared, cursors::Upto};
 use crate::{
@@ -195,8 +196,7 @@ impl Membership {
                     lock(&self.state).home = None;
                 }
             }
-            let heard_at = lock(&self.state).heard_at;
-            if heard_at.elapsed() >= self.session && !lock(&shared.cursors).partitions().is_empty() {
+            if self.is_silent() && !lock(&shared.cursors).partitions().is_empty() {
                 tracing::warn!(group = %self.group, "no word from the group's home for a session: its partitions are given up");
                 shared.lose_all();
             }
@@ -205,17 +205,34 @@ impl Membership {
         }
     }
 
-    /// One heartbeat; `None` when it was cut short because something may leave.
-    async fn heartbeat(&self, shared: &Shared) -> Result<Option<HeartbeatAnswer>, RequestError> {
-        let Some(member) = self.member() else { return Err(RequestError::Closed) };
-        let park = (self.session / 3).min(PARK_MAX);
-        let heartbeat = Heartbeat {
+    /// Whether others may have the partitions by now.
+    pub(super) fn is_silent(&self) -> bool {
+        lock(&self.state).heard_at.elapsed() >= self.session
+    }
+
+    /// Tells the home how far each partition was given.
+    pub(super) async fn report(&self, shared: &Shared) -> Result<(), ConsumeError> {
+        let Some(heartbeat) = self.news(shared, Duration::ZERO) else { return Ok(()) };
+        let sent_at = Instant::now();
+        self.ask(shared, heartbeat, shared.inner.request_timeout).await.map_err(|e| self.refused(e))?;
+        lock(&self.state).heard_at = sent_at;
+        Ok(())
+    }
+
+    fn news(&self, shared: &Shared, park: Duration) -> Option<Heartbeat> {
+        Some(Heartbeat {
             group: self.group.clone(),
-            member,
+            member: self.member()?,
             generation: self.generation(),
             owned: lock(&shared.cursors).owned(),
             wait_ms: u32::try_from(park.as_millis()).unwrap_or(u32::MAX),
-        };
+        })
+    }
+
+    /// One heartbeat; `None` when it was cut short because something may leave.
+    async fn heartbeat(&self, shared: &Shared) -> Result<Option<HeartbeatAnswer>, RequestError> {
+        let park = (self.session / 3).min(PARK_MAX);
+        let Some(heartbeat) = self.news(shared, park) else { return Err(RequestError::Closed) };
         let sent_at = Instant::now();
         let patience = lock(&shared.cursors).is_leaving().then_some(sent_at + self.process_time_max);
         let answer = tokio::select! {
@@ -263,6 +280,13 @@ impl Membership {
             if let Err(error) = self.commit(shared, offsets).await {
                 tracing::warn!(group = %self.group, %error, "the last commit of partitions that leave failed: their next owner starts earlier");
             }
+        }
+        let uncommitted = lock(&shared.cursors).uncommitted(Upto::Given);
+        if uncommitted.iter().any(|o| leaving.iter().any(|at| at.topic == o.topic && at.partition == o.partition))
+            && let Err(error) = self.report(shared).await
+        {
+            tracing::debug!(group = %self.group, %error, "partitions that leave are kept until the home knows how far they were given");
+            return;
         }
         for partition in leaving {
             lock(&shared.cursors).remove(partition);

@@ -339,6 +339,9 @@ impl Consumer {
         if shared.is_closed() {
             return Poll::Ready(Err(ConsumeError::Closed));
         }
+        if shared.membership.as_ref().is_some_and(|membership| membership.is_silent()) {
+            shared.lose_all();
+        }
         let (given, failed, before, after) = {
             let mut cursors = lock(&shared.cursors);
             let before = cursors.buffered();
@@ -457,6 +460,10 @@ impl Consumer {
             true => shared.commit_upto(upto).await,
             false => Ok(()),
         };
+        if !lock(&shared.cursors).uncommitted(Upto::Given).is_empty() {
+            // Else the next owner could not say which records come again.
+            membership.report(shared).await?;
+        }
         membership.leave(shared).await?;
         committed
     }

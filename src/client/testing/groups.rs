@@ -1,7 +1,7 @@
 //! Groups whose assignment the test decides.
 
 use crate::{
-    types::{Generation, GroupName, MemberId, Position, TopicName, TopicPartition},
+    types::{DELIVERED_UNKNOWN, Generation, GroupName, MemberId, Position, TopicName, TopicPartition},
     wire::{
         AssignedPartition, Code, Commit, Committed, Heartbeat, HeartbeatAnswer, Join, Joined, OwnedPartition, Refused,
     },
@@ -54,7 +54,9 @@ impl Group {
         }
         if arrives {
             for OwnedPartition { topic, partition, delivered } in &heartbeat.owned {
-                self.delivered.insert(TopicPartition { topic: *topic, partition: *partition }, *delivered);
+                if *delivered > 0 {
+                    self.delivered.insert(TopicPartition { topic: *topic, partition: *partition }, *delivered);
+                }
             }
             if heartbeat.generation.0 == self.generation {
                 let owns = |at: &TopicPartition| {
@@ -111,6 +113,8 @@ impl Group {
     }
 
     pub(in crate::client) fn expire(&mut self, group: &GroupName, member: &MemberId) {
+        let held = self.owner.iter().filter(|(_, owner)| *owner == member).map(|(at, _)| (*at, DELIVERED_UNKNOWN));
+        self.delivered.extend(held.collect::<Vec<_>>());
         self.leave(member);
         self.story.push(format!("{member} of {group} expired"));
     }

@@ -137,15 +137,16 @@ async fn a_new_owner_is_told_what_may_have_been_given_before() {
     let join = || client.consumer().start(Position::Earliest).auto_commit(None);
     let mut first = join().subscribe(group(), [topic.clone()]).await.unwrap();
     assign(&world, &topic, "member-1: 0");
+    // No heartbeat says how far it came.
     take(&mut first, 3).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
     let member = first.member().unwrap();
     drop(first);
     world.with(|state| state.groups.get_mut(&group()).unwrap().expire(&group(), &member));
-    append(&world, &topic, 1, &["d"]);
     let mut second = join().subscribe(group(), [topic.clone()]).await.unwrap();
     assign(&world, &topic, "member-1: 0");
-    assert_eq!(take(&mut second, 4).await, [(0, 0, true), (0, 1, true), (0, 2, true), (0, 3, false)]);
+    assert_eq!(take(&mut second, 3).await, [(0, 0, true), (0, 1, true), (0, 2, true)]);
+    append(&world, &topic, 1, &["d"]);
+    assert_eq!(take(&mut second, 1).await, [(0, 3, false)]);
     assert_eq!(client.stats().records_redelivered, 3);
 }
 

@@ -44,7 +44,7 @@ impl HomeMachine {
 
     pub(super) fn leave(&mut self, command: &Leave, effects: &mut Vec<Effect>) -> Result<Reply, Refusal> {
         self.group_with(&command.group, &command.member)?;
-        self.remove(&command.group, &command.member, effects);
+        self.remove(&command.group, &command.member, Farewell::Said, effects);
         Ok(Reply::Left)
     }
 
@@ -53,7 +53,7 @@ impl HomeMachine {
         if group.members[&command.member].session != command.session {
             return Ok(Reply::Kept);
         }
-        self.remove(&command.group, &command.member, effects);
+        self.remove(&command.group, &command.member, Farewell::None, effects);
         Ok(Reply::Expired)
     }
 
@@ -61,7 +61,7 @@ impl HomeMachine {
         let group = self.group_with(&command.group, &command.member)?;
         for (partition, delivered) in group.progress(command) {
             let cursor = group.cursors.entry(partition).or_default();
-            cursor.delivered = cursor.delivered.max(delivered);
+            cursor.reported(delivered);
         }
         let given_up = group.given_up(command);
         for partition in &given_up {
@@ -111,9 +111,9 @@ impl HomeMachine {
         }
     }
 
-    fn remove(&mut self, name: &GroupName, member: &MemberId, effects: &mut Vec<Effect>) {
+    fn remove(&mut self, name: &GroupName, member: &MemberId, farewell: Farewell, effects: &mut Vec<Effect>) {
         if let Some(group) = self.groups.get_mut(name) {
-            group.remove(member);
+            group.remove(member, farewell);
             effects.push(Effect::Gone { group: name.clone(), member: member.clone() });
         }
         self.reassign(name, effects);
@@ -128,6 +128,15 @@ impl HomeMachine {
             }
         }
     }
+}
+
+/// How a member went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// By itself: it said before how far it was given records.
+    Said,
+    /// Silently.
+    None,
 }
 
 fn session_of(asked_ms: u32) -> u32 {
@@ -200,10 +209,13 @@ impl Group {
         told
     }
 
-    fn remove(&mut self, member: &MemberId) {
+    fn remove(&mut self, member: &MemberId, farewell: Farewell) {
         self.members.remove(member);
         let held: Vec<_> = self.owners.iter().filter(|(_, owner)| owner.member == *member).map(|(p, _)| *p).collect();
         for partition in held {
+            if farewell == Farewell::None {
+                self.cursors.entry(partition).or_default().unsure = true;
+            }
             self.release(partition);
         }
     }
@@ -218,12 +230,17 @@ impl Group {
 
     /// Partitions of which the member says that it was given more than is known.
     fn progress(&self, command: &Reconciled) -> Vec<(TopicPartition, u64)> {
-        let known = |partition: &TopicPartition| self.cursors.get(partition).map_or(0, |cursor| cursor.delivered);
+        let is_news = |partition: &TopicPartition, delivered: u64| match self.cursors.get(partition) {
+            Some(cursor) => {
+                delivered > cursor.delivered || cursor.unsure && delivered > 0 && delivered == cursor.delivered
+            }
+            None => delivered > 0,
+        };
         let owns = |partition: &TopicPartition| {
             let owner = self.owners.get(partition).filter(|owner| owner.member == command.member);
             owner.is_some_and(|owner| command.generation >= owner.granted)
         };
-        let more = |(partition, delivered): &&(TopicPartition, u64)| owns(partition) && *delivered > known(partition);
+        let more = |(partition, delivered): &&(TopicPartition, u64)| owns(partition) && is_news(partition, *delivered);
         command.owned.iter().filter(more).copied().collect()
     }
 
@@ -240,11 +257,25 @@ impl Group {
 
 impl Cursor {
     fn change_hands(&mut self) {
-        let committed = self.committed.as_ref().map_or(0, |committed| committed.offset);
-        if self.delivered > committed {
+        if self.unsure || self.delivered > self.done() {
             (self.handed, self.attempts) = (self.delivered, self.attempts.saturating_add(1));
         } else {
             (self.handed, self.attempts) = (0, 0);
         }
+    }
+
+    /// A member says how far it, and as far as it could find out any before it, was given records.
+    fn reported(&mut self, delivered: u64) {
+        self.delivered = self.delivered.max(delivered);
+        if std::mem::take(&mut self.unsure) {
+            self.handed = self.delivered;
+            if self.done() >= self.handed {
+                (self.handed, self.attempts) = (0, 0);
+            }
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.committed.as_ref().map_or(0, |committed| committed.offset)
     }
 }

@@ -116,7 +116,7 @@ impl Group {
 impl Cursor {
     fn commit(&mut self, CommitOffset { offset, leader_epoch, metadata, .. }: CommitOffset) {
         self.committed = Some(Committed { offset, leader_epoch, metadata });
-        if offset >= self.handed {
+        if offset >= self.handed && !self.unsure {
             (self.handed, self.attempts) = (0, 0);
         }
     }

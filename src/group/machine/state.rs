@@ -1,6 +1,7 @@
 //! What a home knows of one group, and what can be asked of it without a command.
 
 use super::spec::GroupSpec;
+use crate::types::DELIVERED_UNKNOWN;
 use crate::types::{Generation, MemberId, TopicName, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,9 @@ pub(super) struct Cursor {
     /// How many owners were given records from `committed` to `handed` and went without committing them.
     #[serde(rename = "x", default)]
     pub(super) attempts: u32,
+    /// An owner went without a word: nobody knows how far it was given records, and `handed` says nothing.
+    #[serde(rename = "u", default)]
+    pub(super) unsure: bool,
 }
 
 /// Who consumes a partition.
@@ -78,7 +82,8 @@ pub struct Assigned {
     pub partition: TopicPartition,
     /// The committed offset; absent when the group's start applies.
     pub committed: Option<u64>,
-    /// Records below this were given to an earlier owner; 0 when none was that is not committed.
+    /// Records below this were given to an earlier owner; 0 when none was that is not committed, [`DELIVERED_UNKNOWN`]
+    /// when that owner expired and nobody knows how far it came.
     pub delivered: u64,
     /// How many earlier owners were given the records from `committed` to `delivered`.
     pub attempts: u32,
@@ -142,7 +147,7 @@ impl Group {
         Assigned {
             partition,
             committed: cursor.and_then(|c| c.committed.as_ref()).map(|c| c.offset),
-            delivered: cursor.map_or(0, |c| c.handed),
+            delivered: cursor.map_or(0, |c| if c.unsure { DELIVERED_UNKNOWN } else { c.handed }),
             attempts: cursor.map_or(0, |c| c.attempts),
         }
     }

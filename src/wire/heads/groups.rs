@@ -104,7 +104,7 @@ pub struct OwnedPartition {
     /// Which partition.
     #[serde(rename = "p", default)]
     pub partition: u32,
-    /// The next offset that was not yet given to the member.
+    /// The next offset that was given neither to the member nor, as far as it knows, to any before it; 0 while it does not know.
     #[serde(rename = "d", default)]
     pub delivered: u64,
 }
@@ -137,6 +137,7 @@ pub struct AssignedPartition {
     #[serde(rename = "o", default)]
     pub committed: Option<u64>,
     /// Records below this offset were given to a member before (redelivered, if given again).
+    /// [`DELIVERED_UNKNOWN`](crate::types::DELIVERED_UNKNOWN): that member expired; any below the high watermark of now may have been.
     #[serde(rename = "d", default)]
     pub delivered: u64,
     /// How often the records from `committed` to `delivered` were given to members before.

@@ -1,7 +1,7 @@
 //! Scenarios: commands in, replies, effects and state out. After each command the state goes through a checkpoint.
 
 use super::*;
-use crate::types::{MemberId, Position, TopicPartition};
+use crate::types::{DELIVERED_UNKNOWN, MemberId, Position, TopicPartition};
 use std::fmt::Write;
 
 macro_rules! check {
@@ -135,7 +135,9 @@ fn show(group: &Group) -> String {
     for member in group.members.keys() {
         let assigned = group.assigned(member).unwrap().into_iter().map(|a| {
             let committed = a.committed.map_or(String::new(), |offset| format!("@{offset}"));
-            let again = if a.attempts == 0 { String::new() } else { format!(" (to {} x{})", a.delivered, a.attempts) };
+            let to =
+                if a.delivered == DELIVERED_UNKNOWN { "nobody knows where".into() } else { a.delivered.to_string() };
+            let again = if a.attempts == 0 { String::new() } else { format!(" (to {to} x{})", a.attempts) };
             format!("{}{committed}{again}", a.partition)
         });
         let leaving = group.owners.iter().filter(|(_, o)| o.member == *member && o.revoked.is_some());

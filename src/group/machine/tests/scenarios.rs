@@ -40,6 +40,48 @@ fn partitions_move_only_after_their_owner_gave_them_up() {
 }
 
 #[test]
+fn how_far_a_member_that_expired_was_given_records_is_unknown_until_its_successor_found_the_end() {
+    check!("
+        topics 1 orders:1
+        join g a orders
+        report g a 2 orders/0=10
+        expire g a 1
+        join g b orders
+        show g
+        commit g b 4 orders/0=20
+        report g b 4 orders/0=0
+        show g
+        report g b 4 orders/0=30
+        show g
+        commit g b 4 orders/0=30
+        show g
+    ", @r#"
+        topics 1 orders:1: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        report g a 2 orders/0=10: generation 2
+        expire g a 1: Expired
+          gone a
+        join g b orders: b joined in 4
+          watch b #2 10000 ms
+          tell ["b"] generation 4
+          generation 4
+          b: orders/0 (to nobody knows where x1)
+        commit g b 4 orders/0=20: committed
+        report g b 4 orders/0=0: generation 4
+          generation 4
+          b: orders/0@20 (to nobody knows where x1)
+        report g b 4 orders/0=30: generation 4
+          generation 4
+          b: orders/0@20 (to 30 x1)
+        commit g b 4 orders/0=30: committed
+          generation 4
+          b: orders/0@30
+        "#);
+}
+
+#[test]
 fn what_was_given_and_not_committed_is_given_again_and_says_so() {
     check!("
         topics 1 orders:1
@@ -50,7 +92,7 @@ fn what_was_given_and_not_committed_is_given_again_and_says_so() {
         leave g a
         show g
         report g b 4 orders/0=25
-        expire g b 2
+        leave g b
         join g c orders
         show g
         commit g c 6 orders/0=29
@@ -75,7 +117,7 @@ fn what_was_given_and_not_committed_is_given_again_and_says_so() {
           generation 4
           b: orders/0@10 (to 30 x1)
         report g b 4 orders/0=25: generation 4
-        expire g b 2: Expired
+        leave g b: Left
           gone b
         join g c orders: c joined in 6
           watch c #3 10000 ms

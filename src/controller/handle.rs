@@ -53,7 +53,7 @@ impl Shared {
 }
 
 impl Controller {
-    /// The controller of `node`; its replica comes with [`Controller::host`].
+    /// The controller of `node`; its replica comes with `Controller::host`.
     pub fn new(node: NodeId, leaders: Leaders, courier: Arc<dyn Courier>) -> Self {
         Self(Arc::new(Shared {
             node,

@@ -9,7 +9,7 @@
 //! A [`Domain`] (partition, group home, controller) gives the machine and what is its alone.
 //!
 //! **Invariants**
-//! - A replica is held by exactly one actor: [`LeaderActor`](leader) for one term, or the follower. A change of role
+//! - A replica is held by exactly one actor: `LeaderActor` for one term, or the follower. A change of role
 //!   hands it over on the same arbiter; what lives for a term only dies with the leader.
 //! - Everything is decided in apply: an entry counts when its `n` is the next of its own term ([`Fence`]); what is
 //!   skipped or refused is proposed again in order, after the outcomes of all others are known.

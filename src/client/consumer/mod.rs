@@ -1,6 +1,6 @@
 //! Consuming: by assignment or as a member of a group; as [`Consumer::poll`], as a [`Stream`], or pushed to a listener.
 //!
-//! [`cursors`] holds the rules; the driver keeps them fed; [`member`] keeps the group informed. What was given counts as done
+//! `cursors` holds the rules; the driver keeps them fed; `member` keeps the group informed. What was given counts as done
 //! when the program asks for more (or commits, or its listener returns): only then it is committed, and only then a partition
 //! that the group wants back is let go.
 

@@ -1,6 +1,6 @@
 //! Producing: records become batches, batches are acknowledged in order, by whichever node leads.
 //!
-//! Each partition that is produced to has a [`window`] (the rules) and a worker (the task that sends). Records wait in a
+//! Each partition that is produced to has a `window` (the rules) and a worker (the task that sends). Records wait in a
 //! buffer that is bounded in bytes; [`Producer::send`] waits for room in it and for nothing else.
 
 mod receipt;

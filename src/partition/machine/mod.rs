@@ -9,7 +9,7 @@
 //! * Offsets are dense: a batch takes `next_offset .. next_offset + records`; what is refused, a duplicate or not a
 //!   batch takes none.
 //! * `log_start ≤ next_offset`; neither ever goes back.
-//! * One batch of an idempotent producer is appended once, and in order ([`producers`]).
+//! * One batch of an idempotent producer is appended once, and in order (`producers`).
 //! * No clock: time is the entry's stamp, and never goes back.
 //!
 //! Not here: bytes of records (the log has them), who waits for what (`replica/`), retention's policy (a leader

@@ -258,7 +258,7 @@ pub struct GroupDescription {
     pub partitions: Vec<GroupPartition>,
 }
 
-/// One partition of a [`GroupDescription`]. The client adds the watermark from [`ListOffsets`] to make the lag.
+/// One partition of a [`GroupDescription`]. The client adds the watermark from [`ListOffsets`](super::ListOffsets) to make the lag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPartition {
     /// Which topic.

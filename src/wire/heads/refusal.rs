@@ -132,7 +132,7 @@ impl Code {
     }
 }
 
-/// A refusal: for a whole request ([`Message::Refused`]) or one part of it.
+/// A refusal: for a whole request ([`Message::Refused`](super::Message::Refused)) or one part of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Why.

@@ -185,9 +185,15 @@ impl Admin {
 
     /// Removes a topic with all its records.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), AdminError> {
-        let frame = self.inner.cluster.one(DeleteTopic { name: name.clone() }).await?;
+        let existed = self.inner.cluster.topic(name).await.is_ok();
+        let answer = self.inner.cluster.one(DeleteTopic { name: name.clone() }).await;
         self.inner.cluster.ask();
-        done("DeleteTopic", &frame)
+        match answer {
+            Ok(frame) => done("DeleteTopic", &frame),
+            // An attempt whose answer got lost removed it.
+            Err(RequestError::Refused { refused }) if existed && refused.code == Code::UnknownTopic => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Changes settings (`None` = back to the default), and adds partitions up to this count when it is not 0.

@@ -18,14 +18,26 @@ const PARTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Held for as long as this lives.
+    _lock: fs::File,
 }
 
 impl RealDisk {
-    /// Uses `root`, which is made when it is not there.
+    /// Uses `root`, which is made when it is not there. Fails while another process (or another disk of this one) uses it.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(|e| named(e, "create", &root))?;
-        Ok(Self { root })
+        let path = root.join("lock");
+        let lock = fs::File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.map_err(|e| named(e, "open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(fs::TryLockError::WouldBlock) => {
+                let why = io::Error::new(io::ErrorKind::ResourceBusy, "another node uses it");
+                Err(named(why, "lock", &root))
+            }
+            Err(fs::TryLockError::Error(e)) => Err(named(e, "lock", &path)),
+        }
     }
 
     fn path(&self, path: &str) -> PathBuf {

@@ -75,6 +75,8 @@ struct Leaderless {
     base: Instant,
     term: u64,
     tried: Option<Instant>,
+    /// How often: the pause doubles, so that the tries of many groups never take the place of the votes.
+    tries: u32,
 }
 
 pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -262,7 +264,8 @@ impl Driver {
         let lease_end =
             self.replica.shared.contact().map_or(self.opened, |contact| contact.at + self.timing().election_max);
         let base = now.max(lease_end);
-        let standing = self.leaderless.get_or_insert(Leaderless { since: base, base, term: role.term, tried: None });
+        let standing =
+            self.leaderless.get_or_insert(Leaderless { since: base, base, term: role.term, tried: None, tries: 0 });
         let campaigning = self.replica.raft.server_metrics().borrow_watched().state == ServerState::Candidate;
         if standing.term != role.term {
             standing.term = role.term;
@@ -275,12 +278,14 @@ impl Driver {
             let pause = if long {
                 self.replica.shared.options.timing.election_min
             } else {
-                self.replica.shared.options.timing.retry
+                let doubled = self.replica.shared.options.timing.retry * (1 << standing.tries.saturating_sub(1).min(8));
+                doubled.min(self.replica.shared.options.timing.election_min)
             };
             due = due.max(tried + pause);
         }
         if now >= due {
             standing.tried = Some(now);
+            standing.tries = standing.tries.saturating_add(1);
             due = now + self.replica.shared.options.timing.retry;
             let _ = self.replica.raft.trigger().elect(true).await;
         }

@@ -200,7 +200,9 @@ pub(super) async fn write(
             }
         }
         let Outgoing { frames, permits, counted, pushed, .. } = outgoing;
-        send(&mut *sender, frames).await?;
+        if !send(&mut *sender, frames).await? {
+            return Ok(());
+        }
         drop((permits, counted));
         if pushed > 0 {
             written(pushed);
@@ -208,9 +210,10 @@ pub(super) async fn write(
     }
 }
 
-async fn send(sender: &mut dyn LinkSender, frames: Vec<Frame>) -> Result<(), LinkClosed> {
+/// Whether the frames were taken: a client that gives up a request drops its link, and goes on with the others.
+async fn send(sender: &mut dyn LinkSender, frames: Vec<Frame>) -> Result<bool, LinkClosed> {
     match tokio::time::timeout(WRITE_STALL_MAX, sender.send(frames)).await {
-        Ok(sent) => sent,
+        Ok(sent) => Ok(sent.is_ok()),
         Err(_) => Err(LinkClosed(format!("the client took nothing for {} s", WRITE_STALL_MAX.as_secs()))),
     }
 }

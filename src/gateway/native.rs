@@ -5,14 +5,14 @@ use crate::{
     auth::{Admission, admission},
     config::Listener,
     limits,
-    runtime::Phase,
+    runtime::{Env, Phase},
     tls::{self, ClientCertificates, Identity, Roots},
     wire::{
         LinkClosed,
         quic::{QuicConnection, server_config},
     },
 };
-use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use quinn::{ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, TokioRuntime};
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
@@ -45,7 +45,8 @@ impl Gateway {
         let config = server_config(tls).map_err(|error| refused(&error))?;
         let socket = UdpSocket::bind(listener.bind).map_err(|error| refused(&error))?;
         enlarge(&socket);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime));
+        let endpoint =
+            Endpoint::new(endpoint_config(identity, &self.0.env), Some(config), socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(|error| refused(&error))?;
         let (gateway, listening) = (self.clone(), endpoint.clone());
         self.start(move || gateway.accept(listening));
@@ -86,6 +87,32 @@ impl Gateway {
                 Err(why) => tracing::debug!(%from, %why, "handshake failed"),
             }
         });
+    }
+}
+
+/// Connections of the life before are reset at once, and not only when their clients have waited for an answer in vain:
+/// the reset's proof is the same in each life (RFC 9000, 10.3), and no id is taken for somebody else's.
+fn endpoint_config(identity: &Identity, env: &Env) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(identity.derived_key("stateless reset")));
+    let env = env.clone();
+    config.cid_generator(move || Box::new(AnyId(env.clone())));
+    config
+}
+
+/// Random connection ids.
+struct AnyId(Env);
+
+impl ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&self.0.random_u64().to_be_bytes())
+    }
+
+    fn cid_len(&self) -> usize {
+        size_of::<u64>()
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
 

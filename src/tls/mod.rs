@@ -25,6 +25,7 @@ pub use error::TlsError;
 #[cfg(feature = "node")]
 pub use make::{Authority, FOR_DAYS_DEFAULT, Issued, Names};
 
+use ring::hmac;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
@@ -69,6 +70,12 @@ impl Identity {
             why: error.to_string(),
         })?;
         Ok(Self { chain: certificates(certificate, certificate_name)?, key })
+    }
+
+    /// A key for something else than TLS: the same after each restart, and known to nobody without the private key.
+    pub fn derived_key(&self, purpose: &str) -> hmac::Key {
+        let of = hmac::Key::new(hmac::HMAC_SHA256, self.key.secret_der());
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&of, purpose.as_bytes()).as_ref())
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = super::config::load(&args.config)?;
-    super::start_logging("info,openraft=warn");
+    super::start_logging("info,openraft=error");
     // The node has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -1,0 +1,18 @@
+//! Real nodes: processes of the built binary, with sockets, certificates, files and signals.
+//!
+//! Each test starts its own cluster on free ports in a temporary folder, and one test runs at a time. Times are printed,
+//! never asserted; what waits has a generous deadline. `HIGHWATER_LINES`, `HIGHWATER_PARKED` and `HIGHWATER_SECONDS` make
+//! the tests longer; `HIGHWATER_SLOWER` stretches the cluster's timings on a machine that has other work.
+
+#![allow(clippy::disallowed_methods, reason = "wall-clock time and threads of a test of real processes")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod drain;
+mod headline;
+mod input;
+mod misconfigured;
+mod overload;
+mod parked;
+mod quick_start;
+mod repair;
+mod support;

@@ -1,0 +1,184 @@
+//! The README, typed by somebody who has only the README.
+
+use crate::support::{self, BINARY, Program, seconds};
+use rustix::process::Signal;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// The lines of the shell blocks under a heading.
+fn commands(heading: &str) -> Vec<String> {
+    let text = readme();
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|block| block.split("\n```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// A folder with the binary on the path, where a shell can be told what a person types.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        symlink(BINARY, dir.path().join("bin/highwater")).unwrap();
+        Self { dir }
+    }
+
+    fn shell(&self, line: &str) -> Command {
+        let path = format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).current_dir(self.dir.path()).env("PATH", path).env_remove("HIGHWATER_CLUSTER");
+        command
+    }
+
+    fn types(&self, line: &str) -> (String, String) {
+        let output = self.shell(line).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success(), "$ {line}\n{out}{error}");
+        eprintln!("$ {line}");
+        (out, error)
+    }
+
+    fn json(&self, line: &str) -> serde_json::Value {
+        let (out, _) = self.types(&format!("highwater -o json {line}"));
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line}: {error}\n{out}"))
+    }
+}
+
+#[test]
+fn the_start_of_the_readme_works() {
+    let _turn = support::turn();
+    let desk = Desk::new();
+    let typed = commands("Start");
+    assert_eq!(typed[0], "cargo run --release -- dev");
+    let begun = Instant::now();
+    let port = support::free_ports(3).into_iter().min().unwrap();
+    // `dev` takes ports that follow each other.
+    let mut command = desk.shell(&format!("exec highwater dev --port {port}"));
+    let mut dev = Program(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap());
+    let mut said = String::new();
+    let mut out = BufReader::new(dev.0.stdout.take().unwrap());
+    while !said.contains("Ctrl-C stops it") {
+        assert_ne!(out.read_line(&mut said).unwrap(), 0, "dev ended: {said}");
+    }
+    eprintln!("dev is ready after {}", seconds(begun.elapsed()));
+    for line in &typed[1..] {
+        if line.starts_with("alias ") {
+            continue;
+        }
+        assert!(said.contains(line.trim()), "dev does not say {line:?}:\n{said}");
+        let (out, error) = desk.types(line);
+        match line {
+            line if line.contains("produce") => assert!(error.contains("1,000 records acknowledged"), "{error}"),
+            line if line.contains("consume") => {
+                let mut numbers: Vec<u32> = out.lines().map(|n| n.parse().unwrap()).collect();
+                numbers.sort_unstable();
+                assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+                assert!(error.contains("starts at earliest"), "{error}");
+            }
+            line if line.contains("cluster status") => assert!(out.contains("controller"), "{out}"),
+            _ => {}
+        }
+    }
+    // What a group has had does not come again.
+    let (out, error) = desk.types("highwater consume orders -g billing");
+    assert_eq!(out, "", "{error}");
+    everything_in_json(&desk);
+    let pids: Vec<i32> = fs::read_to_string(desk.dir.path().join("highwater-dev/dev.toml"))
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("pid = ")?.parse().ok())
+        .collect();
+    assert_eq!(pids.len(), 3);
+    let begun = Instant::now();
+    dev.signal(Signal::INT);
+    let status = dev.ended("dev stops");
+    assert!(status.success(), "{status}");
+    eprintln!("Ctrl-C: all stopped after {}", seconds(begun.elapsed()));
+    for pid in pids {
+        let alive = rustix::process::test_kill_process(rustix::process::Pid::from_raw(pid).unwrap()).is_ok();
+        assert!(!alive, "node process {pid} is left");
+    }
+    // Without the cluster, commands say what to do.
+    let output = desk.shell("cd bin && highwater cluster status").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("highwater dev"), "{error}");
+}
+
+/// Each command that prints results prints JSON when it is asked to.
+fn everything_in_json(desk: &Desk) {
+    let made = desk.json("topic create paid --partitions 2 --set retention.ms=86400000");
+    assert_eq!((made["topic"].as_str(), made["partitions"].as_u64()), (Some("paid"), Some(2)), "{made}");
+    let topics = desk.json("topic list");
+    assert_eq!(topics.as_array().unwrap().len(), 2, "{topics}");
+    let described = desk.json("topic describe orders");
+    let ends = described.as_array().unwrap().iter().map(|p| p["high_watermark"].as_u64().unwrap());
+    assert_eq!(ends.sum::<u64>(), 1000, "{described}");
+    assert!(desk.json("topic alter paid --partitions 3").is_array());
+    assert!(desk.json("group list").as_array().unwrap().iter().any(|group| group["group"] == "billing"));
+    let group = desk.json("group describe billing");
+    assert_eq!(group.as_array().unwrap().iter().map(|p| p["lag"].as_u64().unwrap()).sum::<u64>(), 0, "{group}");
+    assert_eq!(desk.json("group reset billing --to earliest").as_array().unwrap().len(), 3);
+    assert!(desk.json("group delete billing").is_object());
+    let status = desk.json("cluster status");
+    assert_eq!((status["nodes"].as_array().unwrap().len(), status["leaderless"].as_u64()), (3, Some(0)), "{status}");
+    let (lines, _) = desk.types("highwater -o json consume orders --count 3");
+    assert_eq!(
+        lines.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count(),
+        3,
+        "{lines}"
+    );
+    assert!(desk.json("topic delete paid").is_object());
+}
+
+#[test]
+fn a_cluster_from_the_config_files_of_the_readme_works() {
+    let _turn = support::turn();
+    let desk = Desk::new();
+    let ports = support::free_ports(3);
+    fs::create_dir(desk.dir.path().join("config")).unwrap();
+    for id in 1..=3 {
+        fs::write(desk.dir.path().join(format!("config/node-{id}.toml")), support::config(id, &ports, 3)).unwrap();
+    }
+    let (checked, _) = desk.types("highwater config check config/node-1.toml config/node-2.toml config/node-3.toml");
+    assert_eq!(checked.matches("no problems").count(), 3, "{checked}");
+    let mut nodes = Vec::new();
+    for line in commands("A cluster from config files") {
+        match line.strip_suffix(" &") {
+            Some(serve) => {
+                nodes.push(Program(desk.shell(&format!("exec {serve} 2>{}.log", nodes.len())).spawn().unwrap()))
+            }
+            None if line.contains("cluster status") => {
+                let http = ports.iter().map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port + 3)));
+                for address in http {
+                    support::wait("ready", || support::http(address, "/health/ready").filter(|answer| answer.0 == 200));
+                }
+                let (status, _) = desk.types(&line);
+                assert_eq!(status.matches("alive").count(), 3, "{status}");
+            }
+            None => drop(desk.types(&line)),
+        }
+    }
+    assert_eq!(nodes.len(), 3);
+    let page = support::http(std::net::SocketAddr::from(([127, 0, 0, 1], ports[0] + 3)), "/metrics").unwrap();
+    assert!(page.0 == 200 && page.1.trim_end().ends_with("# EOF"), "{page:?}");
+    for node in &nodes {
+        node.signal(Signal::INT);
+    }
+    for node in &mut nodes {
+        assert!(node.ended("a node stops").success());
+    }
+}

@@ -19,9 +19,11 @@ use super::{
 };
 use bytes::Bytes;
 use std::{io, sync::Arc};
+use tokio::time::Instant;
 
-/// Payload bytes that are written and synced at once: small enough not to stand in the WAL's way.
-const BATCH_BYTES: usize = 4 << 20;
+/// Payload bytes that are written and synced at once: small enough not to stand in the WAL's way. With 4 MiB and no
+/// pause behind it, 64 records in flight had a p99 of 15 ms; so it is 5.
+const BATCH_BYTES: usize = 512 << 10;
 
 /// What the next write to a segment holds.
 struct Batch {
@@ -47,7 +49,12 @@ pub(super) async fn move_applied(common: &Common, core: &Core, shared: &Shared) 
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         }
+        let begun = Instant::now();
         write(common, shared, batch).await?;
+        // The disk is the WAL's for as long again, unless files are about to run out.
+        if common.files.totals().0 < common.options.wal_files_max {
+            tokio::time::sleep(begun.elapsed()).await;
+        }
         any = true;
     }
     if any { record(core, shared).await } else { Ok(()) }

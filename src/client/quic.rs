@@ -3,15 +3,24 @@
 use super::{dial::Dialer, error::ConnectError};
 use crate::{
     types::NodeId,
-    wire::{Connection, LinkClosed, quic},
+    wire::{
+        Connection, LinkClosed,
+        quic::{self, Way},
+    },
 };
 use futures_util::future::BoxFuture;
-use std::{net::SocketAddr, sync::Arc};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 /// Dials over QUIC with one UDP socket per address family.
 pub struct QuicDialer {
-    v4: quinn::Endpoint,
-    v6: Option<quinn::Endpoint>,
+    v4: Endpoint,
+    v6: Option<Endpoint>,
+    loopback: ClientConfig,
+    network: ClientConfig,
     server_name: Option<String>,
 }
 
@@ -20,16 +29,16 @@ impl QuicDialer {
     /// current tokio runtime.
     pub fn new(tls: rustls::ClientConfig) -> Result<Self, ConnectError> {
         let setup = |why: String| ConnectError::Setup { why };
-        let config = quic::client_config(tls).map_err(|e| setup(e.to_string()))?;
-        let endpoint = |address: &str| {
-            let address = address.parse().map_err(|e| std::io::Error::other(format!("{address}: {e}")))?;
-            let mut endpoint = quinn::Endpoint::client(address)?;
-            endpoint.set_default_client_config(config.clone());
-            Ok::<_, std::io::Error>(endpoint)
+        let config = |way| quic::client_config(tls.clone(), way).map_err(|e| setup(e.to_string()));
+        let endpoint = |address: SocketAddr| {
+            let mut config = EndpointConfig::default();
+            quic::take_large_packets(&mut config);
+            Endpoint::new(config, None, quic::bind(address)?.0, Arc::new(TokioRuntime))
         };
-        let v4 = endpoint("0.0.0.0:0").map_err(|e| setup(format!("no UDP socket: {e}")))?;
+        let v4 = endpoint((Ipv4Addr::UNSPECIFIED, 0).into()).map_err(|e| setup(format!("no UDP socket: {e}")))?;
         // A machine without IPv6 is no error.
-        Ok(Self { v4, v6: endpoint("[::]:0").ok(), server_name: None })
+        let v6 = endpoint((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
+        Ok(Self { v4, v6, loopback: config(Way::Loopback)?, network: config(Way::Network)?, server_name: None })
     }
 
     /// Expects certificates for this name, whatever host is dialled.
@@ -46,6 +55,7 @@ impl Dialer for QuicDialer {
         address: &str,
     ) -> BoxFuture<'static, Result<Arc<dyn Connection>, LinkClosed>> {
         let (v4, v6, server_name) = (self.v4.clone(), self.v6.clone(), self.server_name.clone());
+        let (loopback, network) = (self.loopback.clone(), self.network.clone());
         let address = address.to_owned();
         Box::pin(async move {
             let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
@@ -58,7 +68,11 @@ impl Dialer for QuicDialer {
                     (SocketAddr::V6(_), Some(v6)) => v6,
                     (SocketAddr::V6(_), None) => continue,
                 };
-                match quic::connect(endpoint, socket, &name).await {
+                let config = match Way::to(socket) {
+                    Way::Loopback => loopback.clone(),
+                    Way::Network => network.clone(),
+                };
+                match quic::connect(endpoint, config, socket, &name).await {
                     Ok(connection) => return Ok(Arc::new(connection) as Arc<dyn Connection>),
                     Err(error) => last = error,
                 }

@@ -9,22 +9,15 @@ use crate::{
     tls::{self, ClientCertificates, Identity, Roots},
     wire::{
         LinkClosed,
-        quic::{QuicConnection, server_config},
+        quic::{self, QuicConnection, Way, server_config},
     },
 };
-use quinn::{ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, TokioRuntime};
-use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use quinn::{ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// How long a handshake may take.
 const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Bytes of the socket's buffers: a burst of large answers fits.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Half as many connections as allowed are there: addresses are validated from here on.
 const VALIDATE_FROM: u32 = limits::CONNECTIONS_MAX / 2;
 
@@ -42,32 +35,43 @@ impl Gateway {
         };
         let refused = |error: &dyn std::fmt::Display| ListenError::Bind { bind: listener.bind, why: error.to_string() };
         let tls = tls::server_config(identity, roots, clients)?;
-        let config = server_config(tls).map_err(|error| refused(&error))?;
-        let socket = UdpSocket::bind(listener.bind).map_err(|error| refused(&error))?;
-        enlarge(&socket);
-        let endpoint =
-            Endpoint::new(endpoint_config(identity, &self.0.env), Some(config), socket, Arc::new(TokioRuntime));
+        let config = |way| server_config(tls.clone(), way).map(Arc::new).map_err(|error| refused(&error));
+        let (loopback, network) = (config(Way::Loopback)?, config(Way::Network)?);
+        let (socket, granted) = quic::bind(listener.bind).map_err(|error| refused(&error))?;
+        if granted < quic::SOCKET_BUFFER_BYTES {
+            tracing::warn!(
+                bytes = granted,
+                "small UDP receive buffer; allow more by: sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}",
+                wanted = quic::SOCKET_BUFFER_BYTES
+            );
+        }
+        let (endpoint, runtime) = (endpoint_config(identity, &self.0.env), Arc::new(TokioRuntime));
+        let endpoint = Endpoint::new(endpoint, Some((*network).clone()), socket, runtime);
         let endpoint = endpoint.map_err(|error| refused(&error))?;
         let (gateway, listening) = (self.clone(), endpoint.clone());
-        self.start(move || gateway.accept(listening));
+        self.start(move || gateway.accept(listening, loopback));
         Ok(Native { endpoint })
     }
 
-    async fn accept(self, endpoint: Endpoint) {
+    async fn accept(self, endpoint: Endpoint, loopback: Arc<ServerConfig>) {
         let mut draining = std::pin::pin!(self.0.phases.reached(Phase::Draining));
         loop {
             tokio::select! {
                 biased;
                 () = &mut draining => return endpoint.set_server_config(None),
                 incoming = endpoint.accept() => match incoming {
-                    Some(incoming) => self.admit(incoming),
+                    Some(incoming) => {
+                        let from_here = Way::to(incoming.remote_address()) == Way::Loopback;
+                        self.admit(incoming, from_here.then(|| loopback.clone()));
+                    }
                     None => return,
                 },
             }
         }
     }
 
-    fn admit(&self, incoming: Incoming) {
+    /// `config`: another one than the endpoint's.
+    fn admit(&self, incoming: Incoming, config: Option<Arc<ServerConfig>>) {
         let connections = self.connections();
         if connections >= limits::CONNECTIONS_MAX {
             tracing::warn!(connections, "connection refused: too many");
@@ -82,7 +86,7 @@ impl Gateway {
         // Accepted there, so that the connection's packets are made there.
         self.start(move || async move {
             let from = incoming.remote_address();
-            match handshake(incoming).await {
+            match handshake(incoming, config).await {
                 Ok(connection) => gateway.serve(Arc::new(connection), from.to_string()).await,
                 Err(why) => tracing::debug!(%from, %why, "handshake failed"),
             }
@@ -96,6 +100,7 @@ fn endpoint_config(identity: &Identity, env: &Env) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(identity.derived_key("stateless reset")));
     let env = env.clone();
     config.cid_generator(move || Box::new(AnyId(env.clone())));
+    quic::take_large_packets(&mut config);
     config
 }
 
@@ -116,26 +121,16 @@ impl ConnectionIdGenerator for AnyId {
     }
 }
 
-async fn handshake(incoming: Incoming) -> Result<QuicConnection, LinkClosed> {
+async fn handshake(incoming: Incoming, config: Option<Arc<ServerConfig>>) -> Result<QuicConnection, LinkClosed> {
     let failed = |error: quinn::ConnectionError| LinkClosed(error.to_string());
-    let connecting = incoming.accept().map_err(failed)?;
+    let connecting = match config {
+        Some(config) => incoming.accept_with(config),
+        None => incoming.accept(),
+    };
+    let connecting = connecting.map_err(failed)?;
     match timeout(HANDSHAKE_WAIT_MAX, connecting).await {
         Ok(connection) => Ok(QuicConnection::new(connection.map_err(failed)?)),
         Err(_) => Err(LinkClosed(format!("no handshake within {} s", HANDSHAKE_WAIT_MAX.as_secs()))),
-    }
-}
-
-/// Asks for large socket buffers; says how to allow them where they are refused.
-fn enlarge(socket: &UdpSocket) {
-    let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) else { return };
-    let _ = state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
-    let _ = state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
-    let received = state.recv_buffer_size(socket.into()).unwrap_or(0);
-    if received < SOCKET_BUFFER_BYTES {
-        tracing::warn!(
-            bytes = received,
-            "small UDP receive buffer; allow more by: sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES} net.core.wmem_max={SOCKET_BUFFER_BYTES}"
-        );
     }
 }
 

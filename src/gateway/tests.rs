@@ -561,11 +561,11 @@ async fn the_same_over_quic_and_garbage_ends_only_its_own_connection() {
         let open = world.gateway.listen(&listener(ListenerKind::Native, [0, 0, 0, 0]), &identity, &roots);
         assert!(matches!(open.err().unwrap(), super::ListenError::Admission(AdmissionError::OpenToNetwork { .. })));
         let native = world.gateway.listen(&listener(ListenerKind::Native, [127, 0, 0, 1]), &identity, &roots).unwrap();
-        let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-        endpoint.set_default_client_config(quic::client_config(tls::client_config(&roots, None).unwrap()).unwrap());
+        let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+        let config = quic::client_config(tls::client_config(&roots, None).unwrap(), quic::Way::Loopback).unwrap();
         let address = native.local_addr().unwrap();
         let dial = || async {
-            let connection = quic::connect(&endpoint, address, "localhost").await.unwrap();
+            let connection = quic::connect(&endpoint, config.clone(), address, "localhost").await.unwrap();
             let mut client =
                 Client { link: connection.open().await.unwrap(), next: 0, connection: Arc::new(connection.clone()) };
             let hello = Hello { version_min: 1, version_max: 1, client: "test".into() };

@@ -16,10 +16,16 @@ use crate::tls::ALPN_NATIVE;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use quinn::{
-    ConnectionError, ReadError, TransportConfig, VarInt, WriteError,
+    AckFrequencyConfig, ConnectionError, EndpointConfig, ReadError, TransportConfig, VarInt, WriteError,
+    congestion::CubicConfig,
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A connection on which nothing arrives for this long is dead.
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -39,12 +45,41 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// First buffer for a frame, bytes; it grows only as bytes arrive.
 const FIRST_BUFFER: usize = 16 << 10;
 
+/// Bytes of a socket's buffers: with the usual 208 KiB a burst of large frames loses packets in the kernel.
+pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Bytes of a packet on the loopback interface. Segmentation offload loses larger ones: ten must fit one datagram.
+pub const LOOPBACK_MTU: u16 = 6500;
+/// First congestion window there. quinn's default of 12,000 B sends nothing at all with a large MTU.
+const LOOPBACK_WINDOW: u64 = 1 << 20;
+/// Packets that may wait for their acknowledgement: most leave with an answer, and cost no packet of their own.
+const PACKETS_PER_ACK: u32 = 8;
+/// How long they may wait.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+
 /// Closed on purpose.
 const CLOSED: VarInt = VarInt::from_u32(0);
 /// Closed because of bytes that are no frame.
 const MALFORMED: VarInt = VarInt::from_u32(1);
 
-fn transport() -> TransportConfig {
+/// What lies between the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The same machine: packets of [`LOOPBACK_MTU`].
+    Loopback,
+    /// Networks: 1,200 B, and what discovery finds to pass.
+    Network,
+}
+
+impl Way {
+    /// To or from this address.
+    pub fn to(remote: SocketAddr) -> Self {
+        if remote.ip().to_canonical().is_loopback() { Way::Loopback } else { Way::Network }
+    }
+}
+
+fn transport(way: Way) -> TransportConfig {
+    let mut acknowledge = AckFrequencyConfig::default();
+    acknowledge.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK)).max_ack_delay(Some(ACK_DELAY));
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(LINKS_MAX))
@@ -53,36 +88,64 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(LINK_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
+        .ack_frequency_config(Some(acknowledge))
         .max_idle_timeout(Some(VarInt::from_u32(10_000).into()));
     const { assert!(IDLE_MAX.as_millis() == 10_000 && KEEP_ALIVE.as_millis() * 3 < IDLE_MAX.as_millis()) };
+    if way == Way::Loopback {
+        let mut cubic = CubicConfig::default();
+        cubic.initial_window(LOOPBACK_WINDOW);
+        transport
+            .initial_mtu(LOOPBACK_MTU)
+            .mtu_discovery_config(None)
+            .initial_rtt(Duration::from_millis(1))
+            .congestion_controller_factory(Arc::new(cubic));
+    }
     transport
 }
 
 /// QUIC's settings for a client. Sets the protocol's name ([`ALPN_NATIVE`]).
-pub fn client_config(mut tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
+pub fn client_config(mut tls: rustls::ClientConfig, way: Way) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
     tls.alpn_protocols = vec![ALPN_NATIVE.to_vec()];
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    let mut transport = transport();
+    let mut transport = transport(way);
     transport.keep_alive_interval(Some(KEEP_ALIVE));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
 /// QUIC's settings for a gateway. Sets the protocol's name ([`ALPN_NATIVE`]).
-pub fn server_config(mut tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
+pub fn server_config(mut tls: rustls::ServerConfig, way: Way) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
     tls.alpn_protocols = vec![ALPN_NATIVE.to_vec()];
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(way)));
     Ok(config)
+}
+
+/// Takes packets as large as the loopback interface is sent.
+pub fn take_large_packets(config: &mut EndpointConfig) {
+    config.max_udp_payload_size(LOOPBACK_MTU).expect("between QUIC's bounds");
+}
+
+/// A UDP socket with buffers for a burst of large frames, and the bytes that the system granted for receiving.
+pub fn bind(address: SocketAddr) -> io::Result<(UdpSocket, usize)> {
+    let socket = UdpSocket::bind(address)?;
+    let state = quinn::udp::UdpSocketState::new((&socket).into())?;
+    // A refusal shows in what is granted.
+    let _ = state.set_send_buffer_size((&socket).into(), SOCKET_BUFFER_BYTES);
+    let _ = state.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER_BYTES);
+    let granted = state.recv_buffer_size((&socket).into())?;
+    Ok((socket, granted))
 }
 
 /// Dials `address`, whose certificate must name `name`. The caller sets the deadline.
 pub async fn connect(
     endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
     address: SocketAddr,
     name: &str,
 ) -> Result<QuicConnection, LinkClosed> {
-    let connecting = endpoint.connect(address, name).map_err(|e| LinkClosed(format!("cannot dial {address}: {e}")))?;
+    let connecting = endpoint.connect_with(config, address, name);
+    let connecting = connecting.map_err(|e| LinkClosed(format!("cannot dial {address}: {e}")))?;
     let connection =
         connecting.await.map_err(|e| LinkClosed(format!("cannot connect to {address}: {}", closed_by(e).0)))?;
     Ok(QuicConnection::new(connection))
@@ -328,11 +391,11 @@ mod tests {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = quinn::Endpoint::server(server_config(server).unwrap(), any).unwrap();
-        let mut dialler = quinn::Endpoint::client(any).unwrap();
-        dialler.set_default_client_config(client_config(client).unwrap());
+        let listener = quinn::Endpoint::server(server_config(server, Way::Network).unwrap(), any).unwrap();
+        let dialler = quinn::Endpoint::client(any).unwrap();
+        let config = client_config(client, Way::Network).unwrap();
         let address = listener.local_addr().unwrap();
-        let (dialled, accepted) = tokio::join!(connect(&dialler, address, "localhost"), async {
+        let (dialled, accepted) = tokio::join!(connect(&dialler, config, address, "localhost"), async {
             listener.accept().await.unwrap().await.unwrap()
         });
         Pair { client: dialled.unwrap(), server: QuicConnection::new(accepted), _endpoints: [listener, dialler] }

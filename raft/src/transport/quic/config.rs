@@ -6,7 +6,7 @@ use crate::{
     transport::{Lane, tls::Credentials},
 };
 use quinn::{
-    ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
     congestion::CubicConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
@@ -30,6 +30,11 @@ const WINDOW_SMALL: u32 = 256 << 10;
 const INITIAL_WINDOW: u64 = 1 << 20;
 /// The largest MTU that segmentation offload can carry: ten segments must fit one UDP datagram.
 const MTU_WITH_OFFLOAD_MAX: u16 = 6550;
+
+/// Packets that may wait for their acknowledgement: most leave with an answer, and cost no packet of their own.
+const PACKETS_PER_ACK: u32 = 8;
+/// How long they may wait.
+const ACK_DELAY: Duration = Duration::from_millis(5);
 
 const IDLE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -86,6 +91,8 @@ impl Profile {
         let streams = super::stream_count(lane);
         let mut cubic = CubicConfig::default();
         cubic.initial_window(INITIAL_WINDOW);
+        let mut acknowledge = AckFrequencyConfig::default();
+        acknowledge.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK)).max_ack_delay(Some(ACK_DELAY));
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(1))
@@ -98,6 +105,7 @@ impl Profile {
             .initial_rtt(Duration::from_millis(1))
             .max_idle_timeout(quinn::IdleTimeout::try_from(IDLE).ok())
             .keep_alive_interval(Some(KEEP_ALIVE))
+            .ack_frequency_config(Some(acknowledge))
             .congestion_controller_factory(Arc::new(cubic))
             .initial_mtu(mtu.initial)
             .mtu_discovery_config(mtu.discover.then(MtuDiscoveryConfig::default))

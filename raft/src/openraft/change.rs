@@ -114,6 +114,7 @@ impl Replica {
         if behind > TRANSFER_BEHIND_MAX {
             return Err(TransferError::NotReady { to, why: format!("its log reaches to {matching:?}") });
         }
+        tracing::debug!(group = %self.shared.group, term = role.term, %to, "hands over");
         let mut roles = self.role.subscribe();
         self.raft
             .trigger()

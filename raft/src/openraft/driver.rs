@@ -23,6 +23,7 @@ use openraft_rt::{Instant as _, WatchReceiver};
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -55,6 +56,8 @@ struct Driver {
     /// This replica leads that term in vain.
     abandoned: Option<u64>,
     leaderless: Option<Leaderless>,
+    /// The term at the last look.
+    seen_term: Option<u64>,
     ticking: bool,
     /// Term in which this replica already acts as leader.
     leads: Option<u64>,
@@ -89,6 +92,7 @@ pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedRe
         deposed: None,
         abandoned: None,
         leaderless: None,
+        seen_term: None,
         ticking: false,
         leads: None,
         active_since: None,
@@ -144,6 +148,7 @@ impl Driver {
             self.active_since = None;
             self.follow(now, role, &lives).await
         };
+        self.seen_term = Some(role.term);
         self.greeted = lives;
         self.newcomers.clear();
         next
@@ -152,6 +157,7 @@ impl Driver {
     async fn lead(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
         if self.leads != Some(role.term) {
             self.leads = Some(role.term);
+            tracing::debug!(group = %self.replica.shared.group, term = role.term, "leads");
             self.replica.stirred.send_if_modified(|last| {
                 *last = now;
                 false
@@ -263,15 +269,19 @@ impl Driver {
         };
         let lease_end =
             self.replica.shared.contact().map_or(self.opened, |contact| contact.at + self.timing().election_max);
-        let base = now.max(lease_end);
+        let campaigning = self.replica.raft.server_metrics().borrow_watched().state == ServerState::Candidate;
+        // A new term without a leader is another's campaign, most likely the one that leadership is being handed to: it
+        // has passed a pre-vote, and whoever ran against it now would end its term.
+        let another = !campaigning && self.seen_term.is_some_and(|seen| seen < role.term);
+        let head_start = if another { self.timing().heartbeat } else { Duration::ZERO };
+        let base = now.max(lease_end) + head_start;
         let standing =
             self.leaderless.get_or_insert(Leaderless { since: base, base, term: role.term, tried: None, tries: 0 });
-        let campaigning = self.replica.raft.server_metrics().borrow_watched().state == ServerState::Candidate;
         if standing.term != role.term {
             standing.term = role.term;
-            standing.base = now;
+            standing.base = now + head_start;
         }
-        // A campaign gets the time of one request before the next begins; another's attempt, one rank.
+        // A campaign gets the time of one request before the next begins.
         let mut due = standing.base + if campaigning { self.replica.shared.options.timing.heartbeat } else { wait };
         let long = now >= standing.since + self.replica.shared.options.timing.backstop;
         if let Some(tried) = standing.tried {
@@ -287,6 +297,7 @@ impl Driver {
             standing.tried = Some(now);
             standing.tries = standing.tries.saturating_add(1);
             due = now + self.replica.shared.options.timing.retry;
+            tracing::debug!(group = %self.replica.shared.group, term = role.term, tries = standing.tries, "tries to be elected");
             let _ = self.replica.raft.trigger().elect(true).await;
         }
         if long && !self.ticking {

@@ -23,6 +23,30 @@ fn leadership_is_handed_over() {
 }
 
 #[test]
+fn nobody_runs_against_the_one_who_is_handed_the_lead() {
+    sim(43, async {
+        let world = World::start(43, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        for round in 0..30u64 {
+            let leader = world.leader().await;
+            world.propose(leader, round * 10..round * 10 + 10);
+            world.all_applied(round * 10 + 10).await;
+            let group = world.node(leader).group();
+            let term = group.role().borrow().term;
+            let target = 1 + (leader + u32::try_from(round % 2).unwrap()) % 3;
+            group.transfer(world.node(target).replica).await.unwrap();
+            world.pass(400).await;
+            assert_eq!(world.leader().await, target, "round {round}");
+            assert_eq!(
+                world.node(target).group().role().borrow().term,
+                term + 1,
+                "round {round}: one election is enough"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_new_replica_takes_the_place_of_a_wiped_one() {
     sim(41, async {
         let mut world = World::start(41, 3).await;

@@ -38,7 +38,8 @@ struct Raw {
 impl Raw {
     fn new(cluster: &Cluster) -> Self {
         let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
-        endpoint.set_default_client_config(wire::quic::client_config(cluster.tls(), wire::quic::Way::Loopback).unwrap());
+        endpoint
+            .set_default_client_config(wire::quic::client_config(cluster.tls(), wire::quic::Way::Loopback).unwrap());
         Self { endpoint, address: cluster.node(1).native }
     }
 

@@ -31,6 +31,9 @@ pub(super) enum Command {
         /// Only this topic; may be given many times [default: all topics of the group]
         #[arg(long = "topic", value_name = "TOPIC")]
         topics: Vec<TopicName>,
+        /// Only this partition of the topics; may be given many times [default: all]
+        #[arg(long = "partition", value_name = "N", requires = "topics")]
+        partitions: Vec<u32>,
     },
     /// Remove a group that has no members now, with its offsets
     Delete {
@@ -142,8 +145,13 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                 .collect();
             context.output.rows(&rows, "it has consumed nothing yet")?;
         }
-        Command::Reset { group, to, topics } => {
-            let moved = admin.reset_group(&group, &topics, to).await.map_err(super::advise)?;
+        Command::Reset { group, to, topics, partitions } => {
+            let places = topics.iter().flat_map(|topic| partitions.iter().map(|partition| (topic.clone(), *partition)));
+            let moved = match partitions.is_empty() {
+                true => admin.reset_group(&group, &topics, to).await,
+                false => admin.reset_partitions(&group, &places.collect::<Vec<_>>(), to).await,
+            };
+            let moved = moved.map_err(super::advise)?;
             let rows: Vec<_> = moved
                 .into_iter()
                 .map(|(topic, partition, offset)| MovedRow { topic: topic.to_string(), partition, offset })

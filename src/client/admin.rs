@@ -2,7 +2,7 @@
 
 use super::{
     Inner, LookupError, RequestError,
-    consumer::member::find_home,
+    consumer::home::Home,
     error::{refusal_advice, refusal_reaction},
     pool::unexpected,
 };
@@ -264,7 +264,7 @@ impl Admin {
                 };
                 let asked = ListOffsets { partitions: questions.iter().map(query).collect() };
                 let answer = match cluster.connection(node).await {
-                    Ok(live) => live.call(asked, self.inner.request_timeout).await,
+                    Ok(live) => live.call(asked, self.inner.request_timeout.min(super::OFFSETS_WAIT)).await,
                     Err(error) => Err(error),
                 };
                 let listed = match answer {
@@ -400,15 +400,38 @@ impl Admin {
             }
             named => named.to_vec(),
         };
-        let mut moved = Vec::new();
-        let mut offsets = Vec::new();
+        let mut places = Vec::new();
         for name in topics {
-            let topic = self.inner.cluster.topic(&name).await?;
-            for (partition, offset) in self.list_offsets(&name, to).await? {
-                let (leader_epoch, metadata) = (0, String::new());
-                offsets.push(CommitOffset { topic: topic.id, partition, offset, leader_epoch, metadata });
-                moved.push((name.clone(), partition, offset));
+            let partitions = self.inner.cluster.topic(&name).await?.partitions;
+            places.extend((0..partitions).map(|partition| (name.clone(), partition)));
+        }
+        self.reset_partitions(group, &places, to).await
+    }
+
+    /// Moves the group's committed offsets in these partitions, all or none of them; it must have no members. Gives the new
+    /// offsets.
+    pub async fn reset_partitions(
+        &self,
+        group: &GroupName,
+        places: &[(TopicName, u32)],
+        to: Position,
+    ) -> Result<Vec<(TopicName, u32, u64)>, AdminError> {
+        let mut questions = Vec::new();
+        for (name, partition) in places {
+            let topic = self.inner.cluster.topic(name).await?;
+            if *partition >= topic.partitions {
+                let said = format!("the topic has {} partitions, from 0: there is no {partition}", topic.partitions);
+                let (topic, refused) = (name.to_string(), Refused::new(Code::UnknownPartition, said));
+                return Err(AdminError::Partition { topic, partition: *partition, refused });
             }
+            questions.push((TopicPartition { topic: topic.id, partition: *partition }, name.to_string(), to));
+        }
+        let found = self.offsets(questions.clone()).await?;
+        let (mut moved, mut offsets) = (Vec::new(), Vec::new());
+        for ((at, ..), (name, _)) in questions.iter().zip(places) {
+            let (leader_epoch, metadata, offset) = (0, String::new(), found[at]);
+            offsets.push(CommitOffset { topic: at.topic, partition: at.partition, offset, leader_epoch, metadata });
+            moved.push((name.clone(), at.partition, offset));
         }
         let frame = self.ask_home(group, ResetGroup { group: group.clone(), offsets }).await?;
         done("ResetGroup", &frame).map(|()| moved)
@@ -416,38 +439,18 @@ impl Admin {
 
     /// Removes a group without members.
     pub async fn delete_group(&self, group: &GroupName) -> Result<(), AdminError> {
-        let frame = self.ask_home(group, DeleteGroup { group: group.clone() }).await?;
-        done("DeleteGroup", &frame)
+        let existed = self.group_description(group).await.is_ok();
+        match self.ask_home(group, DeleteGroup { group: group.clone() }).await {
+            Ok(frame) => done("DeleteGroup", &frame),
+            // An attempt whose answer got lost removed it.
+            Err(error) if existed && error.code() == Some(Code::UnknownGroup) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks the group's home, wherever it is now.
     async fn ask_home(&self, group: &GroupName, message: impl Into<Message>) -> Result<Frame, AdminError> {
-        let message = message.into();
-        let begun = Instant::now();
-        let mut pause = PAUSE_MIN;
-        loop {
-            let answer = match find_home(&self.inner, group).await {
-                Ok(home) => match self.inner.cluster.connection(home).await {
-                    Ok(live) => live.call(message.clone(), self.inner.request_timeout).await,
-                    Err(error) => Err(error),
-                },
-                Err(error) => Err(error),
-            };
-            let error = match answer {
-                Ok(frame) => return Ok(frame),
-                Err(error) => error,
-            };
-            let passes = match &error {
-                RequestError::Refused { refused } => refused.code.is_retriable(),
-                RequestError::Unreachable { .. } => true,
-                RequestError::TimedOut { .. } | RequestError::Unexpected { .. } | RequestError::Closed => false,
-            };
-            if !passes || begun.elapsed() >= self.inner.request_timeout {
-                return Err(error.into());
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
+        Ok(Home::new(group.clone()).ask(&self.inner, message).await?.0)
     }
 
     // ---- the cluster

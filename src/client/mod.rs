@@ -53,6 +53,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long one question waits for its answer when nobody says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one node may take to say its offsets: the leader may be another one by then, so it is looked for again.
+const OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long a connection may take to be made.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 

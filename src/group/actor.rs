@@ -3,7 +3,11 @@
 //!
 //! **Invariant:** a heartbeat is answered at once when the member's assignment is news to it; else it is parked until
 //! an entry makes it so, its wait has passed, or the term ends.
-//! **Invariant:** a member expires only by an entry, proposed when it was silent for its whole session *at this leader*.
+//! **Invariant:** a heartbeat is answered only when this leader was the leader after it came: by an entry, or by a round of
+//! the quorum. So no other home has begun to count the member's silence before it was sent, and the member may trust its
+//! session from then on.
+//! **Invariant:** a member expires only by an entry, proposed when it was silent for its whole session *at this leader*, in
+//! which the leader could hear it all the time.
 
 use super::{
     convert,
@@ -25,12 +29,16 @@ use tokio::time::Instant;
 
 type Key = (GroupName, MemberId);
 
+/// A turn that comes later than this found its home standing still: whoever spoke meanwhile was not heard.
+const LATE_MAX: Duration = Duration::from_millis(500);
+
 /// Messages to a home's replica on this node.
 #[derive(Debug)]
 pub(super) enum Request {
     Join(wire::Join, Answer<wire::Joined>),
     Heartbeat(wire::Heartbeat, Answer<wire::HeartbeatAnswer>),
     Leave(wire::Leave, Answer<wire::Done>),
+    Start(wire::Start, Answer<wire::Started>),
     Commit(wire::Commit, Answer<wire::Committed>),
     Describe(GroupName, Answer<wire::GroupDescription>),
     List(Answer<Vec<wire::GroupSummary>>),
@@ -43,8 +51,10 @@ pub(super) enum Request {
 pub(super) enum Slot {
     Join(Answer<wire::Joined>),
     Done(Answer<wire::Done>),
+    Start(Answer<wire::Started>),
     Commit(Answer<wire::Committed>),
-    Reconciled(Beat),
+    /// Goes on when it is known that this is the home still, with what the member said in the log.
+    Heard(Beat),
     Describe(GroupName, Answer<wire::GroupDescription>),
     List(Answer<Vec<wire::GroupSummary>>),
     /// Proposed by this leader itself.
@@ -67,9 +77,11 @@ pub(super) struct Term {
     waits: BTreeSet<(Instant, Key)>,
     /// Members whose parked heartbeats are to be looked at in this turn.
     news: BTreeSet<Key>,
-    /// What each member said last that was proposed.
-    said: BTreeMap<Key, (Generation, Vec<(TopicPartition, u64)>)>,
     topics_proposed: u64,
+    /// Members can be heard.
+    hears: bool,
+    /// When the next turn is wanted.
+    due: Option<Instant>,
 }
 
 struct Watch {
@@ -88,11 +100,17 @@ impl Term {
         }
     }
 
+    /// Every member has a whole session from now on.
+    fn hear_all(&mut self, now: Instant) {
+        let begins = |watch: &Watch| now + Duration::from_millis(watch.session_ms.into()) > watch.at;
+        let keys: Vec<_> = self.watches.iter().filter(|(_, watch)| begins(watch)).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.touch(key, now));
+    }
+
     fn forget(&mut self, key: &Key) {
         if let Some(watch) = self.watches.remove(key) {
             self.expiries.remove(&(watch.at, key.clone()));
         }
-        self.said.remove(key);
     }
 
     fn effect(&mut self, effect: Effect, now: Instant) {
@@ -153,8 +171,8 @@ impl HomeDomain {
     }
 
     fn heartbeat(
-        &mut self,
         term: &mut Term,
+        machine: &HomeMachine,
         beat: wire::Heartbeat,
         slot: Answer<wire::HeartbeatAnswer>,
         out: &mut Outbox<Self>,
@@ -169,15 +187,12 @@ impl HomeDomain {
             .iter()
             .map(|owned| (TopicPartition { topic: owned.topic, partition: owned.partition }, owned.delivered))
             .collect();
-        let arrived = Beat { key: key.clone(), known: beat.generation, until: now + wait, slot };
-        let says = (beat.generation, owned);
-        if term.said.get(&key) == Some(&says) {
-            return self.arrived.push(arrived);
+        let heard = Slot::Heard(Beat { key, known: beat.generation, until: now + wait, slot });
+        let says = machine::Reconciled { group: beat.group, member: beat.member, generation: beat.generation, owned };
+        match machine.would_change(&says) {
+            true => out.propose(Command::Reconciled(says).encode(), heard),
+            false => out.barrier(heard),
         }
-        let command =
-            machine::Reconciled { group: beat.group, member: beat.member, generation: says.0, owned: says.1.clone() };
-        term.said.insert(key, says);
-        out.propose(Command::Reconciled(command).encode(), Slot::Reconciled(arrived));
     }
 
     /// Answers a heartbeat when there is news, or its wait is over; else gives it back.
@@ -269,7 +284,10 @@ impl Domain for HomeDomain {
                 }
                 out.propose(Command::Commit(convert::commit(commit)).encode(), Slot::Commit(slot));
             }
-            Request::Heartbeat(beat, slot) => self.heartbeat(term, beat, slot, out),
+            Request::Heartbeat(beat, slot) => Self::heartbeat(term, machine, beat, slot, out),
+            Request::Start(start, slot) => {
+                out.propose(Command::Start(convert::start(start)).encode(), Slot::Start(slot));
+            }
             Request::Describe(group, slot) => out.barrier(Slot::Describe(group, slot)),
             Request::List(slot) => out.barrier(Slot::List(slot)),
             Request::Reset(wire::ResetGroup { group, offsets }, slot) => {
@@ -305,8 +323,9 @@ impl Domain for HomeDomain {
         match slot {
             Slot::Join(slot) => slot.answer(reply.and_then(convert::joined)),
             Slot::Done(slot) => slot.answer(reply.map(|_| wire::Done {})),
+            Slot::Start(slot) => slot.answer(reply.and_then(convert::started)),
             Slot::Commit(slot) => slot.answer(reply.map(convert::committed)),
-            Slot::Reconciled(beat) => match reply {
+            Slot::Heard(beat) => match reply {
                 Ok(_) => self.arrived.push(beat),
                 Err(refused) => beat.slot.answer(Err(refused)),
             },
@@ -333,6 +352,10 @@ impl Domain for HomeDomain {
             self.arrived.drain(..).for_each(|beat| beat.slot.answer(Err(convert::not_home())));
             return None;
         };
+        let stood_still = term.due.is_some_and(|due| due + LATE_MAX < now);
+        if status.ready && (stood_still || !std::mem::replace(&mut term.hears, true)) {
+            term.hear_all(now);
+        }
         self.settle_beats(term, machine, now);
         while let Some((_, key)) = term.expiries.first().filter(|(at, _)| status.ready && *at <= now).cloned() {
             let session = term.watches.get(&key).map_or(0, |watch| watch.session);
@@ -342,7 +365,8 @@ impl Domain for HomeDomain {
             term.touch(&key, now);
         }
         let expiry = term.expiries.first().filter(|_| status.ready).map(|(at, _)| *at);
-        [expiry, term.waits.first().map(|(until, _)| *until)].into_iter().flatten().min()
+        term.due = [expiry, term.waits.first().map(|(until, _)| *until)].into_iter().flatten().min();
+        term.due
     }
 
     fn gone(&mut self) {

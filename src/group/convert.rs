@@ -27,6 +27,7 @@ pub(super) fn refuse(request: Request, why: &Refused) {
         Request::Join(_, slot) => slot.answer(Err(why.clone())),
         Request::Heartbeat(_, slot) => slot.answer(Err(why.clone())),
         Request::Leave(_, slot) => slot.answer(Err(why.clone())),
+        Request::Start(_, slot) => slot.answer(Err(why.clone())),
         Request::Commit(_, slot) => slot.answer(Err(why.clone())),
         Request::Describe(_, slot) => slot.answer(Err(why.clone())),
         Request::List(slot) => slot.answer(Err(why.clone())),
@@ -61,7 +62,22 @@ pub(super) fn offset(offset: wire::CommitOffset) -> CommitOffset {
 
 pub(super) fn commit(commit: wire::Commit) -> machine::Commit {
     let offsets = commit.offsets.into_iter().map(offset).collect();
-    machine::Commit { group: commit.group, member: commit.member, generation: commit.generation, offsets }
+    machine::Commit { group: commit.group, member: commit.member, generation: commit.generation, n: commit.n, offsets }
+}
+
+pub(super) fn start(start: wire::Start) -> machine::Start {
+    let offset = |at: wire::StartOffset| (TopicPartition { topic: at.topic, partition: at.partition }, at.offset);
+    let offsets = start.offsets.into_iter().map(offset).collect();
+    machine::Start { group: start.group, member: start.member, generation: start.generation, offsets }
+}
+
+pub(super) fn started(reply: Option<Reply>) -> Result<wire::Started, Refused> {
+    let offset =
+        |(at, offset): (TopicPartition, u64)| wire::StartOffset { topic: at.topic, partition: at.partition, offset };
+    match reply {
+        Some(Reply::Started { offsets }) => Ok(wire::Started { offsets: offsets.into_iter().map(offset).collect() }),
+        other => Err(Refused::new(Code::Internal, format!("a start was answered with {other:?}"))),
+    }
 }
 
 pub(super) fn joined(reply: Option<Reply>) -> Result<wire::Joined, Refused> {
@@ -92,6 +108,7 @@ pub(super) fn assignment(machine: &HomeMachine, group: &Group, member: &MemberId
             committed: assigned.committed,
             delivered: assigned.delivered,
             attempts: assigned.attempts,
+            granted: assigned.granted,
         })
     });
     Some(wire::HeartbeatAnswer { generation: group.generation(), assigned: assigned.collect() })
@@ -140,7 +157,7 @@ pub(super) fn refused(refusal: &Refusal) -> Refused {
     let code = match refusal {
         Refusal::UnknownGroup { .. } => Code::UnknownGroup,
         Refusal::UnknownMember { .. } => Code::UnknownMember,
-        Refusal::StaleGeneration { .. } | Refusal::NotOwner { .. } => Code::StaleGeneration,
+        Refusal::StaleGeneration { .. } | Refusal::NotOwner { .. } | Refusal::OldCommit { .. } => Code::StaleGeneration,
         Refusal::UnknownPartition { .. } => Code::UnknownPartition,
         Refusal::NotEmpty { .. } => Code::GroupNotEmpty,
         Refusal::LeasesUnsupported { .. } => Code::Unsupported,

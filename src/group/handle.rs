@@ -149,6 +149,12 @@ impl Groups {
         self.ask(&group, Duration::ZERO, |slot| Request::Leave(leave, slot)).await
     }
 
+    /// Fixes where partitions start that have no committed offset; gives where they do.
+    pub async fn start(&self, start: wire::Start) -> Result<wire::Started, Refused> {
+        let group = start.group.clone();
+        self.ask(&group, Duration::ZERO, |slot| Request::Start(start, slot)).await
+    }
+
     /// Commits offsets.
     pub async fn commit(&self, commit: wire::Commit) -> Result<wire::Committed, Refused> {
         let group = commit.group.clone();

@@ -21,6 +21,8 @@ use highwater_raft::{
 };
 use tokio::task::LocalSet;
 
+mod groups;
+
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
 struct Slot {
@@ -259,95 +261,6 @@ async fn three_nodes_go_on_when_the_leader_dies() {
                 node.id()
             );
         }
-    })
-    .await;
-}
-
-async fn join(node: &Node) -> wire::Joined {
-    let join = wire::Join {
-        group: "readers".parse().unwrap(),
-        member: None,
-        topics: vec!["alpha".parse().unwrap()],
-        session_ms: 6_000,
-        kind: wire::GroupKind::Offset,
-        start: Some(Position::Earliest),
-    };
-    let joined = async {
-        loop {
-            match node.groups().join(join.clone()).await {
-                Ok(joined) => return joined,
-                Err(refused) => assert!(refused.code.is_retriable(), "{refused:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    within(20, joined).await
-}
-
-/// One heartbeat that says "I consume what you gave me".
-async fn beat(node: &Node, member: &wire::Joined, last: &wire::HeartbeatAnswer) -> wire::HeartbeatAnswer {
-    let owned = |given: &wire::AssignedPartition| wire::OwnedPartition {
-        topic: given.topic,
-        partition: given.partition,
-        delivered: 0,
-    };
-    let heartbeat = wire::Heartbeat {
-        group: "readers".parse().unwrap(),
-        member: member.member.clone(),
-        generation: last.generation,
-        owned: last.assigned.iter().map(owned).collect(),
-        wait_ms: member.heartbeat_ms,
-    };
-    node.groups().heartbeat(heartbeat).await.unwrap()
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_shares_partitions_and_takes_over_from_the_silent() {
-    local(async {
-        let world = World::new(1, 13).await;
-        let topic = world.topic("alpha", 4, 1).await;
-        let node = world.node(0);
-        let one = join(node).await;
-        assert!(one.created);
-        let mut first = wire::HeartbeatAnswer::default();
-        while first.assigned.len() < 4 {
-            first = beat(node, &one, &first).await;
-        }
-        let two = join(node).await;
-        assert!(!two.created);
-        let mut second = wire::HeartbeatAnswer::default();
-        while (first.assigned.len(), second.assigned.len()) != (2, 2) {
-            first = beat(node, &one, &first).await;
-            second = beat(node, &two, &second).await;
-        }
-        assert!(first.assigned.iter().all(|a| second.assigned.iter().all(|b| a.partition != b.partition)));
-        let mine = &first.assigned[0];
-        let offset = wire::CommitOffset {
-            topic,
-            partition: mine.partition,
-            offset: 5,
-            leader_epoch: 1,
-            metadata: String::new(),
-        };
-        let group: crate::types::GroupName = "readers".parse().unwrap();
-        let commit = wire::Commit {
-            group: group.clone(),
-            member: Some(one.member.clone()),
-            generation: first.generation,
-            offsets: vec![offset],
-        };
-        assert_eq!(node.groups().commit(commit).await.unwrap(), wire::Committed::default());
-        let silent_since = Instant::now();
-        while second.assigned.len() < 4 {
-            second = beat(node, &two, &second).await;
-        }
-        let waited = silent_since.elapsed();
-        assert!(waited >= secs(5) && waited <= secs(10), "expired after {waited:?}");
-        let inherited = second.assigned.iter().find(|given| given.partition == mine.partition).unwrap();
-        assert_eq!(inherited.committed, Some(5));
-        let described = node.groups().describe(wire::DescribeGroup { group }).await.unwrap();
-        assert_eq!((described.members.len(), described.partitions.len()), (1, 4));
-        assert_eq!(node.groups().list().await.groups.len(), 1);
     })
     .await;
 }

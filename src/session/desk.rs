@@ -39,6 +39,7 @@ impl Ground {
             Message::Join(join) => self.groups.join(join).await?.into(),
             Message::Heartbeat(heartbeat) => self.groups.heartbeat(heartbeat).await?.into(),
             Message::Leave(leave) => self.groups.leave(leave).await?.into(),
+            Message::Start(start) => self.groups.start(start).await?.into(),
             Message::Commit(commit) => self.groups.commit(commit).await?.into(),
             Message::ListGroups(_) => self.groups.list().await.into(),
             Message::DescribeGroup(describe) => self.groups.describe(describe).await?.into(),

@@ -31,8 +31,16 @@ pub(crate) fn samples() -> Vec<Message> {
     let group = || "billing".parse::<crate::types::GroupName>().unwrap();
     let member = || "m-1".parse::<crate::types::MemberId>().unwrap();
     let owned = OwnedPartition { topic: TOPIC, partition: 1, delivered: 80 };
-    let assigned =
-        AssignedPartition { topic: TOPIC, name: name(), partition: 1, committed: Some(77), delivered: 80, attempts: 2 };
+    let assigned = AssignedPartition {
+        topic: TOPIC,
+        name: name(),
+        partition: 1,
+        committed: Some(77),
+        delivered: 80,
+        attempts: 2,
+        granted: Generation(4),
+    };
+    let start = StartOffset { topic: TOPIC, partition: 1, offset: 70 };
     let topic = TopicMetadata {
         name: name(),
         id: TOPIC,
@@ -106,7 +114,8 @@ pub(crate) fn samples() -> Vec<Message> {
             .into(),
         HeartbeatAnswer { generation: Generation(5), assigned: vec![assigned] }.into(),
         Leave { group: group(), member: member() }.into(),
-        Commit { group: group(), member: Some(member()), generation: Generation(5), offsets: vec![committed()] }.into(),
+        Commit { group: group(), member: Some(member()), generation: Generation(5), n: 6, offsets: vec![committed()] }
+            .into(),
         Committed { refused: vec![(0, refused())] }.into(),
         ListGroups {}.into(),
         GroupList {
@@ -148,6 +157,8 @@ pub(crate) fn samples() -> Vec<Message> {
         }
         .into(),
         TransferLeader { topic: TOPIC, partition: 1, to: NodeId(2) }.into(),
+        Start { group: group(), member: member(), generation: Generation(4), offsets: vec![start] }.into(),
+        Started { offsets: vec![start] }.into(),
     ]
 }
 

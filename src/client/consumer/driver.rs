@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{
     client::{
-        ConsumeError, LookupError, RequestError,
+        OFFSETS_WAIT, RequestError,
         cluster::Route,
         pool::{lock, unexpected},
         stats::Counters,
     },
     types::{NodeId, Position, TopicPartition},
-    wire::{Code, Fetch, FetchPartition, Fetched, Frame, ListOffsets, ListedOffsets, Message, OffsetQuery, Refused},
+    wire::{Fetch, FetchPartition, Fetched, Frame, ListOffsets, ListedOffsets, Message, OffsetQuery},
 };
 use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture, FutureExt},
@@ -30,7 +30,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 /// How long a partition is left alone after a refusal that passes.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// The same for a node that is not reachable, overloaded, or does not answer.
 const NODE_PAUSE: Duration = Duration::from_millis(100);
 /// What an answer may take beyond the time for which it may be parked.
@@ -235,7 +235,7 @@ impl Driver {
         let inner = self.shared.inner.clone();
         let answer = async move {
             let live = inner.cluster.connection(node).await?;
-            live.call(request, inner.request_timeout).await
+            live.call(request, inner.request_timeout.min(OFFSETS_WAIT)).await
         };
         self.under_way.push(answer.map(move |answer| Landed::Offsets(node, questions, answer)).boxed());
     }
@@ -370,48 +370,4 @@ impl Driver {
 pub(super) fn fetch_partition(want: &Want) -> FetchPartition {
     let TopicPartition { topic, partition } = want.partition;
     FetchPartition { topic, partition, offset: want.offset, bytes_max: 0, from_follower: false }
-}
-
-impl Shared {
-    /// A partition was refused: what comes next is the code's matter.
-    pub(super) fn refused(&self, want: Want, by: Route, log_start: u64, refused: &Refused) {
-        let now = Instant::now();
-        let mut cursors = lock(&self.cursors);
-        match refused.code {
-            Code::NotLeader | Code::UnknownPartition | Code::ShuttingDown => {
-                Counters::one(&self.inner.counters.fetch_refused_not_leader);
-                drop(cursors);
-                self.inner.cluster.refused(want.partition, by, refused);
-            }
-            Code::OffsetOutOfRange => {
-                let outcome = cursors.out_of_range(want, log_start);
-                drop(cursors);
-                if let Err(error) = outcome {
-                    self.report(error);
-                }
-            }
-            // A node that lags behind the metadata by which the topic is known does not know it yet.
-            Code::UnknownTopic if self.inner.cluster.route(want.partition).is_some() => {
-                cursors.postpone(want.partition, want.version, now + PAUSE);
-                drop(cursors);
-                self.inner.cluster.ask();
-            }
-            Code::NotReady | Code::Overloaded | Code::NoQuorum | Code::TimedOut | Code::DiskFull | Code::Internal => {
-                cursors.postpone(want.partition, want.version, now + PAUSE);
-                drop(cursors);
-                self.inner.cluster.ask();
-            }
-            _ => {
-                let failed = cursors.fail(want.partition, want.version);
-                drop(cursors);
-                if let Some(topic) = failed {
-                    let (partition, refused) = (want.partition.partition, refused.clone());
-                    self.report(match refused.code {
-                        Code::UnknownTopic => LookupError::UnknownTopic { topic }.into(),
-                        _ => ConsumeError::Refused { topic, partition, refused },
-                    });
-                }
-            }
-        }
-    }
 }

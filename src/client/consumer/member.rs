@@ -7,20 +7,26 @@
 //! ```
 //! **Invariants**
 //! - a partition is named as owned until all that was given of it is done, and committed where that is the consumer's task;
-//! - after a session time without a word from the home nothing is given any more: others may have the partitions;
+//! - while there was no word from the home for a session nothing is given: others may have the partitions. They are kept, and
+//!   when the home still knows the member it goes on where it was: a home that was away is no reason to give anything again;
+//! - nothing is given of a partition before the home knows where the group starts in it;
+//! - one commit is under way at a time, and each says its number: a repeat that comes late moves nothing back;
 //! - before partitions are given up, or the group is left, the home knows how far they were given.
 
-use super::{Shared, cursors::Upto};
+use super::{
+    Shared,
+    cursors::Upto,
+    home::{Home, PAUSE_MAX, PAUSE_MIN, passes},
+};
 use crate::{
     client::{
         ConsumeError, RequestError,
         pool::{lock, unexpected},
         stats::Counters,
     },
-    types::{Generation, GroupName, MemberId, NodeId, Position, TopicName},
+    types::{Generation, GroupName, MemberId, Position, TopicName, TopicPartition},
     wire::{
-        Code, Commit, CommitOffset, FindGroup, Frame, GroupKind, Heartbeat, HeartbeatAnswer, Join, Joined, Leave,
-        Message,
+        Code, Commit, GroupKind, Heartbeat, HeartbeatAnswer, Join, Joined, Leave, Message, Start, StartOffset, Started,
     },
 };
 use std::{
@@ -30,31 +36,37 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+/// Heartbeats in a session. A home that dies is noticed when an answer is late, and the next one is found and spoken to while
+/// the session lasts.
+const HEARTBEATS_PER_SESSION: u32 = 5;
 /// Longest time that a heartbeat is parked, whatever the session.
 const PARK_MAX: Duration = Duration::from_secs(5);
 /// What an answer may take beyond that.
 const ANSWER_SLACK: Duration = Duration::from_secs(1);
-/// First and longest pause before the home is looked for again.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A consumer's part in a group.
 pub(super) struct Membership {
-    pub(super) group: GroupName,
+    group: GroupName,
+    home: Home,
     topics: Vec<TopicName>,
     session: Duration,
     start: Option<Position>,
     auto_commit: bool,
     process_time_max: Duration,
+    /// Chosen here, so that a join that is sent twice makes one member.
+    member: MemberId,
     state: Mutex<State>,
+    /// How many commits were made; held while one is under way.
+    commits: tokio::sync::Mutex<u64>,
     /// Something may leave now.
     pub(super) wake: Notify,
+    /// Starts may have been found.
+    pub(super) starts: Notify,
 }
 
 struct State {
-    member: Option<MemberId>,
+    joined: bool,
     generation: Generation,
-    home: Option<NodeId>,
     start: Position,
     heard_at: Instant,
 }
@@ -67,20 +79,37 @@ impl Membership {
         start: Option<Position>,
         auto_commit: bool,
         process_time_max: Duration,
+        random: u64,
     ) -> Self {
         let state = State {
-            member: None,
+            joined: false,
             generation: Generation::default(),
-            home: None,
             start: start.unwrap_or(Position::Latest),
             heard_at: Instant::now(),
         };
-        let (state, wake) = (Mutex::new(state), Notify::new());
-        Self { group, topics, session, start, auto_commit, process_time_max, state, wake }
+        let member = format!("member-{random:016x}").parse().expect("letters, digits and '-'");
+        let (state, commits) = (Mutex::new(state), tokio::sync::Mutex::new(0));
+        let (wake, starts) = (Notify::new(), Notify::new());
+        let home = Home::new(group.clone());
+        Self {
+            group,
+            home,
+            topics,
+            session,
+            start,
+            auto_commit,
+            process_time_max,
+            member,
+            state,
+            commits,
+            wake,
+            starts,
+        }
     }
 
+    /// Its name, once it is a member.
     pub(super) fn member(&self) -> Option<MemberId> {
-        lock(&self.state).member.clone()
+        lock(&self.state).joined.then(|| self.member.clone())
     }
 
     /// Whether commits are the consumer's own task.
@@ -92,64 +121,30 @@ impl Membership {
         lock(&self.state).generation
     }
 
-    /// Asks the group's home, wherever it is now, until an answer comes that another home would give too.
-    async fn ask(&self, shared: &Shared, message: impl Into<Message>, wait: Duration) -> Result<Frame, RequestError> {
-        let message = message.into();
-        let begun = Instant::now();
-        let mut pause = PAUSE_MIN;
-        loop {
-            let answer = self.ask_once(shared, message.clone(), wait).await;
-            let error = match answer {
-                Ok(frame) => return Ok(frame),
-                Err(error) => error,
-            };
-            let passes = match &error {
-                RequestError::Refused { refused } => {
-                    refused.code.is_retriable() || matches!(refused.code, Code::Internal)
-                }
-                RequestError::Unreachable { .. } | RequestError::TimedOut { .. } => true,
-                RequestError::Unexpected { .. } | RequestError::Closed => false,
-            };
-            if !passes || begun.elapsed() >= shared.inner.request_timeout {
-                return Err(error);
-            }
-            lock(&self.state).home = None;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    async fn ask_once(&self, shared: &Shared, message: Message, wait: Duration) -> Result<Frame, RequestError> {
-        let known = lock(&self.state).home;
-        let home = match known {
-            Some(home) => home,
-            None => find_home(&shared.inner, &self.group).await?,
-        };
-        lock(&self.state).home = Some(home);
-        let live = shared.inner.cluster.connection(home).await?;
-        live.call(message, wait).await
+    /// A word from a home that was the home after `sent_at`.
+    fn heard(&self, sent_at: Instant) {
+        let mut state = lock(&self.state);
+        state.heard_at = state.heard_at.max(sent_at);
     }
 
     /// Becomes a member, or one again.
     pub(super) async fn join(&self, shared: &Shared) -> Result<(), ConsumeError> {
         let join = Join {
             group: self.group.clone(),
-            member: self.member(),
+            member: Some(self.member.clone()),
             topics: self.topics.clone(),
             session_ms: u32::try_from(self.session.as_millis()).unwrap_or(u32::MAX),
             kind: GroupKind::Offset,
             start: self.start,
         };
-        let frame = self.ask(shared, join, shared.inner.request_timeout).await.map_err(|e| self.refused(e))?;
-        let Message::Joined(Joined { member, start, .. }) = frame.message else {
+        let (frame, sent_at) = self.home.ask(&shared.inner, join).await.map_err(|e| self.refused(e))?;
+        let Message::Joined(Joined { start, .. }) = frame.message else {
             return Err(unexpected("the group's home", "Join", &frame.message).into());
         };
         Counters::one(&shared.inner.counters.joins);
         let mut state = lock(&self.state);
-        state.member = Some(member);
-        state.start = start;
-        state.generation = Generation::default();
-        state.heard_at = Instant::now();
+        (state.joined, state.start, state.generation) = (true, start, Generation::default());
+        state.heard_at = state.heard_at.max(sent_at);
         Ok(())
     }
 
@@ -167,16 +162,19 @@ impl Membership {
             biased;
             _ = closed.wait_for(|closed| *closed) => {}
             () = self.live(&shared) => {}
+            () = self.fix_starts(&shared) => {}
         }
     }
 
     async fn live(&self, shared: &Shared) {
         let mut pause = PAUSE_MIN;
+        let park = (self.session / HEARTBEATS_PER_SESSION).min(PARK_MAX);
+        let mut wait = park;
         loop {
             self.release(shared).await;
-            match self.heartbeat(shared).await {
+            match self.heartbeat(shared, wait).await {
                 Ok(Some(answer)) => {
-                    pause = PAUSE_MIN;
+                    (pause, wait) = (PAUSE_MIN, park);
                     self.assigned(shared, &answer);
                     continue;
                 }
@@ -187,22 +185,63 @@ impl Membership {
                 {
                     // The grace ran out: all of it may be with others by now.
                     shared.lose_all();
-                    if let Err(error) = self.join(shared).await {
-                        shared.report(error);
+                    match self.join(shared).await {
+                        Ok(()) => {}
+                        Err(ConsumeError::Request(error)) if passes(&error) => {
+                            tracing::debug!(group = %self.group, %error, "the group cannot be joined yet");
+                        }
+                        Err(ConsumeError::Group { refused, .. }) if refused.code.is_retriable() => {
+                            tracing::debug!(group = %self.group, error = refused.message, "the group cannot be joined yet");
+                        }
+                        Err(error) => shared.report(error),
                     }
                 }
                 Err(error) => {
                     tracing::debug!(group = %self.group, %error, "heartbeat failed");
-                    lock(&self.state).home = None;
+                    // The next home is to hear of the member at once: a parked heartbeat shows nothing before its answer.
+                    wait = Duration::ZERO;
                 }
-            }
-            if self.is_silent() && !lock(&shared.cursors).partitions().is_empty() {
-                tracing::warn!(group = %self.group, "no word from the group's home for a session: its partitions are given up");
-                shared.lose_all();
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    /// Tells the home where partitions start, as soon as that is found.
+    async fn fix_starts(&self, shared: &Shared) {
+        loop {
+            self.starts.notified().await;
+            let mut pause = PAUSE_MIN;
+            loop {
+                let offsets = lock(&shared.cursors).starts();
+                if offsets.is_empty() {
+                    break;
+                }
+                if let Err(error) = self.fix(shared, offsets).await {
+                    tracing::debug!(group = %self.group, %error, "the home does not know yet where partitions start");
+                }
+                if lock(&shared.cursors).starts().is_empty() {
+                    break;
+                }
+                // Those that are left are not this member's any more, which it will be told, or the home cannot say.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+
+    async fn fix(&self, shared: &Shared, offsets: Vec<StartOffset>) -> Result<(), RequestError> {
+        let (group, member, generation) = (self.group.clone(), self.member.clone(), self.generation());
+        let (frame, sent_at) = self.home.ask(&shared.inner, Start { group, member, generation, offsets }).await?;
+        let Message::Started(Started { offsets }) = frame.message else {
+            return Err(unexpected("the group's home", "Start", &frame.message));
+        };
+        self.heard(sent_at);
+        let mut cursors = lock(&shared.cursors);
+        offsets.iter().for_each(|start| cursors.started(start));
+        drop(cursors);
+        shared.work.notify_one();
+        Ok(())
     }
 
     /// Whether others may have the partitions by now.
@@ -212,36 +251,34 @@ impl Membership {
 
     /// Tells the home how far each partition was given.
     pub(super) async fn report(&self, shared: &Shared) -> Result<(), ConsumeError> {
-        let Some(heartbeat) = self.news(shared, Duration::ZERO) else { return Ok(()) };
-        let sent_at = Instant::now();
-        self.ask(shared, heartbeat, shared.inner.request_timeout).await.map_err(|e| self.refused(e))?;
-        lock(&self.state).heard_at = sent_at;
+        let heartbeat = self.news(shared, Duration::ZERO);
+        let (_, sent_at) = self.home.ask(&shared.inner, heartbeat).await.map_err(|e| self.refused(e))?;
+        self.heard(sent_at);
         Ok(())
     }
 
-    fn news(&self, shared: &Shared, park: Duration) -> Option<Heartbeat> {
-        Some(Heartbeat {
+    fn news(&self, shared: &Shared, park: Duration) -> Heartbeat {
+        Heartbeat {
             group: self.group.clone(),
-            member: self.member()?,
+            member: self.member.clone(),
             generation: self.generation(),
             owned: lock(&shared.cursors).owned(),
             wait_ms: u32::try_from(park.as_millis()).unwrap_or(u32::MAX),
-        })
+        }
     }
 
     /// One heartbeat; `None` when it was cut short because something may leave.
-    async fn heartbeat(&self, shared: &Shared) -> Result<Option<HeartbeatAnswer>, RequestError> {
-        let park = (self.session / 3).min(PARK_MAX);
-        let Some(heartbeat) = self.news(shared, park) else { return Err(RequestError::Closed) };
+    async fn heartbeat(&self, shared: &Shared, park: Duration) -> Result<Option<HeartbeatAnswer>, RequestError> {
+        let heartbeat = self.news(shared, park);
         let sent_at = Instant::now();
         let patience = lock(&shared.cursors).is_leaving().then_some(sent_at + self.process_time_max);
         let answer = tokio::select! {
             biased;
-            answer = self.ask_once(shared, heartbeat.into(), park + ANSWER_SLACK) => answer?,
+            answer = self.home.ask_once(&shared.inner, heartbeat, park + ANSWER_SLACK) => answer?,
             () = self.wake.notified() => return Ok(None),
             () = tokio::time::sleep_until(patience.unwrap_or(sent_at)), if patience.is_some() => return Ok(None),
         };
-        lock(&self.state).heard_at = sent_at;
+        self.heard(sent_at);
         match answer.message {
             Message::HeartbeatAnswer(answer) => Ok(Some(answer)),
             other => Err(unexpected("the group's home", "Heartbeat", &other)),
@@ -263,6 +300,7 @@ impl Membership {
         }
         shared.hand_back();
         shared.work.notify_one();
+        self.starts.notify_one();
         // A poll that waits has done with all it was given before.
         shared.waker.wake();
     }
@@ -274,15 +312,17 @@ impl Membership {
         if leaving.is_empty() {
             return;
         }
-        if self.auto_commit {
-            let mut offsets = lock(&shared.cursors).uncommitted(Upto::Done);
-            offsets.retain(|o| leaving.iter().any(|at| at.topic == o.topic && at.partition == o.partition));
-            if let Err(error) = self.commit(shared, offsets).await {
-                tracing::warn!(group = %self.group, %error, "the last commit of partitions that leave failed: their next owner starts earlier");
+        let among = |partition: &TopicPartition| leaving.binary_search(partition).is_ok();
+        if self.auto_commit
+            && let Err(error) = self.commit(shared, Upto::Done, among).await
+        {
+            if matches!(&error, ConsumeError::Request(error) if passes(error)) {
+                tracing::debug!(group = %self.group, %error, "partitions that leave are kept until they are committed");
+                return;
             }
+            tracing::warn!(group = %self.group, %error, "the last commit of partitions that leave failed: their next owner starts earlier");
         }
-        let uncommitted = lock(&shared.cursors).uncommitted(Upto::Given);
-        if uncommitted.iter().any(|o| leaving.iter().any(|at| at.topic == o.topic && at.partition == o.partition))
+        if lock(&shared.cursors).is_untold(among)
             && let Err(error) = self.report(shared).await
         {
             tracing::debug!(group = %self.group, %error, "partitions that leave are kept until the home knows how far they were given");
@@ -294,21 +334,32 @@ impl Membership {
         shared.hand_back();
     }
 
-    /// Commits, at the home.
-    pub(super) async fn commit(&self, shared: &Shared, offsets: Vec<CommitOffset>) -> Result<(), ConsumeError> {
+    /// Commits, at the home, what is not committed yet of some partitions.
+    pub(super) async fn commit(
+        &self,
+        shared: &Shared,
+        upto: Upto,
+        among: impl Fn(&TopicPartition) -> bool,
+    ) -> Result<(), ConsumeError> {
+        let mut n = self.commits.lock().await;
+        let mut offsets = lock(&shared.cursors).uncommitted(upto);
+        offsets.retain(|o| among(&TopicPartition { topic: o.topic, partition: o.partition }));
         if offsets.is_empty() {
             return Ok(());
         }
+        *n += 1;
         let commit = Commit {
             group: self.group.clone(),
-            member: self.member(),
+            member: Some(self.member.clone()),
             generation: self.generation(),
+            n: *n,
             offsets: offsets.clone(),
         };
-        let frame = self.ask(shared, commit, shared.inner.request_timeout).await.map_err(|e| self.refused(e))?;
+        let (frame, sent_at) = self.home.ask(&shared.inner, commit).await.map_err(|e| self.refused(e))?;
         let Message::Committed(committed) = frame.message else {
             return Err(unexpected("the group's home", "Commit", &frame.message).into());
         };
+        self.heard(sent_at);
         let refused: BTreeMap<_, _> = committed.refused.into_iter().collect();
         let mut first = None;
         for (i, offset) in offsets.iter().enumerate() {
@@ -328,28 +379,11 @@ impl Membership {
 
     /// Ends the membership: its partitions go to others at once.
     pub(super) async fn leave(&self, shared: &Shared) -> Result<(), ConsumeError> {
-        let Some(member) = self.member() else { return Ok(()) };
-        let leave = Leave { group: self.group.clone(), member };
-        match self.ask(shared, leave, shared.inner.request_timeout).await {
+        let leave = Leave { group: self.group.clone(), member: self.member.clone() };
+        match self.home.ask(&shared.inner, leave).await {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.code(), Some(Code::UnknownMember | Code::UnknownGroup)) => Ok(()),
             Err(error) => Err(self.refused(error)),
         }
     }
-}
-
-/// Where a group lives now.
-pub(in crate::client) async fn find_home(
-    inner: &crate::client::Inner,
-    group: &GroupName,
-) -> Result<NodeId, RequestError> {
-    let (node, frame) = inner.cluster.any(FindGroup { group: group.clone() }).await?;
-    let Message::GroupFound(found) = frame.message else {
-        return Err(unexpected(&format!("node {node}"), "FindGroup", &frame.message));
-    };
-    let Some(home) = found.node else {
-        return Err(RequestError::Unreachable { node: format!("the home of group {group}"), why: "it elects".into() });
-    };
-    inner.cluster.pool.set_addresses(&BTreeMap::from([(home, found.address)]));
-    Ok(home)
 }

@@ -4,24 +4,27 @@
 //! when the program asks for more (or commits, or its listener returns): only then it is committed, and only then a partition
 //! that the group wants back is let go.
 
+mod builder;
 mod credit;
 mod cursors;
 mod driver;
+pub(super) mod home;
 mod listener;
-pub(super) mod member;
+mod member;
 mod push;
+mod refusals;
 
+pub use builder::Builder;
 pub use cursors::OutOfRange;
 pub use listener::{Credit, Listener, Listening};
 
 use super::{ConsumeError, Delivery, Inner, pool::lock};
 use crate::{
     limits,
-    types::{Generation, GroupName, MemberId, Position, TopicName, TopicPartition},
+    types::{Generation, MemberId, Position, TopicName, TopicPartition},
 };
 use credit::Ledger;
 use cursors::{Cursors, Upto};
-use driver::Driver;
 use futures_util::{Stream, task::AtomicWaker};
 use member::Membership;
 use std::{
@@ -43,154 +46,6 @@ struct Options {
     fetch_wait: Duration,
     poll_records_max: usize,
     out_of_range: OutOfRange,
-}
-
-/// Settings of a [`Consumer`].
-pub struct Builder {
-    inner: Arc<Inner>,
-    options: Options,
-    auto_commit: Option<Duration>,
-    session: Duration,
-    start: Option<Position>,
-    process_time_max: Duration,
-}
-
-impl Builder {
-    pub(super) fn new(inner: Arc<Inner>) -> Self {
-        Self {
-            inner,
-            options: Options {
-                prefetch_bytes: 16 << 20,
-                fetch_bytes_max: 4 << 20,
-                fetch_bytes_min: 1,
-                fetch_wait: Duration::from_secs(1),
-                poll_records_max: 1_000,
-                out_of_range: OutOfRange::default(),
-            },
-            auto_commit: Some(Duration::from_secs(1)),
-            session: Duration::from_millis(limits::SESSION_GRACE_MS_DEFAULT),
-            start: None,
-            process_time_max: Duration::from_secs(300),
-        }
-    }
-
-    /// Bytes fetched ahead at most. Default: 16 MiB. One batch more may come.
-    pub fn prefetch_bytes(mut self, bytes: usize) -> Self {
-        self.options.prefetch_bytes = bytes.max(1);
-        self
-    }
-
-    /// Bytes of one answer at most. Default: 4 MiB.
-    pub fn fetch_bytes_max(mut self, bytes: usize) -> Self {
-        self.options.fetch_bytes_max = bytes.clamp(1, limits::FETCH_BYTES_MAX as usize);
-        self
-    }
-
-    /// The broker answers when so many bytes are there, or the wait is over. Default: 1.
-    pub fn fetch_bytes_min(mut self, bytes: u32) -> Self {
-        self.options.fetch_bytes_min = bytes;
-        self
-    }
-
-    /// How long the broker parks a fetch. Default: 1 s: so long a consumer with nothing to read may need to notice that a
-    /// node died without a word.
-    pub fn fetch_wait(mut self, wait: Duration) -> Self {
-        self.options.fetch_wait = wait.min(Duration::from_millis(limits::FETCH_WAIT_MS_MAX.into()));
-        self
-    }
-
-    /// Records that one [`Consumer::poll`] gives at most. Default: 1,000.
-    pub fn poll_records_max(mut self, records: usize) -> Self {
-        self.options.poll_records_max = records.max(1);
-        self
-    }
-
-    /// What happens when the position is no longer in the log. Default: go on at the log start.
-    pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
-        self.options.out_of_range = policy;
-        self
-    }
-
-    /// How often what is done is committed by itself; `None`: only by [`Consumer::commit`]. Default: every second.
-    pub fn auto_commit(mut self, every: Option<Duration>) -> Self {
-        self.auto_commit = every;
-        self
-    }
-
-    /// How long the group waits for this member when it does not hear of it. Default: 10 s.
-    pub fn session(mut self, session: Duration) -> Self {
-        self.session = session;
-        self
-    }
-
-    /// Where the group starts in partitions without a committed offset, if this consumer makes the group. Default: latest.
-    pub fn start(mut self, start: Position) -> Self {
-        self.start = Some(start);
-        self
-    }
-
-    /// How long the program may take for what it was given before partitions that the group wants back leave without waiting
-    /// for it. Default: 5 min.
-    pub fn process_time_max(mut self, time: Duration) -> Self {
-        self.process_time_max = time;
-        self
-    }
-
-    /// A consumer of these partitions, alone.
-    pub async fn assign(
-        self,
-        partitions: impl IntoIterator<Item = (TopicName, u32, Position)>,
-    ) -> Result<Consumer, ConsumeError> {
-        let shared = Arc::new(Shared::new(self.inner, self.options, None));
-        for (name, partition, from) in partitions {
-            let topic = shared.inner.cluster.topic(&name).await?;
-            if partition >= topic.partitions {
-                return Err(ConsumeError::UnknownPartition { topic: name, partition });
-            }
-            lock(&shared.cursors).add(TopicPartition { topic: topic.id, partition }, name, from);
-        }
-        shared.inner.host.spawn(Box::pin(Driver::new(shared.clone()).run()));
-        Ok(Consumer { shared })
-    }
-
-    /// A member of a group: partitions of these topics are shared out among its members. Returns when the group took it.
-    pub async fn subscribe(
-        self,
-        group: GroupName,
-        topics: impl IntoIterator<Item = TopicName>,
-    ) -> Result<Consumer, ConsumeError> {
-        let membership = Arc::new(Membership::new(
-            group,
-            topics.into_iter().collect(),
-            self.session,
-            self.start,
-            self.auto_commit.is_some(),
-            self.process_time_max,
-        ));
-        let shared = Arc::new(Shared::new(self.inner, self.options, Some(membership.clone())));
-        membership.join(&shared).await?;
-        let host = shared.inner.host.clone();
-        host.spawn(Box::pin(Driver::new(shared.clone()).run()));
-        host.spawn(Box::pin(membership.run(shared.clone())));
-        if let Some(every) = self.auto_commit {
-            host.spawn(Box::pin(auto_commit(shared.clone(), every)));
-        }
-        Ok(Consumer { shared })
-    }
-}
-
-async fn auto_commit(shared: Arc<Shared>, every: Duration) {
-    let mut closed = shared.closed.subscribe();
-    loop {
-        tokio::select! {
-            biased;
-            _ = closed.wait_for(|closed| *closed) => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        if let Err(error) = shared.commit_upto(Upto::Done).await {
-            tracing::debug!(%error, "auto-commit failed; it comes again");
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,29 +133,23 @@ impl Shared {
         }
     }
 
-    /// All partitions are gone: others may have them.
+    /// All partitions are gone: the group did without this member, and others may have them.
     fn lose_all(&self) {
         lock(&self.cursors).clear();
         self.hand_back();
         self.work.notify_one();
     }
 
-    /// Positions were found: those of a group are fixed, so that who comes after starts there and not at a later end.
-    fn positions_known(self: &Arc<Self>) {
-        if self.membership.is_some() {
-            let shared = self.clone();
-            self.inner.host.spawn(Box::pin(async move {
-                if let Err(error) = shared.commit_upto(Upto::Done).await {
-                    tracing::debug!(%error, "the group's start was not committed; the next commit does it");
-                }
-            }));
+    /// Positions were found: those of a group are fixed before anything is given.
+    fn positions_known(&self) {
+        if let Some(membership) = &self.membership {
+            membership.starts.notify_one();
         }
     }
 
     async fn commit_upto(&self, upto: Upto) -> Result<(), ConsumeError> {
         let membership = self.membership.as_ref().ok_or(ConsumeError::NoGroup)?;
-        let offsets = lock(&self.cursors).uncommitted(upto);
-        membership.commit(self, offsets).await
+        membership.commit(self, upto, |_| true).await
     }
 
     fn close(&self) {
@@ -340,7 +189,9 @@ impl Consumer {
             return Poll::Ready(Err(ConsumeError::Closed));
         }
         if shared.membership.as_ref().is_some_and(|membership| membership.is_silent()) {
-            shared.lose_all();
+            // Others may have the partitions. What was given before is done as ever.
+            shared.settle();
+            return Poll::Pending;
         }
         let (given, failed, before, after) = {
             let mut cursors = lock(&shared.cursors);
@@ -460,7 +311,7 @@ impl Consumer {
             true => shared.commit_upto(upto).await,
             false => Ok(()),
         };
-        if !lock(&shared.cursors).uncommitted(Upto::Given).is_empty() {
+        if lock(&shared.cursors).is_untold(|_| true) {
             // Else the next owner could not say which records come again.
             membership.report(shared).await?;
         }

@@ -80,6 +80,7 @@ fn answer(world: &World, node: NodeId, message: Message) -> Message {
             Some(group) => group.commit(&commit).into(),
             None => Committed::default().into(),
         },
+        Message::Start(start) => state.groups.entry(start.group.clone()).or_default().start(&start).into(),
         Message::Leave(leave) => {
             state.groups.entry(leave.group).or_default().leave(&leave.member);
             Done {}.into()

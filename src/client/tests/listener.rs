@@ -89,8 +89,9 @@ async fn a_listener_in_a_group_commits_what_it_handled() {
     let consumer = builder.subscribe(group.clone(), [topic.clone()]).await.unwrap();
     world.with(|state| {
         let at = (topic.clone(), state.at(&topic, 0));
-        let assignments = [("member-1".parse().unwrap(), vec![at])].into();
-        state.groups.get_mut(&group).unwrap().assign(assignments);
+        let group = state.groups.get_mut(&group).unwrap();
+        let assignments = [(group.members[0].clone(), vec![at])].into();
+        group.assign(assignments);
     });
     let seen = Seen::default();
     let listening = consumer.listen(Credit::default(), record(&seen, Duration::from_secs(1)));

@@ -120,18 +120,28 @@ pub struct Commit {
     /// The newest generation that the member knows.
     #[serde(rename = "e", default)]
     pub generation: Generation,
+    /// The member's count of its commits, from 1: one that arrives behind a later one changes nothing. 0: not counted.
+    #[serde(rename = "n", default)]
+    pub n: u64,
     /// What is committed.
     #[serde(rename = "o", default)]
     pub offsets: Vec<CommitOffset>,
 }
 
-/// Fixes where partitions start: commits where nothing is committed yet, else changes nothing. Proposed by the home's
-/// leader, which has looked up what `latest` or a time meant when the group was made.
+/// Fixes where partitions start: commits where nothing is committed yet, else changes nothing. A partition's owner says it,
+/// who has looked up what the group's start means, and is given nothing before it is in the log: whoever owns the partition
+/// after it starts at the same place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// Which group.
     #[serde(rename = "g")]
     pub group: GroupName,
+    /// Who says so: where it does not own a partition, nothing changes.
+    #[serde(rename = "m")]
+    pub member: MemberId,
+    /// The newest generation that the member knows.
+    #[serde(rename = "e", default)]
+    pub generation: Generation,
     /// Where.
     #[serde(rename = "o", default)]
     pub offsets: Vec<(TopicPartition, u64)>,

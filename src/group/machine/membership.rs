@@ -34,7 +34,9 @@ impl HomeMachine {
         // A new generation for its own sake: the member's first heartbeat is answered even when it gets nothing.
         group.generation.0 += 1;
         let changed = group.generation;
-        group.members.insert(member.clone(), Member { topics, session_ms, session, changed });
+        // Who joins again goes on counting: commits from before may still be under way.
+        let commits = group.members.get(&member).map_or(0, |member| member.commits);
+        group.members.insert(member.clone(), Member { topics, session_ms, session, changed, commits });
         effects.push(Effect::Watch { group: name.clone(), member: member.clone(), session, session_ms });
         self.reassign(&name, effects);
         let group = &self.groups[&name];
@@ -74,10 +76,10 @@ impl HomeMachine {
         Ok(Reply::Reconciled { generation: group.generation })
     }
 
-    /// Whether a member's report would change anything or be refused: else it need not be proposed.
+    /// Whether a member's report would change anything: else it need not be proposed.
     pub fn would_change(&self, command: &Reconciled) -> bool {
         let group = self.groups.get(&command.group).filter(|group| group.members.contains_key(&command.member));
-        group.is_none_or(|group| !group.progress(command).is_empty() || !group.given_up(command).is_empty())
+        group.is_some_and(|group| !group.progress(command).is_empty() || !group.given_up(command).is_empty())
     }
 
     /// Whether it had to be made.

@@ -12,7 +12,7 @@
 //!   differ by at most one; a change moves no more partitions than balance needs.
 //! * A partition whose owner is its target is never revoked and granted again to the same member: what is kept never pauses.
 //! * Offsets change by the owner's commit in a generation from which on it owned the partition, by a reset of a group
-//!   without members, or by a start where there was none.
+//!   without members, or by a start where there was none. Commits of a member count in the order in which it made them.
 //!
 //! Not here: timers and parked heartbeats (the group's actor), watermarks and lag (the partitions).
 

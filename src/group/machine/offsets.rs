@@ -12,10 +12,15 @@ use std::collections::BTreeMap;
 
 impl HomeMachine {
     pub(super) fn commit(&mut self, command: Commit) -> Result<Reply, Refusal> {
-        let Commit { group: name, member, generation, offsets } = command;
+        let Commit { group: name, member, generation, n, offsets } = command;
         match &member {
             Some(member) => {
-                self.group_with(&name, member)?;
+                let group = self.group_with(&name, member)?;
+                let last = &mut group.members.get_mut(member).expect("it was found").commits;
+                if n > 0 && n < *last {
+                    return Err(Refusal::OldCommit { n, last: *last });
+                }
+                *last = n.max(*last);
             }
             None => {
                 self.make_group(&name, None)?;
@@ -37,19 +42,17 @@ impl HomeMachine {
     }
 
     pub(super) fn start(&mut self, command: &Start) -> Result<Reply, Refusal> {
-        let known = |partition: &TopicPartition| is_known(&self.topics, *partition);
-        let offsets: Vec<_> = command.offsets.iter().filter(|(partition, _)| known(partition)).copied().collect();
-        let group = self.groups.get_mut(&command.group);
-        let group = group.ok_or_else(|| Refusal::UnknownGroup { group: command.group.clone() })?;
-        let mut partitions = 0;
-        for (partition, offset) in offsets {
-            let cursor = group.cursors.entry(partition).or_default();
-            if cursor.committed.is_none() && i64::try_from(offset).is_ok() {
-                cursor.committed = Some(Committed { offset, leader_epoch: 0, metadata: String::new() });
-                partitions += 1;
-            }
+        let sound = |(partition, offset): &(TopicPartition, u64)| {
+            is_known(&self.topics, *partition) && i64::try_from(*offset).is_ok()
+        };
+        let mut offsets: Vec<_> = command.offsets.iter().copied().filter(sound).collect();
+        let group = self.group_with(&command.group, &command.member)?;
+        offsets.retain(|(at, _)| group.may_commit(&command.member, command.generation, *at).is_ok());
+        for (partition, offset) in &mut offsets {
+            let start = Committed { offset: *offset, leader_epoch: 0, metadata: String::new() };
+            *offset = group.cursors.entry(*partition).or_default().committed.get_or_insert(start).offset;
         }
-        Ok(Reply::Started { partitions })
+        Ok(Reply::Started { offsets })
     }
 
     pub(super) fn reset(&mut self, command: Reset) -> Result<Reply, Refusal> {

@@ -41,10 +41,10 @@ pub enum Reply {
         /// Refusals.
         refused: Vec<(u32, Refusal)>,
     },
-    /// Partitions that start here from now on.
+    /// What is committed in the partitions of the command that the member owns.
     Started {
-        /// How many had no committed offset before.
-        partitions: u32,
+        /// Where they start.
+        offsets: Vec<(TopicPartition, u64)>,
     },
     /// Offsets were moved.
     Reset,
@@ -93,6 +93,14 @@ pub enum Refusal {
         partition: TopicPartition,
         /// Who consumes it.
         owner: Option<MemberId>,
+    },
+    /// The member made a later commit, which is applied.
+    #[error("commit {n} of the member came behind its commit {last}")]
+    OldCommit {
+        /// Which commit.
+        n: u64,
+        /// The last one that is applied.
+        last: u64,
     },
     /// The home knows no such topic or partition.
     #[error("partition {partition} is not known")]
@@ -167,7 +175,8 @@ impl Advice for Refusal {
             Self::UnknownGroup { .. }
             | Self::UnknownMember { .. }
             | Self::StaleGeneration { .. }
-            | Self::NotOwner { .. } => Reaction::Reject,
+            | Self::NotOwner { .. }
+            | Self::OldCommit { .. } => Reaction::Reject,
             Self::NotEmpty { .. } | Self::LeasesUnsupported { .. } => Reaction::Reject,
             Self::TooManyMembers { .. } | Self::TooManyGroups { .. } | Self::TooManyTopics { .. } => Reaction::Reject,
             Self::MetadataTooLong { .. } | Self::BadOffset { .. } => Reaction::Reject,
@@ -182,6 +191,7 @@ impl Advice for Refusal {
             Self::StaleGeneration { .. } | Self::NotOwner { .. } => {
                 "send a heartbeat to learn the assignment, and commit only what is in it".into()
             }
+            Self::OldCommit { .. } => "nothing is to be done: the later commit counts".into(),
             Self::UnknownPartition { .. } => "ask for metadata again and check topic and partition".into(),
             Self::NotEmpty { .. } => "stop the group's members first, or wait until their sessions end".into(),
             Self::LeasesUnsupported { .. } => {

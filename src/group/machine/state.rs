@@ -1,8 +1,7 @@
 //! What a home knows of one group, and what can be asked of it without a command.
 
 use super::spec::GroupSpec;
-use crate::types::DELIVERED_UNKNOWN;
-use crate::types::{Generation, MemberId, TopicName, TopicPartition};
+use crate::types::{DELIVERED_UNKNOWN, Generation, MemberId, TopicName, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +20,9 @@ pub struct Member {
     /// The generation in which its assignment changed last.
     #[serde(rename = "e", default)]
     pub changed: Generation,
+    /// The last of its commits, by its own count.
+    #[serde(rename = "n", default)]
+    pub commits: u64,
 }
 
 /// A committed offset.
@@ -87,6 +89,8 @@ pub struct Assigned {
     pub delivered: u64,
     /// How many earlier owners were given the records from `committed` to `delivered`.
     pub attempts: u32,
+    /// The generation in which the member got it: another one is another ownership, with others in between maybe.
+    pub granted: Generation,
 }
 
 /// One group.
@@ -139,16 +143,17 @@ impl Group {
     pub fn assigned(&self, member: &MemberId) -> Option<Vec<Assigned>> {
         self.members.get(member)?;
         let held = self.owners.iter().filter(|(_, owner)| owner.member == *member && owner.revoked.is_none());
-        Some(held.map(|(partition, _)| self.assignment(*partition)).collect())
+        Some(held.map(|(partition, owner)| self.assignment(*partition, owner.granted)).collect())
     }
 
-    fn assignment(&self, partition: TopicPartition) -> Assigned {
+    fn assignment(&self, partition: TopicPartition, granted: Generation) -> Assigned {
         let cursor = self.cursors.get(&partition);
         Assigned {
             partition,
             committed: cursor.and_then(|c| c.committed.as_ref()).map(|c| c.offset),
             delivered: cursor.map_or(0, |c| if c.unsure { DELIVERED_UNKNOWN } else { c.handed }),
             attempts: cursor.map_or(0, |c| c.attempts),
+            granted,
         }
     }
 
@@ -175,17 +180,5 @@ impl Group {
     /// All partitions that the group has to do with.
     pub fn partitions(&self) -> BTreeSet<TopicPartition> {
         self.cursors.keys().chain(self.owners.keys()).chain(self.target.keys()).copied().collect()
-    }
-
-    /// Partitions that are to be consumed and have no committed offset, where the group's start depends on the time of
-    /// asking: a leader fixes them with [`Start`](super::Start).
-    pub fn unstarted(&self) -> Vec<TopicPartition> {
-        use crate::types::Position;
-        match self.spec.start {
-            Position::Earliest | Position::Offset(_) => Vec::new(),
-            Position::Latest | Position::Time(_) => {
-                self.target.keys().copied().filter(|partition| self.committed(*partition).is_none()).collect()
-            }
-        }
     }
 }

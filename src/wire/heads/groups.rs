@@ -143,6 +143,10 @@ pub struct AssignedPartition {
     /// How often the records from `committed` to `delivered` were given to members before.
     #[serde(rename = "x", default)]
     pub attempts: u32,
+    /// The generation in which the member got it. While it is the same, nobody else had the partition: the member goes on
+    /// where it is. Another one: it begins anew at `committed`.
+    #[serde(rename = "e", default)]
+    pub granted: Generation,
 }
 
 /// Leaves a group.
@@ -168,6 +172,10 @@ pub struct Commit {
     /// The newest generation that the member knows.
     #[serde(rename = "e", default)]
     pub generation: Generation,
+    /// The member's count of its commits, from 1: one that arrives behind a later one is refused, so that a repeat that was
+    /// late moves nothing back. 0: not counted.
+    #[serde(rename = "n", default)]
+    pub n: u64,
     /// What is committed.
     #[serde(rename = "o", default)]
     pub offsets: Vec<CommitOffset>,
@@ -199,6 +207,46 @@ pub struct Committed {
     /// Refusals.
     #[serde(rename = "x", default)]
     pub refused: Vec<(u32, Refused)>,
+}
+
+/// Fixes where partitions start that have no committed offset. A member says it, once it has looked up what the group's start
+/// means, and gives nothing of them before the answer: whoever consumes them after it starts there too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which group.
+    #[serde(rename = "g")]
+    pub group: GroupName,
+    /// Which member.
+    #[serde(rename = "m")]
+    pub member: MemberId,
+    /// The newest generation that the member knows.
+    #[serde(rename = "e", default)]
+    pub generation: Generation,
+    /// Where it would start.
+    #[serde(rename = "o", default)]
+    pub offsets: Vec<StartOffset>,
+}
+
+/// Answer to [`Start`]: what is committed now. Partitions that the member does not own are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Started {
+    /// Where each starts.
+    #[serde(rename = "o", default)]
+    pub offsets: Vec<StartOffset>,
+}
+
+/// Where a group starts in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOffset {
+    /// Which topic.
+    #[serde(rename = "t")]
+    pub topic: TopicId,
+    /// Which partition.
+    #[serde(rename = "p", default)]
+    pub partition: u32,
+    /// The first offset that is given.
+    #[serde(rename = "o", default)]
+    pub offset: u64,
 }
 
 /// Asks for groups: of all homes that the answering node is, or of the whole cluster.

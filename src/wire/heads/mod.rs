@@ -141,4 +141,8 @@ messages! {
     ClusterStatusAnswer = 39,
     /// Asks a partition's leader to hand over to another node (operators and tests).
     TransferLeader = 40,
+    /// Fixes where partitions of a group start.
+    Start = 41,
+    /// Its answer.
+    Started = 42,
 }

@@ -119,7 +119,7 @@ impl World {
                 let before = self.machine.clone();
                 let reply = self.apply(Command::Reconciled(report.clone()).encode());
                 let refused = matches!(reply, Reply::Refused(_));
-                assert_eq!(would_change, refused || self.machine != before);
+                assert_eq!(would_change, !refused && self.machine != before);
                 let group = self.machine.group(&g());
                 if let Some(assigned) = group.and_then(|group| group.assigned(&report.member)) {
                     let generation = group.unwrap().generation();
@@ -140,7 +140,7 @@ impl World {
                 let partition = TopicPartition { topic: self.ids[0], partition: *partition };
                 let offset = CommitOffset { partition, offset: *offset, leader_epoch: 1, metadata: "m".into() };
                 let generation = Generation(client.generation.0.saturating_sub(*generation_back));
-                let commit = Commit { group: g(), member: Some(name(*who)), generation, offsets: vec![offset] };
+                let commit = Commit { group: g(), member: Some(name(*who)), generation, n: 0, offsets: vec![offset] };
                 let owned = self.machine.group(&g()).and_then(|group| group.owner(partition)) == Some(&name(*who));
                 let taken = self.apply(Command::Commit(commit).encode()) == Reply::Committed { refused: Vec::new() };
                 assert!(owned || !taken, "only owners commit");

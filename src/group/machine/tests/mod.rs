@@ -37,7 +37,7 @@ fn member(word: &str) -> Option<MemberId> {
 }
 
 /// `join G MEMBER|- TOPIC… [start=POSITION]`, `leave G M`, `expire G M SESSION`, `report G M GENERATION T/P=DELIVERED…`,
-/// `commit G M|- GENERATION T/P=OFFSET…`, `start G T/P=OFFSET…`, `reset G T/P=OFFSET…`, `delete G`,
+/// `commit G M|- GENERATION [#N] T/P=OFFSET…`, `start G M GENERATION T/P=OFFSET…`, `reset G T/P=OFFSET…`, `delete G`,
 /// `topics VERSION NAME:PARTITIONS… -GONE…`.
 fn command(line: &str) -> Command {
     let words: Vec<_> = line.split_whitespace().collect();
@@ -60,10 +60,16 @@ fn command(line: &str) -> Command {
             Command::Reconciled(Reconciled { group: group(), member: who(), generation: generation(), owned })
         }
         "commit" => {
-            let offsets = words[4..].iter().map(commit_offset).collect();
-            Command::Commit(Commit { group: group(), member: member(words[2]), generation: generation(), offsets })
+            let n = words[4].strip_prefix('#').map_or(0, |n| n.parse().unwrap());
+            let offsets = words[4..].iter().filter(|w| !w.starts_with('#')).map(commit_offset).collect();
+            Command::Commit(Commit { group: group(), member: member(words[2]), generation: generation(), n, offsets })
         }
-        "start" => Command::Start(Start { group: group(), offsets: words[2..].iter().map(|w| offset(w)).collect() }),
+        "start" => Command::Start(Start {
+            group: group(),
+            member: who(),
+            generation: generation(),
+            offsets: words[4..].iter().map(|w| offset(w)).collect(),
+        }),
         "reset" => Command::Reset(Reset { group: group(), offsets: words[2..].iter().map(commit_offset).collect() }),
         "delete" => Command::Delete(Delete { group: group() }),
         "topics" => {
@@ -119,6 +125,10 @@ fn told(reply: Reply) -> String {
         Reply::Committed { refused } if refused.is_empty() => "committed".into(),
         Reply::Committed { refused } => {
             refused.iter().map(|(i, r)| format!("[{i}] {r}")).collect::<Vec<_>>().join("; ")
+        }
+        Reply::Started { offsets } => {
+            let all: Vec<_> = offsets.iter().map(|(at, offset)| format!("{at} at {offset}")).collect();
+            format!("starts {}", if all.is_empty() { "nothing".into() } else { all.join(", ") })
         }
         Reply::Refused(refusal) => format!("refused: {refusal}"),
         other => format!("{other:?}"),

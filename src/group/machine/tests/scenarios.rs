@@ -187,6 +187,49 @@ fn only_the_owner_commits_and_only_from_when_it_owned() {
 }
 
 #[test]
+fn commits_of_a_member_count_in_the_order_in_which_it_made_them() {
+    check!("
+        topics 1 orders:1
+        join g a orders
+        commit g a 2 #1 orders/0=10
+        commit g a 2 #3 orders/0=30
+        commit g a 2 #2 orders/0=20
+        commit g a 2 #3 orders/0=30
+        show g
+        commit g a 2 #4 orders/0=5
+        join g a orders
+        commit g a 3 #3 orders/0=30
+        show g
+        leave g a
+        join g a orders
+        commit g a 5 #1 orders/0=6
+    ", @r#"
+        topics 1 orders:1: TopicsKnown { version: 1 }
+        join g a orders: a joined in 2, made it from latest
+          watch a #1 10000 ms
+          tell ["a"] generation 2
+        commit g a 2 #1 orders/0=10: committed
+        commit g a 2 #3 orders/0=30: committed
+        commit g a 2 #2 orders/0=20: refused: commit 2 of the member came behind its commit 3
+        commit g a 2 #3 orders/0=30: committed
+          generation 2
+          a: orders/0@30
+        commit g a 2 #4 orders/0=5: committed
+        join g a orders: a joined in 3
+          watch a #2 10000 ms
+        commit g a 3 #3 orders/0=30: refused: commit 3 of the member came behind its commit 4
+          generation 3
+          a: orders/0@5
+        leave g a: Left
+          gone a
+        join g a orders: a joined in 5
+          watch a #3 10000 ms
+          tell ["a"] generation 5
+        commit g a 5 #1 orders/0=6: committed
+        "#);
+}
+
+#[test]
 fn a_member_that_joined_again_does_not_expire_for_its_old_session() {
     check!("
         topics 1 orders:1
@@ -220,7 +263,6 @@ fn offsets_of_a_group_without_members_can_be_moved() {
         reset g orders/0=5 orders/1=9
         reset g orders/0=1 orders/7=1
         show g
-        start g orders/0=99 orders/1=99
         delete g
         reset g orders/0=5
     ", @r#"
@@ -237,7 +279,6 @@ fn offsets_of_a_group_without_members_can_be_moved() {
           generation 2
           orders/0 Some(5)
           orders/1 Some(9)
-        start g orders/0=99 orders/1=99: Started { partitions: 0 }
         delete g: Deleted
         reset g orders/0=5: refused: group g does not exist
         "#);
@@ -249,8 +290,14 @@ fn a_start_is_fixed_once() {
         topics 1 orders:2
         join g a orders
         commit g a 2 orders/1=3
-        start g orders/0=100 orders/1=100
-        start g orders/0=200
+        start g a 1 orders/0=90
+        start g a 2 orders/0=100 orders/1=100 orders/7=1
+        start g a 2 orders/0=200
+        start g b 2 orders/0=200
+        leave g a
+        join g b orders
+        start g a 4 orders/0=300
+        start g b 4 orders/0=300
         show g
     ", @r#"
         topics 1 orders:2: TopicsKnown { version: 1 }
@@ -258,10 +305,19 @@ fn a_start_is_fixed_once() {
           watch a #1 10000 ms
           tell ["a"] generation 2
         commit g a 2 orders/1=3: committed
-        start g orders/0=100 orders/1=100: Started { partitions: 1 }
-        start g orders/0=200: Started { partitions: 0 }
-          generation 2
-          a: orders/0@100, orders/1@3
+        start g a 1 orders/0=90: starts nothing
+        start g a 2 orders/0=100 orders/1=100 orders/7=1: starts orders/0 at 100, orders/1 at 3
+        start g a 2 orders/0=200: starts orders/0 at 100
+        start g b 2 orders/0=200: refused: b is not a member of group g (any more)
+        leave g a: Left
+          gone a
+        join g b orders: b joined in 4
+          watch b #2 10000 ms
+          tell ["b"] generation 4
+        start g a 4 orders/0=300: refused: a is not a member of group g (any more)
+        start g b 4 orders/0=300: starts orders/0 at 100
+          generation 4
+          b: orders/0@100, orders/1@3
         "#);
 }
 

@@ -1,0 +1,52 @@
+//! What a partition's refusal means for whoever consumes it.
+
+use super::{Shared, cursors::Want, driver::PAUSE};
+use crate::{
+    client::{ConsumeError, LookupError, cluster::Route, pool::lock, stats::Counters},
+    wire::{Code, Refused},
+};
+use tokio::time::Instant;
+
+impl Shared {
+    /// A partition was refused: what comes next is the code's matter.
+    pub(super) fn refused(&self, want: Want, by: Route, log_start: u64, refused: &Refused) {
+        let now = Instant::now();
+        let mut cursors = lock(&self.cursors);
+        match refused.code {
+            Code::NotLeader | Code::UnknownPartition | Code::ShuttingDown => {
+                Counters::one(&self.inner.counters.fetch_refused_not_leader);
+                drop(cursors);
+                self.inner.cluster.refused(want.partition, by, refused);
+            }
+            Code::OffsetOutOfRange => {
+                let outcome = cursors.out_of_range(want, log_start);
+                drop(cursors);
+                if let Err(error) = outcome {
+                    self.report(error);
+                }
+            }
+            // A node that lags behind the metadata by which the topic is known does not know it yet.
+            Code::UnknownTopic if self.inner.cluster.route(want.partition).is_some() => {
+                cursors.postpone(want.partition, want.version, now + PAUSE);
+                drop(cursors);
+                self.inner.cluster.ask();
+            }
+            Code::NotReady | Code::Overloaded | Code::NoQuorum | Code::TimedOut | Code::DiskFull | Code::Internal => {
+                cursors.postpone(want.partition, want.version, now + PAUSE);
+                drop(cursors);
+                self.inner.cluster.ask();
+            }
+            _ => {
+                let failed = cursors.fail(want.partition, want.version);
+                drop(cursors);
+                if let Some(topic) = failed {
+                    let (partition, refused) = (want.partition.partition, refused.clone());
+                    self.report(match refused.code {
+                        Code::UnknownTopic => LookupError::UnknownTopic { topic }.into(),
+                        _ => ConsumeError::Refused { topic, partition, refused },
+                    });
+                }
+            }
+        }
+    }
+}

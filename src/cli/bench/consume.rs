@@ -2,7 +2,7 @@
 
 use super::{Bed, lay_bed};
 use crate::{
-    cli::{Context, advise},
+    cli::{Context, advise, output},
     client::{Client, Record},
     types::{Position, TopicName},
 };
@@ -43,10 +43,34 @@ struct Read {
 #[derive(Serialize)]
 struct Latency {
     records: u64,
+    /// From the send to the consumer's hand.
+    to_hand: Quantiles,
+    /// From the send to the acknowledgement.
+    to_ack: Quantiles,
+    /// How much later than the acknowledgement the parked fetch's record came; 0 where it came first.
+    wake_up: Quantiles,
+}
+
+/// Milliseconds.
+#[derive(Serialize)]
+struct Quantiles {
     p50_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
+}
+
+impl Quantiles {
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    fn of(micros: &Histogram<u64>) -> Self {
+        let at = |q: f64| micros.value_at_quantile(q) as f64 / 1e3;
+        Self { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
+    }
+
+    fn row(&self, what: &str) -> Vec<String> {
+        let ms = |ms: f64| format!("{ms:.2}");
+        vec![what.into(), ms(self.p50_ms), ms(self.p99_ms), ms(self.p999_ms), ms(self.max_ms)]
+    }
 }
 
 /// Longest wait for a record that was acknowledged.
@@ -111,29 +135,44 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
     let all = (0..args.bed.partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
     let mut consumer = client.consumer().assign(all).await.map_err(advise)?;
     let value = Bytes::from(vec![b'x'; args.bed.size]);
-    let mut micros = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3)?;
+    let micros = || Histogram::<u64>::new_with_bounds(1, 600_000_000, 3);
+    let (mut to_hand, mut to_ack, mut wake_up) = (micros()?, micros()?, micros()?);
     for n in 0..args.records {
         let sent = Instant::now();
         let record = Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()));
         let receipt = producer.send(record).await.map_err(advise)?;
-        let given = consumer.poll(PATIENCE).await.map_err(advise)?;
-        anyhow::ensure!(!given.is_empty(), "record {n} did not come within {} s", PATIENCE.as_secs());
-        micros.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
-        receipt.await.map_err(advise)?;
+        let acked = async {
+            receipt.await.map_err(advise)?;
+            anyhow::Ok(sent.elapsed())
+        };
+        let handed = async {
+            let given = consumer.poll(PATIENCE).await.map_err(advise)?;
+            anyhow::ensure!(!given.is_empty(), "record {n} did not come within {} s", PATIENCE.as_secs());
+            anyhow::Ok(sent.elapsed())
+        };
+        let (acked, handed) = tokio::try_join!(acked, handed)?;
+        to_hand.saturating_record(u64::try_from(handed.as_micros())?);
+        to_ack.saturating_record(u64::try_from(acked.as_micros())?);
+        wake_up.saturating_record(u64::try_from(handed.saturating_sub(acked).as_micros())?);
     }
     consumer.close().await.map_err(advise)?;
     producer.close().await?;
     client.admin().delete_topic(&topic).await.map_err(advise)?;
     client.close();
-    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-    let at = |q: f64| micros.value_at_quantile(q) as f64 / 1e3;
-    let figures =
-        Latency { records: args.records, p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) };
+    let figures = Latency {
+        records: args.records,
+        to_hand: Quantiles::of(&to_hand),
+        to_ack: Quantiles::of(&to_ack),
+        wake_up: Quantiles::of(&wake_up),
+    };
     context.output.value(&figures, || {
-        format!(
-            "send to hand, {} records one by one: p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.1} ms",
-            figures.records, figures.p50_ms, figures.p99_ms, figures.p999_ms, figures.max_ms
-        )
+        let rows = [
+            figures.to_hand.row("send to hand"),
+            figures.to_ack.row("send to acknowledgement"),
+            figures.wake_up.row("hand after acknowledgement"),
+        ];
+        let columns = ["ONE RECORD AT A TIME", "P50 MS", "P99 MS", "P99.9 MS", "MAX MS"];
+        output::table(&columns, rows.into_iter())
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! A closed loop: so many senders, each waits for its acknowledgement and sends again.
 
+use super::usage::Usage;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::{cell::RefCell, future::Future, rc::Rc, time::Duration};
@@ -21,6 +22,12 @@ pub(super) struct Figures {
     pub(super) max_ms: f64,
     pub(super) errors: u64,
     pub(super) gap_ms: f64,
+    /// Seconds of CPU per 10^9 B of records, all nodes and the client together; where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cpu_s_per_gb: Option<f64>,
+    /// Memory of the largest node after the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) node_rss_mb: Option<f64>,
 }
 
 /// What is loaded, for the figures.
@@ -45,6 +52,7 @@ pub(super) async fn run<F>(
     shape: Shape,
     warm: Duration,
     measure: Duration,
+    usage: impl Fn() -> Option<Usage> + 'static,
     send: impl Fn(usize) -> F + 'static,
 ) -> Figures
 where
@@ -76,13 +84,21 @@ where
             }
         });
     }
+    let before = tasks
+        .run_until(async {
+            tokio::time::sleep_until(counted_from).await;
+            usage()
+        })
+        .await;
     tasks.await;
+    let after = usage();
     let seconds = (Instant::now() - counted_from).as_secs_f64();
     let tally = tally.borrow();
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
     let (acks, at) = (tally.micros.len() as f64, |q: f64| tally.micros.value_at_quantile(q) as f64 / 1e3);
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
     let size = shape.size as f64;
+    let cpu_s = after.zip(before).map(|(after, before)| after.cpu_s_since(&before));
     Figures {
         peer: shape.peer,
         inflight: shape.inflight,
@@ -97,5 +113,7 @@ where
         max_ms: at(1.0),
         errors: tally.errors,
         gap_ms: tally.gap.as_secs_f64() * 1e3,
+        cpu_s_per_gb: cpu_s.map(|cpu_s| cpu_s / (acks * size / 1e9)),
+        node_rss_mb: after.map(|after| after.node_rss_mb),
     }
 }

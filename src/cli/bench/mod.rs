@@ -3,6 +3,7 @@
 mod consume;
 mod load;
 mod probe;
+mod usage;
 
 use super::{Context, output};
 use crate::{
@@ -13,6 +14,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use load::{Figures, Shape};
 use std::{path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
+use usage::Usage;
 
 /// `highwater bench …`
 #[derive(clap::Subcommand)]
@@ -106,7 +108,10 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
                 }
             }
         };
-        let figures = load::run(shape, Duration::from_secs(args.warm), Duration::from_secs(args.seconds), send).await;
+        let cluster = context.cluster()?;
+        let usage = move || Usage::now(&cluster);
+        let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
+        let figures = load::run(shape, warm, measure, usage, send).await;
         if context.output == output::Output::Json {
             println!("{}", serde_json::to_string(&figures)?);
         }
@@ -143,7 +148,10 @@ fn print_table(rows: &[Figures]) {
         "MAX MS",
         "GAP MS",
         "ERRORS",
+        "CPU S/GB",
+        "NODE MB",
     ];
+    let known = |figure: Option<f64>| figure.map_or_else(|| "-".into(), |figure| format!("{figure:.1}"));
     let cells = rows.iter().map(|row| {
         vec![
             row.peer.clone(),
@@ -159,6 +167,8 @@ fn print_table(rows: &[Figures]) {
             format!("{:.1}", row.max_ms),
             format!("{:.1}", row.gap_ms),
             row.errors.to_string(),
+            known(row.cpu_s_per_gb),
+            known(row.node_rss_mb),
         ]
     });
     println!("{}", output::table(&columns, cells));

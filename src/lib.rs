@@ -52,5 +52,8 @@ pub mod client;
 #[cfg(feature = "node")]
 pub mod embed;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 #[cfg(feature = "cli")]
 pub mod cli;

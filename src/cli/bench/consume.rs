@@ -172,7 +172,7 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
             figures.wake_up.row("hand after acknowledgement"),
         ];
         let columns = ["ONE RECORD AT A TIME", "P50 MS", "P99 MS", "P99.9 MS", "MAX MS"];
-        output::table(&columns, rows.into_iter())
+        output::table(&columns, rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,10 @@
 //! the process ids (`dev.toml` does).
 
 use crate::cli::ClusterFile;
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Ticks per second of the times in `/proc/<pid>/stat`: fixed for programs, whatever the kernel's own clock does.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -20,7 +23,7 @@ impl Usage {
     pub(super) fn now(cluster: &ClusterFile) -> Option<Self> {
         let pids: Option<Vec<u32>> = cluster.nodes.iter().map(|node| node.pid).collect();
         let pids = pids.filter(|pids| !pids.is_empty())?;
-        let mut cpu_s = cpu_s(&"/proc/self".into())?;
+        let mut cpu_s = cpu_s(Path::new("/proc/self"))?;
         let mut node_rss_mb = 0.0_f64;
         for pid in pids {
             let process = PathBuf::from(format!("/proc/{pid}"));
@@ -36,7 +39,7 @@ impl Usage {
     }
 }
 
-fn cpu_s(process: &PathBuf) -> Option<f64> {
+fn cpu_s(process: &Path) -> Option<f64> {
     parse_cpu_s(&fs::read_to_string(process.join("stat")).ok()?)
 }
 
@@ -48,7 +51,7 @@ fn parse_cpu_s(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-fn rss_mb(process: &PathBuf) -> Option<f64> {
+fn rss_mb(process: &Path) -> Option<f64> {
     let status = fs::read_to_string(process.join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;

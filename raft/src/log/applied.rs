@@ -1,9 +1,9 @@
 //! Reads of what is applied: by offset, by time, and whatever is in segments only.
 
 use super::{
-    Applied, Checkpoint, Entry, Group, ReadError, checkpoint,
+    Applied, Checkpoint, Entry, Group, ReadError, Stamp, checkpoint,
     core::Common,
-    entry::Owner,
+    entry::{EntryHead, Owner},
     index::{self, SparseIndex},
     open::write_whole,
     reader::Cold,
@@ -25,7 +25,7 @@ struct Found {
 enum Plan {
     Ready(Vec<Applied>),
     /// From the WAL, with the stamps that are known.
-    Wal(Vec<(Cold, super::Stamp)>),
+    Wal(Vec<(Cold, Stamp)>),
     Segments(Vec<Found>),
 }
 
@@ -67,7 +67,7 @@ impl Group {
         Err(ReadError::Io(io::Error::other("entries move faster than they can be read")))
     }
 
-    async fn read_stamped(&self, colds: Vec<(Cold, super::Stamp)>) -> io::Result<Vec<Applied>> {
+    async fn read_stamped(&self, colds: Vec<(Cold, Stamp)>) -> io::Result<Vec<Applied>> {
         let (places, stamps): (Vec<_>, Vec<_>) = colds.into_iter().unzip();
         let entries = self.read_wal(places).await?;
         Ok(entries.into_iter().zip(stamps).map(|(entry, stamp)| Applied { entry, stamp }).collect())
@@ -108,7 +108,14 @@ impl Group {
                 return Err(ReadError::BelowStart { start: state.start_offset });
             };
             segment.damaged = true;
-            (self.id(), segment.path(self.shared.owner))
+            let path = segment.path(self.shared.owner);
+            if state.segments.last().is_some_and(|open| open.first == first) {
+                drop(state);
+                // It is written on: there is no whole to fetch from a peer.
+                self.condemn(format!("the open segment from entry {first}: {error}"));
+                return Err(ReadError::Damaged { first, end });
+            }
+            (self.id(), path)
         };
         tracing::error!(%group, first, end, %error, "a segment is damaged: set aside, to be fetched from a peer");
         let common = self.core.common.clone();
@@ -126,6 +133,40 @@ impl Group {
         let state = self.shared.state();
         let all = (0..state.segments.len()).map(|at| found(&state, at));
         all.filter(|f| f.segment.damaged).map(|f| (f.segment.first, f.end)).collect()
+    }
+
+    /// Applied entries `from..to` with their stamps, for a peer whose segment is damaged: the first ones, `bytes_max` of
+    /// payload at most but at least one entry.
+    pub async fn read_range(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Applied>, ReadError> {
+        for _ in 0..super::group::TRIES {
+            let (in_slots, segment) = {
+                let state = self.shared.state();
+                let to = to.min(state.applied.map_or(0, |applied| applied.index + 1));
+                let slots = (from..to).map_while(|index| Some((state.slot(index)?, state.slot(index)?.stamp.clone()?)));
+                let slots: Vec<_> =
+                    slots.map(|(slot, stamp)| (slot.head, slot.place, slot.cached(), stamp)).take(1_024).collect();
+                let at = state.segments.partition_point(|s| s.first <= from).checked_sub(1);
+                (slots, at.map(|at| found(&state, at)))
+            };
+            if let Some((head, place, cached, stamp)) = in_slots.first().cloned() {
+                match (cached, place) {
+                    (Some(_), _) => return Ok(whole(in_slots, bytes_max)),
+                    (None, Place::Wal { file, position }) => {
+                        match self.read_stamped(vec![(Cold { head, file, position }, stamp)]).await {
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                            other => return Ok(other?),
+                        }
+                    }
+                    (None, Place::Segment | Place::Queued) => {}
+                }
+            }
+            let Some(found) = segment.filter(|found| from < found.end) else {
+                return Ok(Vec::new());
+            };
+            let wanted = move |a: &Applied| (from..to).contains(&a.entry.index);
+            return self.in_segment(found, move |index| index.position_of_index(from), wanted, bytes_max).await;
+        }
+        Err(ReadError::Io(io::Error::other("entries move faster than they can be read")))
     }
 
     /// Puts entries that a peer had in the place of a segment that was set aside: all of its range, as it gave them.
@@ -179,7 +220,7 @@ impl Group {
             let first = state.segments.partition_point(|s| s.offset <= state.start_offset).saturating_sub(1);
             ((first..state.segments.len()).map(|at| found(&state, at)).collect(), state.start_offset)
         };
-        let hit = move |stamp: &super::Stamp| {
+        let hit = move |stamp: &Stamp| {
             let serves = stamp.offset_end > stamp.offset.max(log_start);
             serves && stamp.max_timestamp >= timestamp_ms
         };
@@ -212,8 +253,21 @@ impl Group {
             segment.base_path(self.shared.owner)
         };
         let (common, owner) = (self.core.common.clone(), self.shared.owner);
-        self.core.readers.run(move || async move { checkpoint::read(&*common.disk, owner, &path).await }).await?
+        let read = self.core.readers.run(move || async move { checkpoint::read(&*common.disk, owner, &path).await });
+        read.await?.inspect_err(|error| self.condemn_if_damaged(error))
     }
+}
+
+/// Cached entries from the front, as many as fit.
+fn whole(slots: Vec<(EntryHead, Place, Option<Entry>, Stamp)>, bytes_max: usize) -> Vec<Applied> {
+    let mut bytes = 0;
+    let cached = slots.into_iter().map_while(|(_, _, entry, stamp)| Some(Applied { entry: entry?, stamp }));
+    let fits = |applied: &Applied| {
+        let first = bytes == 0;
+        bytes += applied.entry.payload.len() + 1;
+        first || bytes <= bytes_max
+    };
+    cached.take_while(fits).collect()
 }
 
 /// The first segment that the log start leaves.

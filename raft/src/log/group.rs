@@ -210,7 +210,30 @@ impl Group {
 
     pub(super) async fn read_wal(&self, colds: Vec<Cold>) -> io::Result<Vec<Entry>> {
         let (shared, common) = (self.shared.clone(), self.core.common.clone());
-        self.core.readers.run(move || async move { reader::read_wal(&common, &shared, &colds).await }).await?
+        let read =
+            self.core.readers.run(move || async move { reader::read_wal(&common, &shared, &colds).await }).await?;
+        read.inspect_err(|error| self.condemn_if_damaged(error))
+    }
+
+    /// Why this replica cannot be trusted any more, found in this life: what it needs is damaged, and no peer can mend
+    /// it. Its id is dead; another replica takes its place.
+    pub fn fault(&self) -> Option<String> {
+        self.shared.state().fault.clone()
+    }
+
+    /// Something that the replica needs does not verify.
+    pub fn condemn(&self, why: impl Into<String>) {
+        let (why, mut state) = (why.into(), self.shared.state());
+        if state.fault.is_none() {
+            tracing::error!(group = %self.id(), replica = %self.replica(), why, "the replica is faulty");
+            state.fault = Some(why);
+        }
+    }
+
+    pub(super) fn condemn_if_damaged(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.condemn(error.to_string());
+        }
     }
 
     /// The same if all are in memory.

@@ -113,7 +113,7 @@ async fn first_file(common: &Arc<Common>, mut recovered: Recovered) -> io::Resul
     if common.spares.count() == 0 {
         walfiles::make_spare(&*common.disk, &common.spares, sequence, common.options.wal_file_bytes).await?;
     }
-    let file = walfiles::create(&*common.disk, &common.spares, sequence).await?;
+    let file = walfiles::create(&*common.disk, common.id, &common.spares, sequence).await?;
     common.files.insert(sequence, file.clone(), 0);
     let (jobs, jobs_rx) = mpsc::unbounded_channel();
     let replay = &recovered.replay;

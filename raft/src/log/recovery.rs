@@ -95,6 +95,11 @@ pub(super) async fn recover(disk: &dyn Disk, id: DirectoryId, fresh: bool) -> Re
     };
     out.older_files(disk, id, &sequences, &scan, &table).await?;
     out.newest_file(&mut scan, file);
+    let noted = walfiles::newest(disk, id).await?.filter(|noted| sequences.last().is_none_or(|last| last < noted));
+    if let Some(noted) = noted {
+        out.replay.damaged_directory(noted, 0, "the newest file is missing");
+        out.next_sequence = noted + 1;
+    }
     let live: Vec<u64> = out.files.iter().map(|(sequence, ..)| *sequence).collect();
     out.junk = sequences.iter().filter(|s| !live.contains(s)).map(|s| walfiles::path(*s)).collect();
     out.replay.finish();

@@ -101,6 +101,8 @@ pub(super) struct State {
     pub(super) checkpointer: Option<Arc<Checkpointer>>,
     /// Removed, or replaced by another replica.
     pub(super) gone: bool,
+    /// Something that the replica needs was found damaged in this life: why.
+    pub(super) fault: Option<String>,
 }
 
 impl State {

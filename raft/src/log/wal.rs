@@ -244,7 +244,7 @@ impl Wal {
     /// Starts the next file; all frames of this one are synced. Gives the record that must come first in it.
     async fn rotate(&mut self) -> io::Result<Raw> {
         let next = self.sequence + 1;
-        let file = walfiles::create(&*self.common.disk, &self.common.spares, next).await?;
+        let file = walfiles::create(&*self.common.disk, self.common.id, &self.common.spares, next).await?;
         let table = self.table();
         self.common.files.insert(next, file.clone(), 0);
         (self.sequence, self.file, self.position) = (next, file, 0);

@@ -2,9 +2,19 @@
 //!
 //! `wal/<sequence, 16 hex digits>.wal`; `wal/spare-<number>`. A file is recycled by renaming it, never by rewriting
 //! it under its name: the sequence in the name seeds every CRC in it.
+//!
+//! `wal/newest` names the newest of them: without it a log that lost its last file would look like a shorter one.
+//!
+//! ```text
+//!  magic u32 | version u16 | 0 ×2 | directory id u64 | sequence u64 | crc u32
+//! ```
 
-use crate::disk::{Disk, File};
-use bytes::Bytes;
+use super::open::write_whole;
+use crate::{
+    DirectoryId,
+    disk::{Disk, File},
+};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -15,6 +25,10 @@ pub(super) const FOLDER: &str = "wal";
 /// Spares that are kept; what retires beyond that is removed.
 pub(super) const SPARES: usize = 2;
 const ZEROS: usize = 1 << 20;
+const NEWEST: &str = "wal/newest";
+const MAGIC: u32 = 0x4e57_5748;
+/// Version of the newest file's note.
+pub(super) const VERSION: u16 = 1;
 
 pub(super) fn path(sequence: u64) -> String {
     format!("{FOLDER}/{sequence:016x}.wal")
@@ -85,14 +99,47 @@ impl Spares {
     }
 }
 
-/// Opens the file of a new sequence: a spare, else a new one that grows. Its name is durable on return.
-pub(super) async fn create(disk: &dyn Disk, spares: &Spares, sequence: u64) -> io::Result<Arc<dyn File>> {
+pub(super) fn encode_newest(id: DirectoryId, sequence: u64) -> Bytes {
+    let mut out = BytesMut::with_capacity(28);
+    out.put_u32_le(MAGIC);
+    out.put_u16_le(VERSION);
+    out.put_u16_le(0);
+    out.put_u64_le(id.0);
+    out.put_u64_le(sequence);
+    let crc = crc32c::crc32c(&out);
+    out.put_u32_le(crc);
+    out.freeze()
+}
+
+/// The newest file as it was noted. A note that does not verify says nothing: it guards against one fault, not two.
+pub(super) async fn newest(disk: &dyn Disk, id: DirectoryId) -> io::Result<Option<u64>> {
+    let file = match disk.open(NEWEST, false).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let bytes = file.read_at(0, 64).await?;
+    let sequence = bytes.get(16..24).map_or(0, |mut part| part.get_u64_le());
+    if bytes != encode_newest(id, sequence) {
+        tracing::warn!("{NEWEST} does not verify: a missing newest file would go unnoticed this time");
+        return Ok(None);
+    }
+    Ok(Some(sequence))
+}
+
+/// Opens the file of a new sequence: a spare, else a new one that grows. Its name is durable on return, and noted.
+pub(super) async fn create(
+    disk: &dyn Disk,
+    id: DirectoryId,
+    spares: &Spares,
+    sequence: u64,
+) -> io::Result<Arc<dyn File>> {
     let path = path(sequence);
     if let Some(spare) = spares.take() {
         disk.rename(&spare, &path).await?;
     }
     let file = disk.open(&path, true).await?;
     disk.sync_directory(FOLDER).await?;
+    write_whole(disk, FOLDER, NEWEST, encode_newest(id, sequence)).await?;
     Ok(file)
 }
 

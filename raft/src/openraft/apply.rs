@@ -54,7 +54,10 @@ impl Applier {
         self.shared.owner.event(Event::Restore { machine, offset, last, done });
         match restored.await {
             Ok(Ok(())) => {}
-            Ok(Err(damaged)) => return Err(io::Error::other(damaged)),
+            Ok(Err(damaged)) => {
+                self.shared.log.condemn(damaged.to_string());
+                return Err(io::Error::other(damaged));
+            }
             Err(_) => return Err(io::Error::other("the owner dropped a checkpoint")),
         }
         self.beside = beside;

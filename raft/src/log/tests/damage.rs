@@ -137,3 +137,28 @@ async fn a_missing_file_makes_all_groups_faulty() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_file_is_missed_too() {
+    local(async {
+        let mut node = Node::new(6);
+        let directory = node.open().await;
+        let group = create(&directory, G).await;
+        for i in 0..30 {
+            append(&group, vec![entry(i, 1, 9000)]).await.unwrap();
+        }
+        sealed().await;
+        node.kill();
+        let newest = node.wal_files().pop().unwrap();
+        crate::disk::Disk::remove(&*node.disk, &newest).await.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(health(&node.open().await, G), Health::Faulty(_)));
+            node.kill();
+        }
+        let directory = node.open().await;
+        directory.create(G, ReplicaId(88)).await.unwrap();
+        node.power_loss();
+        assert_eq!(health(&node.open().await, G), Health::Good, "it is not missed for ever");
+    })
+    .await;
+}

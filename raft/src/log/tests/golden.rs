@@ -35,6 +35,12 @@ fn identity_v1() {
 }
 
 #[test]
+fn newest_v1() {
+    golden("newest-v1.hex", &walfiles::encode_newest(DirectoryId(0x1234), 7));
+    assert_eq!(walfiles::VERSION, 1);
+}
+
+#[test]
 fn checkpoint_v1() {
     golden("checkpoint-v1.hex", &checkpoint::encode(OWNER, &state()));
     assert_eq!(checkpoint::VERSION, 1);

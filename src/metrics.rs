@@ -58,6 +58,8 @@ pub struct Families {
     pub partitions_led: Gauge,
     /// Partitions of which this node has a replica. Written by the node.
     pub partitions_hosted: Gauge,
+    /// Replicas of this node that are damaged, being mended, or failed. Written by the node.
+    pub replicas_unwell: Gauge,
     /// Leaderships that this node won. Written by its leaders.
     pub leaderships_won: Counter,
     /// Consumer groups whose home this node leads. Written by homes.
@@ -144,6 +146,7 @@ impl Default for Families {
             connections: Gauge::default(),
             partitions_led: Gauge::default(),
             partitions_hosted: Gauge::default(),
+            replicas_unwell: Gauge::default(),
             leaderships_won: Counter::default(),
             groups: Gauge::default(),
             group_members: Gauge::default(),
@@ -172,6 +175,11 @@ impl Families {
         to.register("connections", "Connections of clients", self.connections.clone());
         to.register("partitions_led", "Partitions that this node leads", self.partitions_led.clone());
         to.register("partitions_hosted", "Partitions with a replica here", self.partitions_hosted.clone());
+        to.register(
+            "replicas_unwell",
+            "Replicas here that are damaged, mended or failed",
+            self.replicas_unwell.clone(),
+        );
         to.register("leaderships_won", "Leaderships that this node won", self.leaderships_won.clone());
         to.register("groups", "Consumer groups whose home this node leads", self.groups.clone());
         to.register("group_members", "Members of these groups", self.group_members.clone());

@@ -4,13 +4,17 @@ use super::{
     Context,
     output::{self, Row},
 };
+use crate::{
+    client::{ReplicaState, ReplicaStatus},
+    limits,
+};
 use serde::Serialize;
 use std::process::ExitCode;
 
 /// `highwater cluster …`
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Nodes, leaders, and what is missing; exit code 1 when a partition has no leader or a node is silent
+    /// Nodes, leaders, what is missing and what is being repaired; exit code 1 when anything is
     Status,
 }
 
@@ -38,6 +42,44 @@ impl Row for NodeRow {
     }
 }
 
+/// A replica that is not, or not yet, a sound member of its group.
+#[derive(Serialize)]
+struct ReplicaRow {
+    of: String,
+    group: u64,
+    node: u32,
+    replica: u64,
+    state: &'static str,
+    note: &'static str,
+}
+
+impl Row for ReplicaRow {
+    const COLUMNS: &'static [&'static str] = &["UNDER REPAIR", "NODE", "REPLICA", "STATE", ""];
+    fn cells(&self) -> Vec<String> {
+        let replica = if self.replica == 0 { String::new() } else { self.replica.to_string() };
+        vec![self.of.clone(), self.node.to_string(), replica, self.state.into(), self.note.into()]
+    }
+}
+
+impl From<ReplicaStatus> for ReplicaRow {
+    fn from(status: ReplicaStatus) -> Self {
+        let of = match (&status.topic, status.group) {
+            (Some(topic), _) => format!("{topic}/{}", status.partition),
+            (None, limits::CONTROLLER_GROUP) => "controller".into(),
+            (None, group) => format!("consumer groups, home {group}"),
+        };
+        let (state, note) = match status.state {
+            ReplicaState::Learner => ("learner", "copies the log from its peers"),
+            ReplicaState::Ready => ("learner", "has the log; is about to vote"),
+            ReplicaState::Faulty => ("faulty", "damaged or gone: does not vote or serve any more"),
+            ReplicaState::Failed => ("failed", "read the node's log, then restart the node"),
+            ReplicaState::Mending => ("voter", "fetches a damaged segment from a peer"),
+            ReplicaState::Other => ("other", "a later release knows more"),
+        };
+        Self { of, group: status.group, node: status.node.0, replica: status.replica, state, note }
+    }
+}
+
 #[derive(Serialize)]
 struct Status {
     name: String,
@@ -47,6 +89,7 @@ struct Status {
     partitions: u32,
     leaderless: u32,
     offline: u32,
+    under_repair: Vec<ReplicaRow>,
 }
 
 pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
@@ -70,6 +113,7 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         partitions: answer.partitions,
         leaderless: answer.leaderless,
         offline: answer.offline,
+        under_repair: answer.replicas.into_iter().map(ReplicaRow::from).collect(),
     };
     context.output.value(&status, || {
         let mut text = format!(
@@ -79,8 +123,15 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         if status.leaderless + status.offline > 0 {
             text += &format!("; {} without a leader, {} offline", status.leaderless, status.offline);
         }
-        format!("{text}\n\n{}", output::table(NodeRow::COLUMNS, status.nodes.iter().map(Row::cells)))
+        text += &format!("\n\n{}", output::table(NodeRow::COLUMNS, status.nodes.iter().map(Row::cells)));
+        if !status.under_repair.is_empty() {
+            let rows = status.under_repair.iter().map(Row::cells);
+            text += &format!("\n\n{}", output::table(ReplicaRow::COLUMNS, rows));
+        }
+        text
     })?;
-    let well = status.leaderless + status.offline == 0 && status.nodes.iter().all(|node| node.alive);
+    let well = status.leaderless + status.offline == 0
+        && status.under_repair.is_empty()
+        && status.nodes.iter().all(|node| node.alive);
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

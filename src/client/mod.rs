@@ -43,7 +43,7 @@ pub use stats::Stats;
 // What answers are made of, so that programs need not know the protocol.
 pub use crate::wire::{
     ClusterStatusAnswer as ClusterStatus, Code, GroupKind, GroupSummary, NodeStatus, PartitionMetadata, Refused,
-    TopicMetadata,
+    ReplicaState, ReplicaStatus, TopicMetadata,
 };
 
 use crate::types::{NodeId, TopicName};

@@ -2,6 +2,7 @@
 
 use super::{
     actor::{ControllerDomain, Request},
+    ailing::Ailing,
     answer::{Answer, ExecuteError, Executed},
     machine::{Command, Metadata, TakeProducerBlock},
 };
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     version: watch::Sender<u64>,
     post: Post<Request>,
     leaders: Leaders,
+    ailing: Ailing,
     courier: Arc<dyn Courier>,
     producers: Mutex<(i64, u64)>,
 }
@@ -61,6 +63,7 @@ impl Controller {
             version: watch::Sender::new(0),
             post: Post::default(),
             leaders,
+            ailing: Ailing::default(),
             courier,
             producers: Mutex::new((0, 0)),
         }))
@@ -89,6 +92,11 @@ impl Controller {
     /// Who leads which group.
     pub fn leaders(&self) -> &Leaders {
         &self.0.leaders
+    }
+
+    /// Which replicas are not well.
+    pub fn ailing(&self) -> &Ailing {
+        &self.0.ailing
     }
 
     /// Who leads a partition, with its epoch, as far as this node knows.

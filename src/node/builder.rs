@@ -1,7 +1,7 @@
 //! Builds a node: what is not given is the real thing.
 
 use super::{
-    Failure, Inner, Node, NodeError, facts::NodeFacts, hosting::Hosting, life::Life, seeds::Seeds, solo::Solo,
+    Failure, Inner, Node, NodeError, facts::NodeFacts, hosting::Hosting, life::Life, mender, seeds::Seeds, solo::Solo,
 };
 use crate::{
     config::{Config, ListenerKind},
@@ -170,7 +170,11 @@ impl Builder {
         );
         let seeds = Seeds::new(&config, directory.clone(), courier.clone(), env.clone());
         let answer = seeds.clone();
-        host.serve(Arc::new(peer::Desk::new(controller.clone(), Arc::new(move |asked| answer.answer(asked)))));
+        host.serve(Arc::new(peer::Desk::new(
+            controller.clone(),
+            Arc::new(move |asked| answer.answer(asked)),
+            mender::serve(hosting.clone()),
+        )));
         let (phases, metrics) = (Phases::default(), Metrics::new(node));
         let pools = Pools::new(&config.pools);
         let ground = Ground::new(

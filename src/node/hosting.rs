@@ -14,24 +14,31 @@ use crate::{
     partition::{Handle, Partitions},
     replica::{Identity, Keeper},
     runtime::{Arbiters, Env},
+    types::NodeId,
 };
 use bytes::Bytes;
 use highwater_raft::{
     GroupId, ReplicaId,
     group::{self, Group, Host},
     log::{Directory, Health},
+    transport::detector::Life,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 const SEEN: &str = "metadata-seen";
 const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
+/// A replica that fails twice within this time stays out: what made it fail is in its log, most likely.
+const STEADY: Duration = Duration::from_secs(600);
 
 /// A replica that runs here.
 #[derive(Clone)]
@@ -41,6 +48,13 @@ pub(super) struct Hosted {
     pub(super) handle: Option<Handle>,
     purpose: Purpose,
     keeper: Keeper,
+}
+
+/// A replica that cannot go on.
+pub(super) struct Fallen {
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+    pub(super) why: String,
 }
 
 /// All of them, and what it takes to start one. Clones share.
@@ -56,8 +70,21 @@ struct Shared {
     groups: Groups,
     partitions: Partitions,
     hosted: Mutex<BTreeMap<GroupId, Hosted>>,
-    failed: Mutex<BTreeSet<GroupId>>,
-    failures: mpsc::UnboundedSender<(GroupId, String)>,
+    failures: mpsc::UnboundedSender<Fallen>,
+    troubles: Mutex<Troubles>,
+    /// There is something to open that no change of the metadata tells of.
+    again: Notify,
+}
+
+/// Replicas that are not well.
+#[derive(Default)]
+struct Troubles {
+    /// When one last failed.
+    fell: BTreeMap<GroupId, Instant>,
+    /// They stay out until the node is started again.
+    failed: BTreeSet<GroupId>,
+    /// Their data are damaged: why.
+    damaged: BTreeMap<GroupId, (ReplicaId, String)>,
 }
 
 impl Hosting {
@@ -68,7 +95,7 @@ impl Hosting {
         controller: Controller,
         groups: Groups,
         partitions: Partitions,
-    ) -> (Self, mpsc::UnboundedReceiver<(GroupId, String)>) {
+    ) -> (Self, mpsc::UnboundedReceiver<Fallen>) {
         let (failures, failed) = mpsc::unbounded_channel();
         let shared = Shared {
             env,
@@ -79,10 +106,17 @@ impl Hosting {
             groups,
             partitions,
             hosted: Mutex::default(),
-            failed: Mutex::default(),
             failures,
+            troubles: Mutex::default(),
+            again: Notify::new(),
         };
         (Self(Arc::new(shared)), failed)
+    }
+
+    /// What is known of the other nodes: a changed life is another one, also when nobody missed the former.
+    pub(super) fn lives(&self) -> BTreeMap<NodeId, Life> {
+        let lives = self.0.host.liveness().borrow().clone();
+        lives.into_iter().map(|(node, life)| (node.into(), life)).collect()
     }
 
     /// What runs here now.
@@ -90,9 +124,28 @@ impl Hosting {
         self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The groups whose replica here has failed since the start.
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The groups whose replica here has failed for good since the start.
     pub(super) fn failed(&self) -> BTreeSet<GroupId> {
-        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.troubles().failed.clone()
+    }
+
+    /// The groups whose replica here is damaged and not replaced yet.
+    pub(super) fn damaged(&self) -> BTreeSet<GroupId> {
+        self.troubles().damaged.keys().copied().collect()
+    }
+
+    /// Says that a replica cannot go on; what follows is [`Hosting::fail`].
+    pub(super) fn has_failed(&self, fallen: Fallen) {
+        let _ = self.0.failures.send(fallen);
+    }
+
+    /// Why the replica of a group that is or was open here cannot be trusted.
+    pub(super) fn fault(&self, group: GroupId) -> Option<String> {
+        self.0.directory.group(group).and_then(|log| log.fault())
     }
 
     /// Opens a replica, or makes it.
@@ -100,7 +153,7 @@ impl Hosting {
         let shared = self.0.clone();
         let open = move || async move {
             let failures = shared.failures.clone();
-            let on_failed = Rc::new(move |why| drop(failures.send((group, why))));
+            let on_failed = Rc::new(move |why| drop(failures.send(Fallen { group, replica, why })));
             let identity = Identity { group, leaders: shared.controller.leaders().clone(), on_failed };
             let (keeper, handle) = match purpose {
                 Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
@@ -148,13 +201,38 @@ impl Hosting {
         hosted.raft.close().await;
     }
 
-    /// A replica has failed: it leaves Raft, so that others elect; the node goes on.
-    pub(super) async fn fail(&self, group: GroupId, why: &str) {
-        tracing::error!(group = group.0, why, "a replica has failed; it stays out until the node is started again");
-        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-        if let Some(hosted) = self.all().get(&group) {
+    /// A replica has failed: it leaves Raft, so that others elect; the node goes on. A damaged one is replaced, another
+    /// one is opened again once.
+    pub(super) async fn fail(&self, Fallen { group, replica, why }: Fallen) {
+        // What was said of one that is gone concerns no other.
+        let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == replica) else { return };
+        if let Some(why) = self.fault(group) {
+            self.close(group).await;
+            self.troubles().damaged.insert(group, (hosted.replica, why));
+            self.0.again.notify_one();
+            return;
+        }
+        let now = Instant::now();
+        let before = self.troubles().fell.insert(group, now);
+        if before.is_none_or(|before| now - before > STEADY) {
+            tracing::error!(group = group.0, why, "a replica has failed: it is opened again");
+            self.close(group).await;
+            self.0.again.notify_one();
+        } else {
+            tracing::error!(
+                group = group.0,
+                why,
+                "a replica has failed again; it stays out until the node is started anew"
+            );
+            self.troubles().failed.insert(group);
             hosted.raft.close().await;
         }
+    }
+
+    /// Closes a replica that another one replaces here, and drops what is left of it.
+    pub(super) async fn discard(&self, group: GroupId) -> Result<(), NodeError> {
+        self.close(group).await;
+        self.0.host.remove(group).await.map_err(NodeError::Storage)
     }
 
     /// Follows the metadata for as long as the node lives.
@@ -163,6 +241,8 @@ impl Hosting {
         loop {
             changed.mark_unchanged();
             let again = match self.step().await {
+                // The damage is told until it is heard.
+                Ok(()) if !self.troubles().damaged.is_empty() => EXECUTE,
                 Ok(()) => Duration::MAX,
                 Err(NodeError::Storage(error)) => return Err(NodeError::Storage(error)),
                 Err(error) => {
@@ -173,6 +253,7 @@ impl Hosting {
             tokio::select! {
                 biased;
                 gone = changed.changed() => if gone.is_err() { return Ok(()) },
+                () = self.0.again.notified() => {}
                 () = tokio::time::sleep(again.min(Duration::from_secs(3_600))) => {}
             }
         }
@@ -210,18 +291,26 @@ impl Hosting {
             }
         }
         let mut result = Ok(());
+        let known = std::mem::take(&mut self.troubles().damaged);
         for step in reopen {
             let Step::Host { group, replica, purpose, founders } = step else { continue };
+            if let Some((_, why)) = known.get(&group).filter(|(lost, _)| *lost == replica) {
+                self.lose(group, replica, why);
+                continue;
+            }
             let health = on_disk.iter().find(|(id, on, _)| *id == group && *on == replica).map(|(.., health)| health);
             if let Some(Health::Faulty(why)) = health
                 && closed.contains_key(&group)
             {
-                self.report(group, replica, why);
+                self.lose(group, replica, why);
                 continue;
             }
             // One replica that cannot be opened keeps no other from it.
             if let Err(error) = self.begin(group, replica, purpose, founders).await {
-                result = Err(error);
+                match self.fault(group) {
+                    Some(why) => self.lose(group, replica, &why),
+                    None => result = Err(error),
+                }
             }
         }
         result
@@ -232,7 +321,7 @@ impl Hosting {
         group: GroupId,
         replica: ReplicaId,
         purpose: Purpose,
-        founders: Option<BTreeMap<ReplicaId, crate::types::NodeId>>,
+        founders: Option<BTreeMap<ReplicaId, NodeId>>,
     ) -> Result<(), NodeError> {
         let raft = self.open(group, replica, purpose).await?;
         let Some(founders) = founders.filter(|_| group != controller::GROUP && raft.log().last().is_none()) else {
@@ -252,8 +341,9 @@ impl Hosting {
         self.0.host.remove(group).await.map_err(NodeError::Storage)
     }
 
-    /// Tells the controller that a replica is damaged: it plans another one.
-    fn report(&self, group: GroupId, replica: ReplicaId, why: &str) {
+    /// A replica is damaged and not open: tells the controller, which plans another one.
+    fn lose(&self, group: GroupId, replica: ReplicaId, why: &str) {
+        self.troubles().damaged.insert(group, (replica, why.to_owned()));
         tracing::error!(
             group = group.0,
             replica = replica.0,

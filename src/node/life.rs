@@ -2,8 +2,8 @@
 
 use super::{
     Failure, NodeError,
-    hosting::Hosting,
-    janitor,
+    hosting::{Fallen, Hosting},
+    janitor, mender,
     seeds::{Founding, Seeds},
     steward,
 };
@@ -19,8 +19,8 @@ use crate::{
     runtime::{Courier, Env, Phase, Phases},
 };
 use highwater_raft::{
-    GroupId, ReplicaId,
-    group::{ChangeError, Host},
+    ReplicaId,
+    group::{ChangeError, Group, Host},
     log::Directory,
     transport::{Peer, quic::QuicNetwork},
 };
@@ -51,15 +51,22 @@ pub(super) struct Life {
 
 impl Life {
     /// Starts all of it on the current arbiter.
-    pub(super) fn begin(self, mut failures: mpsc::UnboundedReceiver<(GroupId, String)>) {
+    pub(super) fn begin(self, mut failures: mpsc::UnboundedReceiver<Fallen>) {
         let env = self.env.clone();
         self.set_peers(&Metadata::default());
         let (directory, failure) = (self.directory.clone(), self.failure.clone());
         self.until_closed(async move { failure.set(NodeError::Storage(directory.failed().await)) });
-        let hosting = self.hosting.clone();
+        let life = self.clone();
         self.until_closed(async move {
-            while let Some((group, why)) = failures.recv().await {
-                hosting.fail(group, &why).await;
+            while let Some(fallen) = failures.recv().await {
+                match life.hosting.fault(fallen.group).filter(|_| fallen.group == controller::GROUP) {
+                    Some(why) => {
+                        if let Err(error) = life.replace_controller(&why).await {
+                            life.failure.set(error);
+                        }
+                    }
+                    None => life.hosting.fail(fallen).await,
+                }
             }
         });
         env.spawn_local(async move {
@@ -87,16 +94,18 @@ impl Life {
     }
 
     async fn join(self) -> Result<(), NodeError> {
-        let register = RegisterNode {
-            node: self.config.node.id,
-            directory: self.directory.id(),
-            addresses: self.addresses.clone(),
-        };
+        let register = self.registration();
         if let Some(known) = self.seeds.known() {
             self.set_cluster_id(known.cluster_id);
         }
         let replica = self.seeds.find(register.clone()).await?;
-        let raft = self.hosting.open(controller::GROUP, replica, Purpose::Controller).await?;
+        let raft = match self.hosting.open(controller::GROUP, replica, Purpose::Controller).await {
+            Ok(raft) => raft,
+            Err(error) => match self.hosting.fault(controller::GROUP) {
+                Some(why) => self.replace_controller(&why).await?,
+                None => return Err(error),
+            },
+        };
         if let Some(founding) = self.seeds.founds() {
             if raft.log().last().is_none() {
                 let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), (*node).into())).collect();
@@ -115,12 +124,27 @@ impl Life {
         tracing::info!(node = self.config.node.id.0, cluster_id = format!("{cluster_id:016x}"), "serving");
         self.until_closed(gossip::run(self.controller.clone(), self.courier.clone(), self.env.clone()));
         self.until_closed(steward::run(self.hosting.clone(), self.controller.clone(), self.courier.clone()));
+        self.until_closed(mender::run(self.hosting.clone(), self.controller.clone(), self.courier.clone()));
         let retention = self.config.retention.clone();
         self.until_closed(janitor::run(self.hosting.clone(), self.controller.clone(), self.env.clone(), retention));
         let (measuring, following) = (self.clone(), self.clone());
         self.until_closed(async move { measuring.measure().await });
         self.until_closed(async move { following.follow_peers().await });
         self.hosting.follow().await
+    }
+
+    /// This node's replica of the controller group is damaged: another one takes its place. Without one the node would
+    /// never hear of that, so it asks for its id.
+    async fn replace_controller(&self, why: &str) -> Result<Group, NodeError> {
+        let damaged = self.directory.group(controller::GROUP).map(|log| log.replica());
+        self.hosting.close(controller::GROUP).await;
+        let replica = self.seeds.replace(damaged, why, self.registration()).await?;
+        self.hosting.discard(controller::GROUP).await?;
+        self.hosting.open(controller::GROUP, replica, Purpose::Controller).await
+    }
+
+    fn registration(&self) -> RegisterNode {
+        RegisterNode { node: self.config.node.id, directory: self.directory.id(), addresses: self.addresses.clone() }
     }
 
     async fn cluster_id(&self) -> u64 {
@@ -221,6 +245,7 @@ impl Life {
             let led = partitions.iter().filter(|handle| handle.marks().role == crate::partition::Role::Leader).count();
             self.metrics.partitions_hosted.set(gauge(partitions.len()));
             self.metrics.partitions_led.set(gauge(led));
+            self.metrics.replicas_unwell.set(gauge(self.controller.ailing().of(self.controller.node()).len()));
             self.metrics.connections.set(self.gateway.connections().into());
             let stats = self.directory.stats();
             self.metrics.wal_files.set(gauge(stats.wal_files));

@@ -17,6 +17,7 @@ mod facts;
 mod hosting;
 mod janitor;
 mod life;
+mod mender;
 mod seeds;
 mod solo;
 mod steward;

@@ -97,10 +97,8 @@ impl Seeds {
         match here {
             Some((_, replica, Health::Good)) => return Ok(replica),
             Some((group, replica, Health::Faulty(why))) => {
-                tracing::warn!(why, "the controller's replica is damaged: another one takes its place");
-                let faulty = machine::Command::ReplicaFaulty(machine::ReplicaFaulty { group, replica });
-                self.execute(&faulty).await?;
-                return self.register(register).await;
+                debug_assert_eq!(group, crate::controller::GROUP);
+                return self.replace(Some(replica), &why, register).await;
             }
             None => {}
         }
@@ -132,6 +130,22 @@ impl Seeds {
                 tokio::time::sleep(AGAIN).await;
             }
         }
+    }
+
+    /// Another replica of the controller group in the place of a damaged one.
+    pub(super) async fn replace(
+        &self,
+        damaged: Option<ReplicaId>,
+        why: &str,
+        register: machine::RegisterNode,
+    ) -> Result<ReplicaId, NodeError> {
+        tracing::error!(why, "the controller's replica is damaged: another one takes its place");
+        if let Some(replica) = damaged {
+            let group = crate::controller::GROUP;
+            let faulty = machine::Command::ReplicaFaulty(machine::ReplicaFaulty { group, replica });
+            self.execute(&faulty).await?;
+        }
+        self.register(register).await
     }
 
     /// Notes which cluster this node has joined.

@@ -4,7 +4,7 @@ use super::hosting::{Hosted, Hosting};
 use crate::{
     controller::{
         Controller,
-        machine::{Command, Placement, ReplicaCaughtUp, ReplicaState, Swapped},
+        machine::{Command, Placement, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
         placement,
     },
     limits,
@@ -23,7 +23,7 @@ use std::{
 use tokio::time::Instant;
 
 const EVERY: Duration = Duration::from_millis(500);
-/// Leaderships go home when the nodes that are alive have been the same for so long.
+/// Leaderships go home when the same lives of the same nodes have been there for so long.
 const SETTLED: Duration = Duration::from_secs(5);
 const EXECUTE: Duration = Duration::from_secs(5);
 /// A learner this close to the leader's last entry has caught up: the rest fits into one append.
@@ -31,7 +31,7 @@ const BEHIND_MAX: u64 = 64;
 
 /// Attends to the groups that this node leads, for as long as it lives.
 pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<dyn Courier>) {
-    let (mut alive, mut since) = (Vec::new(), Instant::now());
+    let (mut lives, mut since) = (BTreeMap::new(), Instant::now());
     loop {
         tokio::time::sleep(EVERY).await;
         let metadata = controller.metadata();
@@ -46,11 +46,11 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<d
                 tracing::debug!(group = group.0, %error, "the members are not as planned yet");
             }
         }
-        let now_alive = courier.others();
-        if now_alive != alive {
-            (alive, since) = (now_alive, Instant::now());
+        let now_lives = hosting.lives();
+        if now_lives != lives {
+            (lives, since) = (now_lives, Instant::now());
         } else if since.elapsed() >= SETTLED {
-            bring_home(&controller, &hosted, &alive).await;
+            bring_home(&controller, &hosted, &courier.others()).await;
         }
     }
 }
@@ -81,7 +81,7 @@ async fn attend(
     if wanted != actual && wanted.iter().all(|id| role.members.contains_key(id)) {
         return hosted.raft.set_voters(wanted, true).await;
     }
-    let is_news = |replica: &crate::controller::machine::Replica| match replica.state {
+    let is_news = |replica: &Replica| match replica.state {
         ReplicaState::Ready => actual.contains(&replica.id),
         ReplicaState::Dying => !actual.contains(&replica.id),
         ReplicaState::Voter | ReplicaState::Learner | ReplicaState::Observer => false,
@@ -108,9 +108,14 @@ async fn bring_home(controller: &Controller, hosted: &BTreeMap<GroupId, Hosted>,
     let mine = moves.into_iter().filter(|one| one.from == me).take(limits::TRANSFERS_AT_ONCE);
     for one in mine {
         let Some((hosted, placement)) = hosted.get(&one.group).zip(metadata.groups.get(&one.group)) else { continue };
-        let to =
-            placement.replicas.iter().find(|replica| replica.node == one.to && replica.state == ReplicaState::Voter);
-        if let Some(to) = to
+        let is_voter = |replica: &&Replica| replica.node == one.to && replica.state == ReplicaState::Voter;
+        let to = placement.replicas.iter().find(is_voter);
+        // Who lags behind could not take over, and the group would be without a leader until it gave up.
+        let last = hosted.raft.log().last().map_or(0, |last| last.index);
+        let progress = hosted.raft.progress().unwrap_or_default();
+        let is_there =
+            |to: ReplicaId| progress.get(&to).copied().flatten().is_some_and(|at| at.index + BEHIND_MAX >= last);
+        if let Some(to) = to.filter(|to| is_there(to.id))
             && let Err(error) = hosted.raft.transfer(to.id).await
         {
             tracing::debug!(group = one.group.0, %error, "the leadership stays here for now");

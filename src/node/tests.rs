@@ -1,5 +1,8 @@
 //! Whole nodes in virtual time: one thread, simulated disks and network.
 
+mod behind;
+mod repair;
+
 use super::*;
 use crate::{
     batch::{Batch, Builder as BatchBuilder, Compression},
@@ -19,6 +22,7 @@ use highwater_raft::{
         network::{Hub, Timing},
     },
 };
+use std::collections::BTreeMap;
 use tokio::task::LocalSet;
 
 mod groups;

@@ -145,6 +145,8 @@ impl PartitionDomain {
                 slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term }))
             }
             Request::Propose(_) | Request::Tidy(_) => {}
+            #[cfg(feature = "testing")]
+            Request::Panic => panic!("a test asked for it"),
         }
     }
 }
@@ -181,6 +183,8 @@ impl Domain for PartitionDomain {
                 }
             }
             Request::Park(_) | Request::Unpark { .. } => self.serve(status, request),
+            #[cfg(feature = "testing")]
+            Request::Panic => self.serve(status, request),
         }
     }
 

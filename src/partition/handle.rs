@@ -141,6 +141,9 @@ pub(super) enum Request {
     Propose(Command),
     /// Forget producers that were silent for long, if there are any.
     Tidy(machine::ExpireProducers),
+    /// For tests of what follows.
+    #[cfg(feature = "testing")]
+    Panic,
 }
 
 impl Handle {
@@ -287,6 +290,12 @@ impl Handle {
     /// Has silent producers forgotten, if there are any and this replica leads.
     pub(crate) fn tidy(&self, expire: machine::ExpireProducers) {
         self.0.post.send(Request::Tidy(expire));
+    }
+
+    /// Makes the replica's next turn panic: only for tests of what follows.
+    #[cfg(feature = "testing")]
+    pub fn panic(&self) {
+        self.0.post.send(Request::Panic);
     }
 
     /// Hands the lead over to another replica, if this one leads.

@@ -1,7 +1,7 @@
-//! Who leads what: each node tells all others what it leads, when that changes, and asks them the same.
+//! Who leads what, and which replicas are not well: each node tells all others when its part changes, and asks them the same.
 
 use crate::{
-    controller::Controller,
+    controller::{Ailment, Controller},
     runtime::{Courier, Env, Service},
     types::NodeId,
 };
@@ -22,16 +22,23 @@ struct Led {
     /// Groups and epochs that the sender leads.
     #[serde(rename = "g", default)]
     groups: Vec<(u64, u64)>,
+    /// Groups whose replica at the sender is not well, and how.
+    #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
+    ailing: Vec<(u64, u8)>,
 }
 
 fn led(controller: &Controller) -> Bytes {
     let groups =
         controller.leaders().led_by(controller.node()).into_iter().map(|(group, epoch)| (group.0, epoch)).collect();
-    rmp_serde::to_vec_named(&Led { groups }).expect("plain values in memory always encode").into()
+    let ailing =
+        controller.ailing().of(controller.node()).into_iter().map(|(group, how)| (group.0, how as u8)).collect();
+    rmp_serde::to_vec_named(&Led { groups, ailing }).expect("plain values in memory always encode").into()
 }
 
 fn note(controller: &Controller, from: NodeId, told: &Bytes) {
-    let Ok(Led { groups }) = rmp_serde::from_slice(told) else { return };
+    let Ok(Led { groups, ailing }) = rmp_serde::from_slice(told) else { return };
+    let known = |(group, how): (u64, u8)| Some((GroupId(group), Ailment::from_u8(how)?));
+    controller.ailing().note(from, ailing.into_iter().filter_map(known).collect());
     for (group, epoch) in groups {
         controller.leaders().note(GroupId(group), Some(from), epoch);
     }

@@ -60,16 +60,20 @@ impl Courier for Peers {
     }
 }
 
+/// What [`Service::Entries`] is answered with.
+pub type Entries = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Bytes> + Send + Sync>;
+
 /// Answers other nodes.
 pub struct Desk {
     controller: Controller,
     seed: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync>,
+    entries: Entries,
 }
 
 impl Desk {
-    /// `seed` answers [`Service::Seed`].
-    pub fn new(controller: Controller, seed: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync>) -> Self {
-        Self { controller, seed }
+    /// `seed` answers [`Service::Seed`], `entries` [`Service::Entries`].
+    pub fn new(controller: Controller, seed: Arc<dyn Fn(&Bytes) -> Bytes + Send + Sync>, entries: Entries) -> Self {
+        Self { controller, seed, entries }
     }
 }
 
@@ -84,6 +88,10 @@ impl Server for Desk {
             }
             Some(Service::Leaders) => gossip::exchange(&self.controller, from.into(), &request),
             Some(Service::Seed) => (self.seed)(&request),
+            Some(Service::Entries) => {
+                let answer = (self.entries)(request);
+                return Box::pin(async move { answer.await.into() });
+            }
             // A newer node asks for what this one does not have: nothing is an answer that no service gives.
             None => Bytes::new(),
         };

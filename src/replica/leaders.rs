@@ -69,6 +69,11 @@ impl Leaders {
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Something that is told beside this table has changed.
+    pub fn stir(&self) {
+        self.0.changed.send_modify(|count| *count += 1);
+    }
+
     /// Forgets a group that was removed.
     pub fn forget(&self, group: GroupId) {
         self.0.groups.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);

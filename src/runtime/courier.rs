@@ -18,12 +18,14 @@ pub enum Service {
     Leaders = 2,
     /// Are you empty, and is your `[cluster]` section mine?
     Seed = 3,
+    /// Give applied entries of a group: a segment of mine is damaged.
+    Entries = 4,
 }
 
 impl Service {
     /// The service of this number.
     pub fn from_u8(n: u8) -> Option<Self> {
-        [Self::Execute, Self::Leaders, Self::Seed].into_iter().find(|service| *service as u8 == n)
+        [Self::Execute, Self::Leaders, Self::Seed, Self::Entries].into_iter().find(|service| *service as u8 == n)
     }
 }
 

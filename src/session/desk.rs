@@ -3,14 +3,15 @@
 use super::Ground;
 use crate::{
     controller::{
-        Answer,
-        machine::{AlterTopic, Command, CreateTopic, DeleteTopic, Metadata, Topic},
+        Ailment, Answer,
+        machine::{AlterTopic, Command, CreateTopic, DeleteTopic, Metadata, Purpose, ReplicaState, Topic},
     },
     limits,
     partition::Role,
     types::{NodeId, TopicId, TopicName, TopicPartition},
     wire::{self, Code, Done, Message, Refused},
 };
+use highwater_raft::GroupId;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -185,7 +186,45 @@ impl Ground {
             partitions,
             leaderless,
             offline,
+            replicas: self.unwell(&metadata),
         }
+    }
+
+    /// Replicas that are no sound members: by the metadata, and by what their nodes say.
+    fn unwell(&self, metadata: &Metadata) -> Vec<wire::ReplicaStatus> {
+        let about = |group: &GroupId, node: NodeId, replica: u64, state| {
+            let purpose = metadata.groups.get(group).map(|placement| placement.purpose);
+            let of = if let Some(Purpose::Partition(of)) = purpose { Some(of) } else { None };
+            let topic = of.and_then(|of| metadata.name_of(of.topic).cloned());
+            let partition = of.map_or(0, |of| of.partition);
+            wire::ReplicaStatus { group: group.0, topic, partition, node, replica, state }
+        };
+        let mut unwell = Vec::new();
+        for (group, placement) in &metadata.groups {
+            for replica in &placement.replicas {
+                let state = match replica.state {
+                    ReplicaState::Voter | ReplicaState::Observer => continue,
+                    ReplicaState::Learner => wire::ReplicaState::Learner,
+                    ReplicaState::Ready => wire::ReplicaState::Ready,
+                    ReplicaState::Dying => wire::ReplicaState::Faulty,
+                };
+                unwell.push(about(group, replica.node, replica.id.0, state));
+            }
+        }
+        for (node, said) in self.controller.ailing().all() {
+            for (group, how) in said {
+                let hosted = metadata.groups.get(&group).and_then(|placement| placement.hosted_by(node));
+                let state = match how {
+                    Ailment::Failed => wire::ReplicaState::Failed,
+                    Ailment::Mending => wire::ReplicaState::Mending,
+                    // Once the controller knows, the metadata says more.
+                    Ailment::Damaged if hosted.is_some_and(|r| r.state != ReplicaState::Voter) => continue,
+                    Ailment::Damaged => wire::ReplicaState::Faulty,
+                };
+                unwell.push(about(&group, node, hosted.map_or(0, |replica| replica.id.0), state));
+            }
+        }
+        unwell
     }
 
     async fn transfer(&self, transfer: &wire::TransferLeader) -> Result<Done, Refused> {

@@ -154,6 +154,14 @@ pub(crate) fn samples() -> Vec<Message> {
             partitions: 36,
             leaderless: 1,
             offline: 2,
+            replicas: vec![ReplicaStatus {
+                group: 1_030,
+                topic: Some(name()),
+                partition: 6,
+                node: NodeId(3),
+                replica: 65_600,
+                state: ReplicaState::Learner,
+            }],
         }
         .into(),
         TransferLeader { topic: TOPIC, partition: 1, to: NodeId(2) }.into(),

@@ -103,6 +103,56 @@ pub struct ClusterStatusAnswer {
     /// Partitions that are damaged on a majority.
     #[serde(rename = "o", default)]
     pub offline: u32,
+    /// Replicas that are not, or not yet, sound members of their group.
+    #[serde(rename = "r", default)]
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// One replica of a [`ClusterStatusAnswer`].
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its Raft group.
+    #[serde(rename = "g", default)]
+    pub group: u64,
+    /// The topic of its partition; absent for a home of consumer groups and for the controller.
+    #[serde(rename = "t", default)]
+    pub topic: Option<TopicName>,
+    /// Which partition of it.
+    #[serde(rename = "p", default)]
+    pub partition: u32,
+    /// Where it is.
+    #[serde(rename = "n", default)]
+    pub node: NodeId,
+    /// Its id; 0 where that is not known.
+    #[serde(rename = "r", default)]
+    pub replica: u64,
+    /// How it is.
+    #[serde(rename = "s", default)]
+    pub state: ReplicaState,
+}
+
+/// How a replica is that is not a sound member of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ReplicaState {
+    /// Copies the log of its peers, to take the place of a faulty one.
+    #[serde(rename = "l")]
+    Learner,
+    /// Has the log, and is about to be swapped in.
+    #[serde(rename = "r")]
+    Ready,
+    /// Its data are gone or damaged: it never votes or serves again.
+    #[serde(rename = "d")]
+    Faulty,
+    /// It failed, and stays out until its node is started again.
+    #[serde(rename = "f")]
+    Failed,
+    /// A damaged segment of it is being fetched from a peer.
+    #[serde(rename = "m")]
+    Mending,
+    /// Something that a later release knows.
+    #[default]
+    #[serde(other)]
+    Other,
 }
 
 /// One node of a [`ClusterStatusAnswer`].

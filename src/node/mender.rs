@@ -1,0 +1,198 @@
+//! Damage that is found while the node runs: a segment is fetched from a peer, anything else makes the replica faulty.
+//!
+//! ```text
+//!  read ─▶ does not verify ─┬─ sealed segment: set aside; all its entries from a peer ─▶ in its place, served again
+//!                           └─ anything else: the replica is faulty ─▶ Hosting::fail ─▶ another replica id
+//! ```
+//! **Invariant:** what a peer gave takes a segment's place only as a whole: the index range, offsets and checksums are the
+//! log's own to check.
+
+use super::hosting::{Fallen, Hosted, Hosting};
+use crate::{
+    controller::{Ailment, Controller},
+    runtime::{Courier, Service},
+    types::NodeId,
+};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use highwater_raft::{
+    GroupId,
+    log::{Applied, Entry, Stamp},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+const EVERY: Duration = Duration::from_millis(500);
+/// One page of entries from a peer.
+const ASK: Duration = Duration::from_secs(5);
+/// Payload bytes of a page, but for a larger entry.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Asks for entries `from..to` of a group.
+#[derive(Serialize, Deserialize)]
+struct Wanted {
+    #[serde(rename = "g")]
+    group: u64,
+    #[serde(rename = "f")]
+    from: u64,
+    #[serde(rename = "t")]
+    to: u64,
+}
+
+/// The first of them; none when this node does not have them.
+#[derive(Default, Serialize, Deserialize)]
+struct Page {
+    #[serde(rename = "e", default)]
+    entries: Vec<Piece>,
+}
+
+/// One applied entry.
+#[derive(Serialize, Deserialize)]
+struct Piece {
+    #[serde(rename = "i")]
+    index: u64,
+    #[serde(rename = "t")]
+    term: u64,
+    #[serde(rename = "k")]
+    kind: u8,
+    #[serde(rename = "o")]
+    offset: u64,
+    #[serde(rename = "e")]
+    offset_end: u64,
+    #[serde(rename = "m")]
+    max_timestamp: i64,
+    #[serde(rename = "n", with = "raw")]
+    note: Bytes,
+    #[serde(rename = "p", with = "raw")]
+    payload: Bytes,
+}
+
+/// Bytes as MessagePack's own kind, not as a list of numbers.
+mod raw {
+    use bytes::Bytes;
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        struct Raw;
+        impl Visitor<'_> for Raw {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes::copy_from_slice(bytes))
+            }
+        }
+        from.deserialize_bytes(Raw)
+    }
+}
+
+impl From<Applied> for Piece {
+    fn from(Applied { entry, stamp }: Applied) -> Self {
+        let Entry { index, term, kind, payload } = entry;
+        let Stamp { offset, offset_end, max_timestamp, note, .. } = stamp;
+        Self { index, term, kind, offset, offset_end, max_timestamp, note, payload: payload.contiguous() }
+    }
+}
+
+impl From<Piece> for Applied {
+    fn from(piece: Piece) -> Self {
+        let Piece { index, term, kind, offset, offset_end, max_timestamp, note, payload } = piece;
+        let entry = Entry { index, term, kind, payload: payload.into() };
+        Self { entry, stamp: Stamp { index, offset, offset_end, max_timestamp, note } }
+    }
+}
+
+/// Serves [`Service::Entries`].
+pub(super) fn serve(hosting: Hosting) -> crate::peer::Entries {
+    Arc::new(move |request| -> BoxFuture<'static, Bytes> {
+        let hosting = hosting.clone();
+        async move {
+            let page = page(&hosting, &request).await.unwrap_or_default();
+            rmp_serde::to_vec_named(&page).expect("plain values in memory always encode").into()
+        }
+        .boxed()
+    })
+}
+
+async fn page(hosting: &Hosting, request: &Bytes) -> Option<Page> {
+    let Wanted { group, from, to } = rmp_serde::from_slice(request).ok()?;
+    let hosted = hosting.all().remove(&GroupId(group))?;
+    let entries = hosted.raft.log().read_range(from, to, PAGE_BYTES).await.ok()?;
+    Some(Page { entries: entries.into_iter().map(Piece::from).collect() })
+}
+
+/// Looks after all replicas here, for as long as the node lives.
+pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<dyn Courier>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let hosted = hosting.all();
+        let mut mending = BTreeMap::new();
+        for (group, one) in &hosted {
+            if let Some(why) = one.raft.log().fault() {
+                hosting.has_failed(Fallen { group: *group, replica: one.replica, why });
+                continue;
+            }
+            let damaged = one.raft.log().damaged();
+            if !damaged.is_empty() {
+                mending.insert(*group, (one.clone(), damaged));
+            }
+        }
+        say(&hosting, &controller, mending.keys().copied());
+        for (group, (one, ranges)) in mending {
+            for (first, end) in ranges {
+                mend(&controller, &*courier, group, &one, (first, end)).await;
+            }
+        }
+    }
+}
+
+fn say(hosting: &Hosting, controller: &Controller, mending: impl Iterator<Item = GroupId>) {
+    let mut ailing: BTreeMap<GroupId, Ailment> = mending.map(|group| (group, Ailment::Mending)).collect();
+    ailing.extend(hosting.damaged().into_iter().map(|group| (group, Ailment::Damaged)));
+    ailing.extend(hosting.failed().into_iter().map(|group| (group, Ailment::Failed)));
+    if controller.ailing().note(controller.node(), ailing) {
+        controller.leaders().stir();
+    }
+}
+
+async fn mend(controller: &Controller, courier: &dyn Courier, group: GroupId, one: &Hosted, (first, end): (u64, u64)) {
+    let metadata = controller.metadata();
+    let Some(placement) = metadata.groups.get(&group) else { return };
+    let alive = courier.others();
+    for peer in placement.nodes().into_iter().filter(|node| alive.contains(node)) {
+        let Some(entries) = fetch(courier, peer, group, (first, end)).await else { continue };
+        match one.raft.log().replace_segment(entries).await {
+            Ok(()) => {
+                tracing::info!(group = group.0, first, end, from = peer.0, "a damaged segment was replaced");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(group = group.0, first, end, from = peer.0, %error, "a peer's entries do not fit")
+            }
+        }
+    }
+}
+
+/// All entries of the range, from one peer.
+async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end): (u64, u64)) -> Option<Vec<Applied>> {
+    let mut entries: Vec<Applied> = Vec::new();
+    loop {
+        let from = entries.last().map_or(first, |last| last.entry.index + 1);
+        if from >= end {
+            return Some(entries);
+        }
+        let wanted = Wanted { group: group.0, from, to: end };
+        let request = rmp_serde::to_vec_named(&wanted).expect("plain values in memory always encode");
+        let answer = courier.ask(peer, Service::Entries, request.into(), ASK).await.ok()?;
+        let page: Page = rmp_serde::from_slice(&answer).ok()?;
+        if page.entries.first().is_none_or(|piece| piece.index != from) {
+            return None;
+        }
+        entries.extend(page.entries.into_iter().map(Applied::from));
+    }
+}

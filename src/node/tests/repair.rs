@@ -1,0 +1,409 @@
+//! Disks that lost something, and replicas that fail: said, not served, not voted with, repaired from peers.
+
+use super::*;
+use crate::controller::machine::ReplicaState;
+use highwater_raft::{GroupId, ReplicaId, disk::Disk as _};
+
+/// A node comes back with an empty disk.
+async fn wipe(world: &mut World, n: usize) {
+    world.crash(n);
+    let env = Env::simulated(world.seed + 77 + n as u64, EPOCH_MS, TaskSet::default());
+    world.slots[n].disk = SimDisk::new(env, SimLimits::default());
+    world.start(n).await;
+}
+
+/// All that was written is on disk, and something is behind it.
+async fn seal() {
+    tokio::time::sleep(secs(1)).await;
+}
+
+/// The replica of each group that a node is to host.
+fn replicas_of(world: &World, n: usize) -> BTreeMap<GroupId, ReplicaId> {
+    let node = world.node(n);
+    let metadata = node.controller().metadata();
+    metadata.hosted_by(node.id()).map(|(group, _, replica)| (group, replica.id)).collect()
+}
+
+/// Waits until every group has nothing but sound voters, as each node sees it; gives how long that took.
+async fn whole(world: &World) -> Duration {
+    let begun = Instant::now();
+    let is_sound = |node: &Node| {
+        let metadata = node.controller().metadata();
+        let mut replicas = metadata.groups.values().flat_map(|placement| &placement.replicas);
+        replicas.all(|replica| matches!(replica.state, ReplicaState::Voter | ReplicaState::Observer))
+            && node.controller().ailing().all().is_empty()
+    };
+    within(120, async {
+        while !world.alive().all(is_sound) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    begun.elapsed()
+}
+
+/// Waits until a replica is none any more, as the first node sees it.
+async fn replaced(world: &World, group: GroupId, replica: ReplicaId) {
+    within(60, async {
+        while world.node(0).controller().metadata().groups[&group].replica(replica).is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// A node's replica has all of it, and serves it.
+async fn serves(world: &World, n: usize, partition: TopicPartition, expected: &[String]) {
+    within(60, async {
+        loop {
+            let handle = world.node(n).partitions().find(partition);
+            if let Some(handle) = handle.filter(|handle| handle.marks().high_watermark >= expected.len() as u64) {
+                let mut found = Vec::new();
+                while found.len() < expected.len() {
+                    match try_read(&handle, found.len() as u64).await {
+                        Some(served) => found.extend(served),
+                        None => break,
+                    }
+                }
+                if found.len() == expected.len() {
+                    assert_eq!(found, expected);
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+}
+
+async fn try_read(handle: &Handle, offset: u64) -> Option<Vec<String>> {
+    match handle.read(offset, 1 << 20) {
+        Read::Hot(served) => Some(values(&served)),
+        Read::Cold(served) => Some(values(&within(5, served).await.ok()?)),
+        Read::Empty | Read::Refused(_) => None,
+    }
+}
+
+/// Produces `count` records of some size.
+pub(super) async fn fill(
+    world: &World,
+    partition: TopicPartition,
+    from: usize,
+    count: usize,
+    bytes: usize,
+) -> Vec<String> {
+    let values: Vec<String> = (from..from + count).map(|n| format!("value {n:06} {}", "x".repeat(bytes))).collect();
+    for value in &values {
+        produce_surely(world, partition, value).await;
+    }
+    values
+}
+
+/// Flips a bit of the last place in a node's write-ahead log that holds these bytes.
+fn flip(world: &World, n: usize, bytes: &[u8]) {
+    let disk = &world.slots[n].disk;
+    let is_wal = |path: &String| path.starts_with("wal/") && path.ends_with(".wal");
+    let files = disk.files().into_iter().map(|(path, _)| path).filter(is_wal);
+    let at = |path: String| {
+        let content = disk.content(&path)?;
+        Some((path, content.windows(bytes.len()).rposition(|window| window == bytes)? as u64))
+    };
+    let (path, at) = files.filter_map(at).last().expect("it is in the log");
+    disk.flip_bit(&path, at, 2);
+}
+
+async fn cluster(seed: u64) -> (World, TopicPartition) {
+    let world = World::new(3, seed).await;
+    let topic = world.topic("alpha", 1, 3).await;
+    let partition = TopicPartition { topic, partition: 0 };
+    world.leader(partition).await;
+    (world, partition)
+}
+
+fn group_of(world: &World, partition: TopicPartition) -> GroupId {
+    world.node(0).controller().metadata().group_of(partition).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wiped_node_comes_back_under_new_replica_ids() {
+    local(async {
+        let (mut world, partition) = cluster(21).await;
+        let mut expected = fill(&world, partition, 0, 20, 10).await;
+        let before = replicas_of(&world, 2);
+        wipe(&mut world, 2).await;
+        expected.extend(fill(&world, partition, 20, 5, 10).await);
+        within(60, world.node(2).serving()).await;
+        let took = whole(&world).await;
+        eprintln!("whole again after {took:?}");
+        let after = replicas_of(&world, 2);
+        assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+        assert!(before.iter().all(|(group, replica)| after[group] != *replica), "ids are dead with their data");
+        serves(&world, 2, partition, &expected).await;
+        // It counts: with one of the others gone the two go on.
+        world.crash(0);
+        fill(&world, partition, 25, 5, 10).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_costs_its_replica_and_no_other() {
+    local(async {
+        let (mut world, partition) = cluster(22).await;
+        let expected = fill(&world, partition, 0, 20, 10).await;
+        seal().await;
+        let before = replicas_of(&world, 1);
+        world.crash(1);
+        flip(&world, 1, b"value 000007");
+        world.start(1).await;
+        within(60, world.node(1).serving()).await;
+        let group = group_of(&world, partition);
+        let began = Instant::now();
+        replaced(&world, group, before[&group]).await;
+        whole(&world).await;
+        eprintln!("whole again after {:?}", began.elapsed());
+        let after = replicas_of(&world, 1);
+        let changed: Vec<_> = before.iter().filter(|(group, replica)| after[group] != **replica).collect();
+        assert_eq!(changed, [(&group, &before[&group])]);
+        serves(&world, 1, partition, &expected).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_directory_of_a_frame_costs_all_replicas_of_the_node() {
+    local(async {
+        let (mut world, partition) = cluster(23).await;
+        let expected = fill(&world, partition, 0, 20, 10).await;
+        seal().await;
+        let before = replicas_of(&world, 1);
+        world.crash(1);
+        let disk = &world.slots[1].disk;
+        let (path, at) = disk
+            .files()
+            .into_iter()
+            .filter(|(path, _)| path.ends_with(".wal"))
+            .find_map(|(path, _)| {
+                let content = disk.content(&path)?;
+                let at = content.windows(12).position(|window| window == b"value 000007")? as u64;
+                Some((path, at / 4_096 * 4_096 + 20))
+            })
+            .unwrap();
+        disk.flip_bit(&path, at, 1);
+        world.start(1).await;
+        within(60, world.node(1).serving()).await;
+        whole(&world).await;
+        let after = replicas_of(&world, 1);
+        assert!(before.iter().all(|(group, replica)| after[group] != *replica), "{before:?} {after:?}");
+        serves(&world, 1, partition, &expected).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_without_its_newest_file_is_not_taken_for_a_shorter_one() {
+    local(async {
+        let (mut world, partition) = cluster(24).await;
+        let expected = fill(&world, partition, 0, 40, 64 << 10).await;
+        seal().await;
+        let before = replicas_of(&world, 1);
+        world.crash(1);
+        let slot = &mut world.slots[1];
+        // The next life's disk, to be able to remove something.
+        slot.disk = slot.disk.restart_keeping_unsynced(Env::simulated(5, EPOCH_MS, TaskSet::default()));
+        let mut wal: Vec<_> =
+            slot.disk.files().into_iter().map(|(path, _)| path).filter(|path| path.ends_with(".wal")).collect();
+        assert!(wal.len() > 1, "{wal:?}");
+        slot.disk.remove(&wal.pop().unwrap()).await.unwrap();
+        slot.disk.sync_directory("wal").await.unwrap();
+        world.start(1).await;
+        within(60, world.node(1).serving()).await;
+        whole(&world).await;
+        let after = replicas_of(&world, 1);
+        assert!(before.iter().all(|(group, replica)| after[group] != *replica), "{before:?} {after:?}");
+        serves(&world, 1, partition, &expected).await;
+    })
+    .await;
+}
+
+/// Enough for several segments and retired files of the log, on every node.
+async fn segments(world: &World, partition: TopicPartition) -> Vec<String> {
+    let expected = fill(world, partition, 0, 120, 64 << 10).await;
+    within(60, async {
+        while world.slots.iter().any(|slot| {
+            let of_group = format!("groups/{:016x}", group_of(world, partition).0);
+            slot.disk.files().iter().filter(|(path, _)| path.starts_with(&of_group) && path.ends_with(".seg")).count()
+                < 3
+        }) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    seal().await;
+    expected
+}
+
+/// A file of the partition's group at a node.
+fn file_of(world: &World, n: usize, partition: TopicPartition, end: &str) -> (String, u64) {
+    let of_group = format!("groups/{:016x}", group_of(world, partition).0);
+    let files = world.slots[n].disk.files();
+    files.into_iter().find(|(path, _)| path.starts_with(&of_group) && path.ends_with(end)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_segment_is_fetched_from_a_peer_and_costs_nobody_its_vote() {
+    local(async {
+        let (mut world, partition) = cluster(25).await;
+        let expected = segments(&world, partition).await;
+        let before = replicas_of(&world, 2);
+        let (path, len) = file_of(&world, 2, partition, ".seg");
+        // A life that has nothing of it in memory.
+        world.crash(2);
+        world.slots[2].disk.flip_bit(&path, len / 2, 0);
+        world.start(2).await;
+        within(60, world.node(2).serving()).await;
+        let end = expected.len() as u64;
+        let there = || world.node(2).partitions().find(partition).filter(|h| h.marks().high_watermark >= end);
+        let handle = within(60, async {
+            loop {
+                match there() {
+                    Some(handle) => return handle,
+                    None => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        })
+        .await;
+        let mut refused = false;
+        for offset in 0..30 {
+            match handle.read(offset, 1) {
+                Read::Cold(served) => match within(5, served).await {
+                    Ok(served) => assert_eq!(values(&served)[0], expected[usize::try_from(offset).unwrap()]),
+                    Err(error) => refused |= error.to_string().contains("damaged"),
+                },
+                Read::Hot(served) => panic!("offset {offset} is in memory: {} batches", served.len()),
+                Read::Empty => panic!("offset {offset} is the end"),
+                Read::Refused(error) => panic!("offset {offset}: {error}"),
+            }
+        }
+        assert!(refused, "what does not verify is not served");
+        serves(&world, 2, partition, &expected).await;
+        whole(&world).await;
+        assert_eq!(replicas_of(&world, 2), before);
+        assert!(world.slots[2].disk.files().iter().all(|(path, _)| !path.ends_with(".damaged")));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_checkpoint_costs_its_replica() {
+    for end in ["/restart", ".base"] {
+        local(async {
+            let (mut world, partition) = cluster(26).await;
+            let expected = segments(&world, partition).await;
+            let group = group_of(&world, partition);
+            let before = replicas_of(&world, 1);
+            let (path, len) = file_of(&world, 1, partition, end);
+            if end == ".base" {
+                // It is what the log starts with once the segments before it are gone.
+                let handle = world.leader(partition).await.1;
+                handle.propose(crate::partition::machine::Trim { offset: 60 }.command());
+                for n in 0..3 {
+                    let log = || world.node(n).0.hosting.all()[&group].raft.clone();
+                    within(20, async {
+                        while world.node(n).partitions().find(partition).unwrap().marks().log_start < 60 {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                    })
+                    .await;
+                    log().compact(60).await.unwrap();
+                }
+                seal().await;
+            }
+            let (path, len) = if end == ".base" { file_of(&world, 1, partition, end) } else { (path, len) };
+            world.crash(1);
+            world.slots[1].disk.flip_bit(&path, len / 2, 3);
+            world.start(1).await;
+            within(60, world.node(1).serving()).await;
+            replaced(&world, group, before[&group]).await;
+            whole(&world).await;
+            let after = replicas_of(&world, 1);
+            assert_ne!(after[&group], before[&group], "{end}");
+            if end == "/restart" {
+                serves(&world, 1, partition, &expected).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_on_a_majority_is_offline_and_says_so() {
+    local(async {
+        let (mut world, partition) = cluster(27).await;
+        fill(&world, partition, 0, 20, 10).await;
+        seal().await;
+        let group = group_of(&world, partition);
+        for n in [1, 2] {
+            world.crash(n);
+        }
+        for n in [1, 2] {
+            flip(&world, n, b"value 000007");
+            world.start(n).await;
+        }
+        for n in [1, 2] {
+            within(60, world.node(n).serving()).await;
+        }
+        within(60, async {
+            while !world.alive().all(|node| node.controller().metadata().groups[&group].is_offline()) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        for (n, node) in world.alive().enumerate() {
+            let handle = node.partitions().find(partition);
+            assert!(handle.is_none_or(|handle| handle.marks().role != Role::Leader), "node {n} leads it");
+        }
+        // The others of the cluster go on.
+        let topic = world.topic("beta", 1, 3).await;
+        fill(&world, TopicPartition { topic, partition: 0 }, 0, 3, 10).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_one_replica_fails_that_replica_alone() {
+    local(async {
+        let world = World::new(3, 28).await;
+        let topic = world.topic("alpha", 2, 3).await;
+        let partition = |partition| TopicPartition { topic, partition };
+        let mut expected = fill(&world, partition(0), 0, 5, 10).await;
+        let mut others = fill(&world, partition(1), 0, 5, 10).await;
+        let (leader, handle) = world.leader(partition(0)).await;
+        let group = group_of(&world, partition(0));
+        handle.panic();
+        others.extend(fill(&world, partition(1), 5, 5, 10).await);
+        expected.extend(fill(&world, partition(0), 5, 5, 10).await);
+        // It is opened again, from its disk.
+        serves(&world, leader, partition(0), &expected).await;
+        assert!(world.node(leader).0.hosting.failed().is_empty());
+        // Failing again at once it stays out, and says so.
+        world.node(leader).partitions().find(partition(0)).unwrap().panic();
+        expected.extend(fill(&world, partition(0), 10, 5, 10).await);
+        within(30, async {
+            while !world.alive().all(|node| {
+                let said = node.controller().ailing().of(world.node(leader).id());
+                said.get(&group) == Some(&crate::controller::Ailment::Failed)
+            }) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        for n in (0..3).filter(|n| *n != leader) {
+            serves(&world, n, partition(0), &expected).await;
+        }
+        for n in 0..3 {
+            serves(&world, n, partition(1), &others).await;
+        }
+    })
+    .await;
+}

@@ -91,13 +91,19 @@ fn what_was_acknowledged_survives_the_kill_of_all_nodes() {
     let watching = runtime.spawn(watch(runtime.block_on(cluster.client()), name.clone(), read.clone()));
     for round in 1..=2 {
         let before = acked.lock().unwrap().len();
-        support::wait("records are acknowledged", || (acked.lock().unwrap().len() >= before + 1_000).then_some(()));
+        support::wait("records are acknowledged", || {
+            assert!(!writing.is_finished(), "the writer has failed: its panic says why");
+            (acked.lock().unwrap().len() >= before + 1_000).then_some(())
+        });
         cluster.kill_all();
         let (at, acknowledged) = (Instant::now(), acked.lock().unwrap().len());
         (1..=3).for_each(|id| cluster.start(id));
         cluster.ready();
         let ready = at.elapsed();
-        support::wait("acknowledged again", || (acked.lock().unwrap().len() > acknowledged).then_some(()));
+        support::wait("acknowledged again", || {
+            assert!(!writing.is_finished(), "the writer has failed: its panic says why");
+            (acked.lock().unwrap().len() > acknowledged).then_some(())
+        });
         eprintln!(
             "all killed, round {round}: {acknowledged} acknowledged before; ready after {}, first acknowledgement after {}",
             seconds(ready),

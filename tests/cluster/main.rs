@@ -8,7 +8,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod drain;
+mod embedded;
+mod gap;
 mod headline;
+mod idle;
 mod input;
 mod misconfigured;
 mod overload;

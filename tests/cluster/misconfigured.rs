@@ -66,7 +66,36 @@ fn a_node_that_cannot_start_says_why() {
     let said = serve(&cluster, "directory-in-use", &other.replace("other-data", "highwater-data/node-1"));
     eprintln!("directory-in-use: {}", said.trim());
     assert!(said.contains("highwater-data/node-1"), "{said}");
+    let said = serve(&cluster, "no-right", &other.replace("other-data", "/proc/other-data"));
+    eprintln!("no-right: {}", said.trim());
+    assert!(said.contains("/proc/other-data"), "{said}");
     // The node whose things were wanted lives.
     assert_eq!(support::http(cluster.node(1).http, "/health/ready").map(|answer| answer.0), Some(200));
     assert!(good.contains("127.0.0.1"));
+}
+
+#[test]
+fn a_node_with_the_certificate_of_another_is_not_let_in() {
+    let _turn = support::turn();
+    let mut cluster = Cluster::three("");
+    cluster.kill(3);
+    let path = cluster.config_of(3);
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, good.replace("node-3.pem", "node-2.pem").replace("node-3.key", "node-2.key")).unwrap();
+    let from = cluster.log_of(1).len();
+    cluster.start(3);
+    let said = support::wait("the others say why", || {
+        let said = [&cluster.log_of(3), &cluster.log_of(1)[from..]].concat();
+        said.contains("certificate").then_some(said)
+    });
+    for line in said.lines().filter(|line| line.contains("certificate")).take(3) {
+        eprintln!("another's certificate: {line}");
+    }
+    let heard = support::http(cluster.node(3).http, "/health/ready").map(|answer| answer.0);
+    assert_ne!(heard, Some(200), "it is not part of the cluster");
+    // With its own it is.
+    cluster.kill(3);
+    fs::write(&path, good).unwrap();
+    cluster.start(3);
+    cluster.ready();
 }

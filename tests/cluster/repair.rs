@@ -1,4 +1,4 @@
-//! Disks that lost something: a wiped data directory, a flipped bit.
+//! Disks that lost something: said, not served, not voted with, repaired from peers.
 
 use crate::{
     drain::read_all,
@@ -6,23 +6,28 @@ use crate::{
 };
 use highwater::{
     client::{Client, Record},
-    types::{Position, TopicName},
+    types::{NodeId, Position, TopicName},
 };
 use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::FileExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use tokio::runtime::Runtime;
 
 const PARTITIONS: u32 = 3;
+/// Small files, so that some megabytes make segments and checkpoints of all kinds.
+const SMALL: &str = "\n[log]\nwal_file_bytes = 1_048_576\nsegment_bytes = 1_048_576\ncache_bytes = 1_048_576\nfree_bytes_min = 134_217_728\n";
 
-async fn fill(client: &Client, name: &TopicName, what: &str, count: u32) -> BTreeMap<(u32, u64), String> {
+type Acked = BTreeMap<(u32, u64), String>;
+
+async fn fill(client: &Client, name: &TopicName, what: &str, (count, bytes): (u32, usize)) -> Acked {
     let producer = client.producer().linger(Duration::from_millis(2)).build();
     let mut open = Vec::new();
     for n in 0..count {
-        let value = format!("{what} {n:06}");
+        let value = format!("{what} {n:06}{}", ".".repeat(bytes));
         let record = Record::new(name.clone(), value.clone()).partition(n % PARTITIONS);
         open.push((value, producer.send(record).await.unwrap()));
     }
@@ -34,99 +39,177 @@ async fn fill(client: &Client, name: &TopicName, what: &str, count: u32) -> BTre
     acked
 }
 
-/// Node 3 holds everything again, and shows it: nodes 2 and 3 alone serve all that was acknowledged. Nothing says from
-/// outside when a replacement was swapped in, so that it is tried until it is so.
-fn whole_without_node_1(
-    cluster: &mut Cluster,
-    client: &Client,
-    name: &TopicName,
-    expected: &BTreeMap<(u32, u64), String>,
-) {
-    let runtime = support::runtime();
-    let begun = Instant::now();
-    for patience in 1.. {
-        runtime.block_on(support::settled(client));
-        std::thread::sleep(Duration::from_secs(2 * patience));
-        cluster.kill(1);
-        let read = async {
+struct Ledger {
+    cluster: Cluster,
+    runtime: Runtime,
+    client: Client,
+    name: TopicName,
+    acked: Acked,
+}
+
+impl Ledger {
+    fn new(more: &str, (count, bytes): (u32, usize)) -> Self {
+        let cluster = Cluster::three(more);
+        let runtime = support::runtime();
+        let name = topic("ledger");
+        let client = runtime.block_on(cluster.client());
+        runtime.block_on(support::create(&client, &name, PARTITIONS));
+        let mut acked = runtime.block_on(fill(&client, &name, "before", (count, bytes)));
+        acked.extend(runtime.block_on(fill(&client, &name, "and after", (300, 0))));
+        // Sealed: behind the last flush is another frame.
+        std::thread::sleep(Duration::from_secs(1));
+        Self { cluster, runtime, client, name, acked }
+    }
+
+    /// Node 3 comes back, says what is wrong, and is made whole; the repair is seen in the cluster's status.
+    fn back(&mut self, what: &str, said: &str) {
+        let (from, begun) = (self.cluster.log_of(3).len(), Instant::now());
+        self.cluster.start(3);
+        self.cluster.ready();
+        let log = support::wait("it is said", || {
+            let log = self.cluster.log_of(3);
+            log.contains(said).then(|| log[from..].to_owned())
+        });
+        for line in log.lines().filter(|line| line.contains("ERROR")).take(3) {
+            eprintln!("{what}: {line}");
+        }
+        let seen = self.runtime.block_on(support::repaired(&self.client));
+        eprintln!("{what}: whole again after {}; seen meanwhile: {seen:?}", seconds(begun.elapsed()));
+        assert!(!log.contains("panicked"), "{log}");
+    }
+
+    /// Nodes 2 and 3 alone serve all that was acknowledged, and take more.
+    fn whole_without_node_1(&mut self) {
+        self.cluster.kill(1);
+        let (client, name) = (&self.client, &self.name);
+        let records = self.runtime.block_on(async {
             let ends = support::wait_for("two nodes serve", || async {
                 client.admin().list_offsets(name, Position::Latest).await.ok()
             });
             read_all(client, name, &ends.await).await
-        };
-        let read = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(12), read).await });
-        if let Ok(records) = read {
-            assert_eq!(&records, expected);
-            break;
-        }
-        assert!(begun.elapsed() < support::SOON, "nodes 2 and 3 alone do not serve");
-        cluster.start(1);
-        cluster.ready();
+        });
+        assert!(records == self.acked, "{} of {} records", records.len(), self.acked.len());
+        self.acked.extend(self.runtime.block_on(fill(client, name, "by two", (30, 0))));
+        self.cluster.start(1);
+        self.cluster.ready();
+        self.runtime.block_on(support::settled(client));
     }
-    let more = runtime.block_on(fill(client, name, "by two", 30));
-    assert_eq!(more.len(), 30);
-    eprintln!("served by nodes 2 and 3 alone, {} after", seconds(begun.elapsed()));
 }
 
 #[test]
 fn a_wiped_node_comes_back_as_somebody_else() {
     let _turn = support::turn();
-    let mut cluster = Cluster::three("");
-    let runtime = support::runtime();
-    let name = topic("ledger");
-    let client = runtime.block_on(cluster.client());
-    runtime.block_on(support::create(&client, &name, PARTITIONS));
-    let mut acked = runtime.block_on(fill(&client, &name, "before", 1_500));
-    let directory = |cluster: &Cluster| fs::read(cluster.data_of(3).join("directory")).unwrap();
-    let before = directory(&cluster);
-    cluster.kill(3);
-    fs::remove_dir_all(cluster.data_of(3)).unwrap();
-    acked.extend(runtime.block_on(fill(&client, &name, "meanwhile", 300)));
-    cluster.start(3);
-    cluster.ready();
-    assert_ne!(directory(&cluster), before, "the directory has a new id, so its replicas do");
-    whole_without_node_1(&mut cluster, &client, &name, &acked);
-    let log = cluster.log_of(3);
-    assert!(!log.contains("panicked"), "{log}");
+    let mut ledger = Ledger::new("", (1_500, 0));
+    let directory = |ledger: &Ledger| fs::read(ledger.cluster.data_of(3).join("directory")).unwrap();
+    let before = directory(&ledger);
+    ledger.cluster.kill(3);
+    fs::remove_dir_all(ledger.cluster.data_of(3)).unwrap();
+    ledger.acked.extend(ledger.runtime.block_on(fill(&ledger.client, &ledger.name, "meanwhile", (300, 0))));
+    ledger.back("wiped", "serving");
+    assert_ne!(directory(&ledger), before, "the directory has a new id, so its replicas do");
+    ledger.whole_without_node_1();
 }
 
-/// The write-ahead log file that holds these bytes, and where.
+/// The last write-ahead log file that holds these bytes, and where in it they are last.
 fn find(cluster: &Cluster, node: u32, bytes: &[u8]) -> (PathBuf, u64) {
     let files = fs::read_dir(cluster.data_of(node).join("wal")).unwrap().map(|file| file.unwrap().path());
-    let found = files.filter_map(|path| {
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).collect();
+    files.sort();
+    let found = files.into_iter().filter_map(|path| {
         let content = fs::read(&path).unwrap();
-        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
+        let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
         Some((path, at as u64))
     });
     found.last().expect("the record is in the log")
 }
 
-#[test]
-fn a_flipped_bit_is_said_and_repaired_from_peers() {
-    let _turn = support::turn();
-    let mut cluster = Cluster::three("");
-    let runtime = support::runtime();
-    let name = topic("ledger");
-    let client = runtime.block_on(cluster.client());
-    runtime.block_on(support::create(&client, &name, PARTITIONS));
-    let mut acked = runtime.block_on(fill(&client, &name, "before", 1_500));
-    acked.extend(runtime.block_on(fill(&client, &name, "and after", 300)));
-    cluster.kill(3);
-    // Of a frame that was synced long ago: others came behind it.
-    let (path, at) = find(&cluster, 3, b"before 000300");
-    let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+fn flip(path: &Path, at: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 4], at).unwrap();
-    drop(file);
-    cluster.start(3);
-    cluster.ready();
-    let log = support::wait("the damage is said", || {
-        let log = cluster.log_of(3);
-        log.contains("is faulty").then_some(log)
-    });
-    for line in log.lines().filter(|line| line.contains("faulty") || line.contains("damaged")) {
-        eprintln!("node 3: {line}");
+}
+
+#[test]
+fn flipped_bits_and_a_missing_file_of_the_log_are_said_and_repaired() {
+    let _turn = support::turn();
+    let mut ledger = Ledger::new("", (1_500, 0));
+    // A record of a frame that was synced long ago; one of the last frame, which is sealed; a frame's directory.
+    for (what, needle, back) in [
+        ("a record", "before 000300", 0),
+        ("a record of the last flush", "and after 000299", 0),
+        ("a frame's directory", "before 000600", 4_096),
+    ] {
+        ledger.cluster.kill(3);
+        let (path, at) = find(&ledger.cluster, 3, needle.as_bytes());
+        flip(&path, if back == 0 { at } else { at / back * back + 20 });
+        ledger.back(what, "faulty");
+        ledger.whole_without_node_1();
     }
-    whole_without_node_1(&mut cluster, &client, &name, &acked);
+    ledger.cluster.kill(3);
+    let (path, _) = find(&ledger.cluster, 3, b"by two 000029");
+    fs::remove_file(path).unwrap();
+    ledger.back("the newest file", "the newest file is missing");
+    ledger.whole_without_node_1();
+}
+
+/// Files of node 3's partitions with this end, largest first.
+fn files(cluster: &Cluster, end: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(cluster.data_of(3).join("groups")).unwrap().map(|folder| folder.unwrap().path());
+    let all = folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()));
+    // The partitions' groups begin at 1,024.
+    let is_partition = |path: &PathBuf| {
+        let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        u64::from_str_radix(&folder[..16], 16).unwrap() >= 1_024
+    };
+    let mut found: Vec<_> = all.filter(|path| path.to_str().unwrap().ends_with(end)).filter(is_partition).collect();
+    found.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
+    found
+}
+
+#[test]
+fn flipped_bits_of_checkpoints_and_segments_are_said_and_repaired() {
+    let _turn = support::turn();
+    let mut ledger = Ledger::new(SMALL, (1_200, 16 << 10));
+    support::wait("there are segments and checkpoints", || {
+        (!files(&ledger.cluster, "/restart").is_empty() && files(&ledger.cluster, ".seg").len() > 3).then_some(())
+    });
+    ledger.cluster.kill(3);
+    let path = files(&ledger.cluster, "/restart").remove(0);
+    flip(&path, fs::metadata(&path).unwrap().len() / 2);
+    ledger.back("a checkpoint", "does not verify");
+    ledger.whole_without_node_1();
+
+    // A sealed segment, while the node runs: whoever reads it finds the damage, and nobody is given it.
+    let path = files(&ledger.cluster, ".seg").remove(0);
+    flip(&path, fs::metadata(&path).unwrap().len() / 2);
+    // A life that has nothing of it in memory, and leads.
+    ledger.cluster.kill(3);
+    ledger.cluster.start(3);
+    ledger.cluster.ready();
+    let begun = Instant::now();
+    ledger.runtime.block_on(async {
+        support::settled(&ledger.client).await;
+        for partition in 0..PARTITIONS {
+            support::wait_for("node 3 leads", || async {
+                let admin = ledger.client.admin();
+                let _ = admin.transfer_leader(&ledger.name, partition, NodeId(3)).await;
+                let topic = admin.describe_topic(&ledger.name).await.ok()?;
+                (topic.partitions[partition as usize].leader == Some(NodeId(3))).then_some(())
+            })
+            .await;
+        }
+    });
+    let ends = ledger.runtime.block_on(ledger.client.admin().list_offsets(&ledger.name, Position::Latest)).unwrap();
+    let records = ledger.runtime.block_on(read_all(&ledger.client, &ledger.name, &ends));
+    assert!(records == ledger.acked, "{} of {} records", records.len(), ledger.acked.len());
+    let log = support::wait("the segment is replaced", || {
+        let log = ledger.cluster.log_of(3);
+        log.contains("a damaged segment was replaced").then_some(log)
+    });
+    for line in log.lines().filter(|line| line.contains("damaged")) {
+        eprintln!("a segment: {line}");
+    }
+    eprintln!("a segment: whole again after {}", seconds(begun.elapsed()));
+    ledger.whole_without_node_1();
 }

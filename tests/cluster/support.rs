@@ -117,6 +117,20 @@ impl Node {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.program = None);
+        // For whoever looks into a failure.
+        if let Ok(folder) = std::env::var("HIGHWATER_LOGS") {
+            let _ = fs::create_dir_all(&folder);
+            for node in &self.nodes {
+                let name = format!("node-{}.log", node.id);
+                let _ = fs::copy(self.dir.path().join(&name), Path::new(&folder).join(&name));
+            }
+        }
+    }
+}
+
 /// Nodes in a folder of their own.
 pub(crate) struct Cluster {
     pub(crate) dir: tempfile::TempDir,
@@ -135,6 +149,18 @@ impl Cluster {
     }
 
     fn new(count: u32, more: &str) -> Self {
+        let mut cluster = Self::prepared(count, more);
+        let begun = Instant::now();
+        for id in 1..=count {
+            cluster.start(id);
+        }
+        cluster.ready();
+        eprintln!("start to ready of {count}: {:.1} s", begun.elapsed().as_secs_f64());
+        cluster
+    }
+
+    /// Config files and certificates; nothing runs yet.
+    pub(crate) fn prepared(count: u32, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = free_ports(count as usize);
         let nodes = (1..=count).map(|id| {
@@ -143,18 +169,12 @@ impl Cluster {
             let at = |offset| SocketAddr::from(([127, 0, 0, 1], ports[id as usize - 1] + offset));
             Node { id, native: at(0), http: at(3), program: None }
         });
-        let mut cluster = Self { nodes: nodes.collect(), dir };
+        let cluster = Self { nodes: nodes.collect(), dir };
         cluster.run(&["cert", "ca"]);
         let ids: Vec<String> = (1..=count).flat_map(|id| ["--node".into(), id.to_string()]).collect();
         let mut words = vec!["cert", "node"];
         words.extend(ids.iter().map(String::as_str));
         cluster.run(&words);
-        let begun = Instant::now();
-        for id in 1..=count {
-            cluster.start(id);
-        }
-        cluster.ready();
-        eprintln!("start to ready of {count}: {:.1} s", begun.elapsed().as_secs_f64());
         cluster
     }
 
@@ -350,6 +370,28 @@ pub(crate) async fn settled(client: &Client) {
         well.then_some(())
     })
     .await;
+}
+
+/// Waits until every replica is a sound member of its group; gives what was seen to be under repair meanwhile.
+pub(crate) async fn repaired(client: &Client) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let begun = Instant::now();
+    let mut well = 0;
+    // What a node says of itself reaches the others within five seconds: it must look well for longer than that.
+    while well < 60 {
+        assert!(begun.elapsed() < 2 * SOON, "not whole again: {seen:?}");
+        if let Ok(status) = client.admin().cluster_status().await {
+            let sound = status.leaderless + status.offline == 0 && status.nodes.iter().all(|node| node.alive);
+            well = if sound && status.replicas.is_empty() { well + 1 } else { 0 };
+            seen.extend(status.replicas.iter().map(|one| {
+                let of =
+                    one.topic.as_ref().map_or(format!("group {}", one.group), |t| format!("{t}/{}", one.partition));
+                format!("{of} at node {}: {:?}", one.node, one.state)
+            }));
+        }
+        tokio::time::sleep(2 * LOOK).await;
+    }
+    seen
 }
 
 /// A topic, made even while leaders are being elected.

@@ -91,8 +91,6 @@ pub const TURN_US_MAX: u64 = 200;
 pub const FIRES_PER_MESSAGE_MAX: usize = 256;
 /// Bytes after which a response writer yields.
 pub const WRITER_YIELD_BYTES: usize = 256 * 1_024;
-/// A slice of a receive buffer below this is copied, so that it does not pin the buffer.
-pub const PIN_BYTES_MIN: usize = 16 * 1_024;
 /// Leaderships that a node hands over at a time when it drains.
 pub const TRANSFERS_AT_ONCE: usize = 8;
 /// How long a draining node waits for its clients, in milliseconds.
@@ -110,6 +108,9 @@ pub const WAL_FILES_MAX_DEFAULT: u32 = 4;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * MIB as u64;
 /// Bytes of newest entries kept in memory per data directory.
 pub const CACHE_BYTES_DEFAULT: u64 = 256 * MIB as u64;
+/// Bytes of newest batches that consumers at the end of their partitions are served from, of all partitions of a node
+/// together. Most of them are slices of what the cache holds anyway.
+pub const TAIL_BYTES_DEFAULT: u64 = 64 * MIB as u64;
 /// Free bytes of the data directory's file system below which produce is refused (retriable).
 pub const FREE_BYTES_MIN_DEFAULT: u64 = 1_024 * MIB as u64;
 
@@ -172,6 +173,7 @@ const _: () = {
     assert!(RESPONSE_POOL_BYTES_DEFAULT >= FETCH_BYTES_MAX as u64);
     assert!(CONTROL_POOL_BYTES_DEFAULT >= FRAME_HEAD_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_MIN <= BATCH_BYTES_MAX);
+    assert!(TAIL_BYTES_DEFAULT >= 4 * BATCH_BYTES_MAX as u64, "some batches are hot");
     assert!(SESSION_GRACE_MS_DEFAULT <= SESSION_GRACE_MS_MAX);
     assert!(WAL_FILE_BYTES_DEV <= WAL_FILE_BYTES_DEFAULT);
     assert!(WAL_FILE_BYTES_DEV >= 4 * BATCH_BYTES_MAX as u64, "a flush of some batches fits into a file");

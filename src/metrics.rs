@@ -34,13 +34,13 @@ struct Inner {
 /// The metrics by name, without their prefix `highwater_`.
 #[derive(Debug)]
 pub struct Families {
-    /// Batches that were acknowledged. Written by leaders.
+    /// Batches that were acknowledged. Written by sessions.
     pub produce_batches: Counter,
-    /// Records that were acknowledged. Written by leaders.
+    /// Records that were acknowledged. Written by sessions.
     pub produce_records: Counter,
-    /// Bytes of the batches that were acknowledged. Written by leaders.
+    /// Bytes of the batches that were acknowledged. Written by sessions.
     pub produce_bytes: Counter,
-    /// Produce requests that were refused, by reason. Written by leaders and sessions.
+    /// Produce requests that were refused, by reason. Written by sessions.
     pub produce_refused: Family<Reason, Counter>,
     /// From admission of a produce request to its answer. Written by sessions.
     pub produce_seconds: Histogram,
@@ -52,15 +52,15 @@ pub struct Families {
     pub fetches_parked: Gauge,
     /// Subscriptions that records are pushed to. Written by sessions.
     pub subscriptions: Gauge,
-    /// Connections of clients. Written by gateways.
+    /// Connections of clients. Written by the node at each scrape.
     pub connections: Gauge,
-    /// Partitions that this node leads. Written by its leaders.
+    /// Partitions that this node leads. Written by the node at each scrape.
     pub partitions_led: Gauge,
-    /// Partitions of which this node has a replica. Written by the node.
+    /// Partitions of which this node has a replica. Written by the node at each scrape.
     pub partitions_hosted: Gauge,
-    /// Replicas of this node that are damaged, being mended, or failed. Written by the node.
+    /// Replicas of this node that are damaged, being mended, or failed. Written by the node at each scrape.
     pub replicas_unwell: Gauge,
-    /// Leaderships that this node won. Written by its leaders.
+    /// Leaderships of partitions that this node won. Written by its leaders.
     pub leaderships_won: Counter,
     /// Consumer groups whose home this node leads. Written by homes.
     pub groups: Gauge,
@@ -68,11 +68,11 @@ pub struct Families {
     pub group_members: Gauge,
     /// Bytes taken from a pool. Written by the node at each scrape.
     pub pool_used_bytes: Family<Pool, Gauge>,
-    /// Bytes that a pool has. Written by the node at start.
+    /// Bytes that a pool has. Written by the node at each scrape.
     pub pool_size_bytes: Family<Pool, Gauge>,
     /// Nodes by how they look from here. Written by the node at each scrape.
     pub peers: Family<PeerState, Gauge>,
-    /// How long a flush of the write-ahead log took, `fdatasync` included. Written by the node from the log's figures.
+    /// How long a flush of the write-ahead log took, `fdatasync` included. Written by the log.
     pub wal_flush_seconds: Histogram,
     /// Bytes in the write-ahead log. Written by the node at each scrape.
     pub wal_bytes: Gauge,
@@ -85,14 +85,14 @@ pub struct Families {
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    /// An error's variant, in snake case.
+    /// A refusal's code ([`Code::name`](crate::wire::Code::name)).
     pub reason: &'static str,
 }
 
 /// One of the byte pools.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Pool {
-    /// `produce`, `response` or `control`.
+    /// `produce`, `response` and `control` refuse when they are full; `tail` and `cache` drop what is oldest.
     pub pool: &'static str,
 }
 

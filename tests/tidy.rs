@@ -139,6 +139,66 @@ fn dependencies_say_what_for() {
     report(found);
 }
 
+#[test]
+fn every_config_key_is_read() {
+    let text = fs::read_to_string(root().join("src/config/mod.rs")).unwrap();
+    report(unread("src/config/", "a config key", &fields(&text, None), &root_sources()));
+}
+
+#[test]
+fn every_metric_is_fed() {
+    let text = fs::read_to_string(root().join("src/metrics.rs")).unwrap();
+    report(unread("src/metrics.rs", "a metric", &fields(&text, Some("Families")), &root_sources()));
+}
+
+#[test]
+fn every_limit_is_kept() {
+    let text = fs::read_to_string(root().join("src/limits.rs")).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    let all: Vec<_> = ["src", "raft/src", "chaos/src"].into_iter().flat_map(sources).collect();
+    let used = |name: &str| {
+        let own =
+            all.iter().filter(|source| source.path == "src/limits.rs").map(|source| source.lines_with(name).len());
+        // Beside its own line, in a limit that follows from it.
+        let own: usize = own.sum();
+        own > 1 || all.iter().any(|s| s.path != "src/limits.rs" && !s.lines_with(name).is_empty())
+    };
+    report(names.filter(|name| !used(name)).map(|name| format!("src/limits.rs: nothing keeps to `{name}`")).collect());
+}
+
+/// Public fields of the structs of a file, or of one of them.
+fn fields(text: &str, of: Option<&str>) -> Vec<String> {
+    let mut inside = String::new();
+    let mut found = vec![];
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("pub struct ") {
+            inside = name.chars().take_while(|c| is_word(*c)).collect();
+        }
+        let field = line.strip_prefix("    pub ").and_then(|rest| rest.split_once(": "));
+        if let Some((name, _)) = field
+            && name.chars().all(is_word)
+            && of.is_none_or(|of| inside == of)
+        {
+            found.push(name.to_owned());
+        }
+    }
+    found
+}
+
+/// Fields that nothing reads, but for what checks them in `home`.
+fn unread(home: &str, what: &str, fields: &[String], all: &[Source]) -> Vec<String> {
+    let read = |field: &str| {
+        let access = format!(".{field}");
+        let is_read =
+            |code: &str| code.match_indices(&access).any(|(at, _)| !code[at + access.len()..].starts_with(is_word));
+        // A method beside the field reads it for others; checking or writing it is no use of it.
+        let uses = |source: &&Source| !source.path.starts_with(home) || source.path.ends_with("/config/mod.rs");
+        all.iter().filter(uses).any(|source| is_read(&source.code))
+    };
+    let unread = fields.iter().filter(|field| !read(field));
+    unread.map(|field| format!("{home}: `{field}` is {what} that nothing uses: use it or remove it")).collect()
+}
+
 fn layer_violations(source: &Source) -> Vec<String> {
     let own = source.module();
     if !source.path.starts_with("src/") || ["lib", "main", "testing"].contains(&own) {
@@ -460,6 +520,10 @@ fn the_rules_find_what_is_planted() {
         let found = planted(path, text);
         assert!(found.is_empty(), "{path}: {text}: {found:?}");
     }
+    let config = fields("pub struct A {\n    pub kept: u64,\n    pub lost: u64,\n}\npub struct B(pub u32);", None);
+    let reader =
+        [Source::new("src/node/a.rs", "fn f(a: A) { a.kept; a.losted }"), Source::new("src/config/b.rs", "a.lost")];
+    assert_eq!(unread("src/config/", "a key", &config, &reader).len(), 1, "{config:?}");
     assert_eq!(
         dependency_violations("[workspace.dependencies]\n# what for\na = \"1\"\nb = \"1\"\n\nc = \"1\"").len(),
         1

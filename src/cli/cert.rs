@@ -1,5 +1,6 @@
 //! `highwater cert`: the cluster's authority, and certificates for its nodes and clients.
 
+use super::output;
 use crate::{
     tls::{Authority, FOR_DAYS_DEFAULT},
     types::NodeId,
@@ -59,20 +60,20 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ca { place } => {
             std::fs::create_dir_all(&place.out)?;
             let written = Authority::create(&place.cluster_name, place.days, now_ms)?.write(&place.out)?;
-            say(&written);
-            println!("Next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
+            say(&written)?;
+            eprintln!("next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
         }
         Command::Node { place, nodes, hosts } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
             for node in nodes {
                 say(&authority
                     .issue_node(NodeId(node), &hosts, place.days)?
-                    .write(&place.out, &format!("node-{node}"))?);
+                    .write(&place.out, &format!("node-{node}"))?)?;
             }
         }
         Command::Client { place, name } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
-            say(&authority.issue_client(&name, place.days)?.write(&place.out, &format!("client-{name}"))?);
+            say(&authority.issue_client(&name, place.days)?.write(&place.out, &format!("client-{name}"))?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -89,6 +90,6 @@ pub(super) fn make_all(directory: &Path, cluster: &str, nodes: u16) -> anyhow::R
     Ok(())
 }
 
-fn say((certificate, key): &(PathBuf, PathBuf)) {
-    println!("{}\n{}", certificate.display(), key.display());
+fn say((certificate, key): &(PathBuf, PathBuf)) -> anyhow::Result<()> {
+    output::say(format!("{}\n{}", certificate.display(), key.display()))
 }

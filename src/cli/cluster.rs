@@ -117,8 +117,11 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     };
     context.output.value(&status, || {
         let mut text = format!(
-            "cluster {} ({}): {} topics, {} partitions",
-            status.name, status.cluster_id, status.topics, status.partitions
+            "cluster {} ({}): {}, {}",
+            status.name,
+            status.cluster_id,
+            output::counted(status.topics.into(), "topic"),
+            output::counted(status.partitions.into(), "partition")
         );
         if status.leaderless + status.offline > 0 {
             text += &format!("; {} without a leader, {} offline", status.leaderless, status.offline);
@@ -130,6 +133,18 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         }
         text
     })?;
+    for node in status.nodes.iter().filter(|node| !node.alive) {
+        context.hint(|| format!("node {} is not heard: start it, or read its log", node.node));
+    }
+    if status.leaderless > 0 {
+        context.hint(|| {
+            "partitions without a leader wait for a majority of their nodes: highwater topic describe TOPIC".into()
+        });
+    }
+    if status.offline > 0 {
+        context
+            .hint(|| "offline partitions lost a majority of their replicas: bring back nodes with their data".into());
+    }
     let well = status.leaderless + status.offline == 0
         && status.under_repair.is_empty()
         && status.nodes.iter().all(|node| node.alive);

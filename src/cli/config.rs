@@ -24,8 +24,6 @@ pub(super) enum Command {
     },
 }
 
-/// Bytes of a write-ahead log file under `dev`: a first start should be quick and small.
-const DEV_WAL_FILE_BYTES: u64 = 8 << 20;
 /// Free bytes below which `dev` refuses to produce.
 const DEV_FREE_BYTES_MIN: u64 = 128 << 20;
 
@@ -34,12 +32,12 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut clean = true;
     for file in files {
         match load(&file) {
-            Ok(config) => println!(
+            Ok(config) => super::output::say(format!(
                 "{}: node {} of cluster {:?}, no problems",
                 file.display(),
                 config.node.id,
                 config.cluster.name
-            ),
+            ))?,
             Err(error) => {
                 clean = false;
                 eprintln!("{error:#}");
@@ -61,7 +59,7 @@ pub(super) fn cluster_of(path: &Path) -> anyhow::Result<ClusterFile> {
     if node.native.is_empty() {
         bail!("{} has no native listener: name the config of a node that has one", path.display());
     }
-    Ok(ClusterFile { name: config.cluster.name, ca: config.tls.ca, nodes: vec![node] })
+    Ok(ClusterFile { name: config.cluster.name, ca: config.tls.ca, nodes: vec![node], from_dev: false })
 }
 
 fn cluster_node(config: &Config, path: PathBuf) -> ClusterNode {
@@ -111,7 +109,7 @@ fn dev(port: u16, nodes: u16, id: u16) -> anyhow::Result<Config> {
     config.tls.ca = "certs/ca.pem".into();
     config.tls.certificate = format!("certs/node-{id}.pem").into();
     config.tls.key = format!("certs/node-{id}.key").into();
-    config.log.wal_file_bytes = DEV_WAL_FILE_BYTES;
+    config.log.wal_file_bytes = limits::WAL_FILE_BYTES_DEV;
     config.log.free_bytes_min = DEV_FREE_BYTES_MIN;
     Ok(config)
 }

@@ -101,30 +101,34 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             Ok(records) => {
                 let wanted =
                     args.count.map_or(usize::MAX, |count| usize::try_from(count - given).unwrap_or(usize::MAX));
-                for record in records.iter().take(wanted) {
-                    printer.print(record)?;
+                let wanted = wanted.min(records.len());
+                // Whose reader is gone got nothing of these.
+                let printed = printer.print_all(&records[..wanted]);
+                let consumed = if printed.is_ok() { wanted } else { 0 };
+                for record in &records[..consumed] {
                     given += 1;
                     if left.get(&record.partition).is_some_and(|end| record.offset + 1 >= *end) {
                         left.remove(&record.partition);
                     }
                 }
-                printer.out.flush()?;
-                if records.len() > wanted && args.group.is_some() {
+                if args.group.is_some() {
                     // What was not printed was not consumed: the group goes on behind the last line.
-                    for first in unprinted(&records[wanted..]) {
+                    for first in unprinted(&records[consumed..]) {
                         consumer
                             .seek(&args.topic, first.partition, Position::Offset(first.offset))
                             .map_err(super::advise)?;
                     }
                 }
+                if let Err(error) = printed {
+                    break Err(error);
+                }
             }
             Err(error) => break Err(super::advise(error)),
         }
     };
-    printer.out.flush()?;
     consumer.close().await.map_err(super::advise)?;
     client.close();
-    eprintln!("{} records", output::count(given));
+    eprintln!("{}", output::counted(given, "record"));
     result.map(|()| ExitCode::SUCCESS)
 }
 
@@ -150,6 +154,11 @@ struct Printer {
 }
 
 impl Printer {
+    fn print_all(&mut self, records: &[Delivery]) -> anyhow::Result<()> {
+        records.iter().try_for_each(|record| self.print(record))?;
+        Ok(self.out.flush()?)
+    }
+
     fn print(&mut self, record: &Delivery) -> anyhow::Result<()> {
         let text = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map(|b| String::from_utf8_lossy(b).into_owned());
         if self.json {
@@ -163,7 +172,7 @@ impl Printer {
                 "attempt": record.attempt,
                 "redelivered": record.redelivered,
             });
-            serde_json::to_writer(&mut self.out, &line)?;
+            serde_json::to_writer(&mut self.out, &line).map_err(std::io::Error::from)?;
         } else {
             if let (Some(separator), Some(key)) = (&self.separator, &record.key) {
                 self.out.write_all(key)?;

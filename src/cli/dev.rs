@@ -9,7 +9,10 @@
 //!   node-1/ …              each node's data; node-1.log its log
 //! ```
 
-use super::find::{ClusterFile, ClusterNode};
+use super::{
+    find::{ClusterFile, ClusterNode},
+    output,
+};
 use anyhow::{Context as _, bail};
 use std::{
     net::UdpSocket,
@@ -68,7 +71,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ready = wait_ready(&args.data_dir, &mut nodes) => { if let Err(error) = ready { stop(nodes).await; return Err(error); } false }
     };
     if !stopped {
-        say_hello(&args, &cluster);
+        // Nobody may read this: the cluster runs all the same.
+        let _ = say_hello(&args, &cluster);
         loop {
             tokio::select! {
                 biased;
@@ -81,7 +85,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    eprintln!("stopping {} nodes", nodes.len());
+    eprintln!("stopping {}", output::counted(nodes.len() as u64, "node"));
     let clean = stop(nodes).await;
     write(&path, &cluster, &[])?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -113,7 +117,7 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     } else {
         let nodes =
             (1..=args.nodes).map(|id| super::config::dev_node(args.port, args.nodes, id)).collect::<Result<_, _>>()?;
-        let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes };
+        let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes, from_dev: true };
         super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
         for (id, node) in (1..=args.nodes).zip(&cluster.nodes) {
             std::fs::write(dir.join(&node.config), super::config::dev_config(args.port, args.nodes, id)?)?;
@@ -253,22 +257,30 @@ fn send(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
-fn say_hello(args: &Args, cluster: &ClusterFile) {
-    println!("A cluster of {} nodes is ready.\n", cluster.nodes.len());
+fn say_hello(args: &Args, cluster: &ClusterFile) -> anyhow::Result<()> {
     let rows = cluster
         .nodes
         .iter()
         .map(|node| vec![format!("node {}", node.id), node.native.clone(), format!("http://{}/metrics", node.http)]);
-    println!("{}\n", super::output::table(&["", "CLIENTS", "METRICS"], rows));
+    let table = output::table(&["", "CLIENTS", "METRICS"], rows);
     let flag = if args.data_dir == Path::new("highwater-dev") {
         String::new()
     } else {
         format!(" --cluster {}", args.data_dir.join("dev.toml").display())
     };
-    println!("Try, in another terminal:");
-    println!("  highwater{flag} topic create orders --partitions 3");
-    println!("  seq 1000 | highwater{flag} produce orders");
-    println!("  highwater{flag} consume orders -g billing --count 1000");
-    println!("  highwater{flag} cluster status");
-    println!("\nCtrl-C stops it; the data stays in {}.", args.data_dir.display());
+    output::say(format!(
+        "A cluster of {} is ready.
+
+{table}
+
+Try, in another terminal:
+  highwater{flag} topic create orders --partitions 3
+  seq 1000 | highwater{flag} produce orders
+  highwater{flag} consume orders -g billing --count 1000
+  highwater{flag} cluster status
+
+Ctrl-C stops it; the data stays in {}.",
+        output::counted(cluster.nodes.len() as u64, "node"),
+        args.data_dir.display()
+    ))
 }

@@ -18,6 +18,9 @@ pub struct ClusterFile {
     /// Its nodes.
     #[serde(rename = "node")]
     pub nodes: Vec<ClusterNode>,
+    /// It was read from a file of `dev`.
+    #[serde(skip)]
+    pub from_dev: bool,
 }
 
 /// One node of a [`ClusterFile`].
@@ -42,6 +45,7 @@ impl ClusterFile {
         let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
         let mut file: Self = toml::from_str(&text).with_context(|| format!("{} is no cluster file", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
+        file.from_dev = true;
         file.ca = folder.join(&file.ca);
         for node in &mut file.nodes {
             node.config = folder.join(&node.config);
@@ -56,6 +60,11 @@ impl ClusterFile {
         let new = path.with_extension("toml.new");
         std::fs::write(&new, text).with_context(|| format!("could not write {}", new.display()))?;
         std::fs::rename(&new, path).with_context(|| format!("could not write {}", path.display()))
+    }
+
+    /// `dev` wrote it and has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.from_dev && self.nodes.iter().all(|node| node.pid.is_none())
     }
 
     /// The nodes' native listeners.
@@ -101,7 +110,9 @@ mod tests {
             config: "node-1.toml".into(),
             pid: Some(17),
         };
-        ClusterFile { name: "dev".into(), ca: "ca.pem".into(), nodes: vec![node] }.write(&path).unwrap();
+        ClusterFile { name: "dev".into(), ca: "ca.pem".into(), nodes: vec![node], from_dev: false }
+            .write(&path)
+            .unwrap();
         let file = find(Some(&path)).unwrap();
         assert_eq!(file.ca, folder.path().join("ca.pem"));
         assert_eq!(file.nodes[0].config, folder.path().join("node-1.toml"));

@@ -123,13 +123,13 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         Command::Describe { group } => {
             let details = admin.describe_group(&group).await.map_err(super::advise)?;
             if context.output == output::Output::Table {
-                println!(
-                    "group {group}: {} members, generation {}, starts at {}, lag {}",
-                    details.members.len(),
+                output::say(format!(
+                    "group {group}: {}, generation {}, starts at {}, lag {}",
+                    output::counted(details.members.len() as u64, "member"),
                     details.generation,
                     details.start,
                     output::count(details.lag())
-                );
+                ))?;
             }
             let rows: Vec<_> = details
                 .partitions

@@ -95,9 +95,20 @@ impl Context {
     /// A client of it.
     async fn client(&self) -> anyhow::Result<Client> {
         let cluster = self.cluster()?;
-        let tls = tls::client_config(&Roots::read(&cluster.ca)?, None)?;
+        let roots = Roots::read(&cluster.ca).map_err(advise)?;
+        let tls = tls::client_config(&roots, None).map_err(advise)?;
         let client = Client::connect(cluster.addresses(), tls).await;
-        client.map_err(advise)
+        client.map_err(|error| match cluster.is_stopped() {
+            true => anyhow::anyhow!("{error} (`highwater dev` was stopped here: start it again, its data is kept)"),
+            false => anyhow::anyhow!("{error} ({})", error.advice()),
+        })
+    }
+
+    /// Says to a person what may come next.
+    fn hint(&self, text: impl FnOnce() -> String) {
+        if self.output == Output::Table {
+            eprintln!("{}", text());
+        }
     }
 }
 
@@ -128,9 +139,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error with what to do about it.
+/// An error with what to do about it. Refusals of a broker say that themselves, behind a semicolon.
 pub(crate) fn advise(error: impl Advice + std::error::Error) -> anyhow::Error {
-    anyhow::anyhow!("{error} ({})", error.advice())
+    match error.to_string() {
+        text if text.contains("; ") => anyhow::anyhow!(text),
+        text => anyhow::anyhow!("{text} ({})", error.advice()),
+    }
 }
 
 /// A reader that had enough (`| head`) is no error.

@@ -1,6 +1,8 @@
-//! Tables for people, JSON for machines: the same rows.
+//! Tables for people, JSON for machines: the same rows. A reader that had enough (`| head`) is an error here, which `main`
+//! takes for the end; `println!` would panic.
 
 use serde::Serialize;
+use std::{fmt::Display, io::Write as _};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,21 +30,27 @@ impl Output {
                 eprintln!("{empty}");
                 Ok(())
             }
-            Self::Table => {
-                println!("{}", table(R::COLUMNS, rows.iter().map(Row::cells)));
-                Ok(())
-            }
+            Self::Table => say(table(R::COLUMNS, rows.iter().map(Row::cells))),
         }
     }
 
     /// Prints one value: JSON, or the text made for people.
     pub(crate) fn value(self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self {
-            Self::Json => println!("{}", serde_json::to_string_pretty(value)?),
-            Self::Table => println!("{}", text()),
+            Self::Json => say(serde_json::to_string_pretty(value)?),
+            Self::Table => say(text()),
         }
-        Ok(())
     }
+}
+
+/// Prints a line to stdout.
+pub(crate) fn say(line: impl Display) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// `1 topic`, `2,000 topics`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// Columns aligned: numbers to the right.
@@ -91,5 +99,6 @@ mod tests {
     #[test]
     fn counts_have_separators() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 1000].map(|n| counted(n, "record")), ["0 records", "1 record", "1,000 records"]);
     }
 }

@@ -12,7 +12,11 @@ use bytes::Bytes;
 use highwater_raft::env::Env;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{collections::VecDeque, io::BufRead, path::PathBuf, process::ExitCode, time::Duration};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::Instant,
+};
 
 /// What to send, and how.
 #[derive(clap::Args)]
@@ -31,9 +35,9 @@ pub(super) struct Args {
     /// When a record counts as sent
     #[arg(long, value_enum, default_value_t = Ack::Quorum)]
     ack: Ack,
-    /// How batches are compressed
-    #[arg(long, value_enum, default_value_t = Codec::None)]
-    compression: Codec,
+    /// How batches are compressed; default: as the topic's setting says, else not
+    #[arg(long, value_enum)]
+    compression: Option<Codec>,
     /// How long a batch waits for more records, milliseconds
     #[arg(long, default_value_t = 5, value_name = "MS")]
     linger_ms: u64,
@@ -78,6 +82,8 @@ impl From<Codec> for Compression {
     }
 }
 
+/// As a shell ends with after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 /// Records whose receipts may be open; the producer's buffer bounds their bytes.
 const OPEN_MAX: usize = 100_000;
 /// Lines handed over at once by the reading thread.
@@ -91,17 +97,27 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         }
         None => None,
     };
-    let producer = client
-        .producer()
-        .ack(args.ack.into())
-        .compression(args.compression.into())
-        .linger(Duration::from_millis(args.linger_ms))
-        .build();
+    let mut producer = client.producer().ack(args.ack.into()).linger(Duration::from_millis(args.linger_ms));
+    if let Some(codec) = args.compression {
+        producer = producer.compression(codec.into());
+    }
+    let producer = producer.build();
     let mut lines = read_lines(args.file.clone())?;
     let progress = progress(total);
     let start = Instant::now();
     let mut load = Load { open: VecDeque::new(), acked: 0, failed: 0, first_failure: None };
-    while let Some(chunk) = lines.recv().await {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stopped = false;
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            _ = interrupt.recv() => {
+                stopped = true;
+                break;
+            }
+            chunk = lines.recv() => chunk,
+        };
+        let Some(chunk) = chunk else { break };
         for line in chunk? {
             progress.inc(line.len() as u64 + 1);
             let receipt = send(&producer, &args, line).await?;
@@ -111,17 +127,33 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             }
         }
     }
-    // What lingers goes out now; each failure shows in its receipt.
-    let _ = producer.close().await;
-    while !load.open.is_empty() {
-        load.settle_one().await;
-    }
+    let settled = async {
+        // What lingers goes out now; each failure shows in its receipt.
+        let _ = producer.close().await;
+        while !load.open.is_empty() {
+            load.settle_one().await;
+        }
+    };
+    let given_up = tokio::select! {
+        biased;
+        () = settled => false,
+        _ = interrupt.recv() => true,
+    };
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!("{} records acknowledged in {seconds:.2} s", output::count(load.acked));
+    eprintln!("{} acknowledged in {seconds:.2} s", output::counted(load.acked, "record"));
     client.close();
+    if given_up {
+        eprintln!(
+            "error: {} not waited for: they may be in the log",
+            output::counted(load.open.len() as u64, "record")
+        );
+    }
+    if stopped || given_up {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     let Some(first) = load.first_failure else { return Ok(ExitCode::SUCCESS) };
-    eprintln!("error: {} records failed, the first with: {first}", output::count(load.failed));
+    eprintln!("error: {} failed, the first with: {first}", output::counted(load.failed, "record"));
     Ok(ExitCode::FAILURE)
 }
 

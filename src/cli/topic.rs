@@ -24,7 +24,7 @@ pub(super) enum Command {
         /// Copies of each partition; the cluster's default when 0
         #[arg(long, default_value_t = 0)]
         replication_factor: u32,
-        /// A setting, e.g. retention.ms=86400000; may be given many times
+        /// A setting: retention.ms, retention.bytes (-1: no limit), max.batch.bytes, compression; may be given many times
         #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<(String, String)>,
     },
@@ -39,7 +39,7 @@ pub(super) enum Command {
     Alter {
         /// Its name
         topic: TopicName,
-        /// A setting; may be given many times
+        /// A setting, e.g. retention.ms=86400000; may be given many times
         #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<(String, String)>,
         /// Back to the default; may be given many times
@@ -133,8 +133,11 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
             let made = admin.create_topic(new).await.map_err(super::advise)?;
             let row = TopicRow::from(admin.describe_topic(&made.name).await.map_err(super::advise)?);
             context.output.value(&row, || {
-                format!("topic {topic}: {} partitions, {} replicas each", made.partitions, made.replication_factor)
+                let partitions = output::counted(made.partitions.into(), "partition");
+                let replicas = output::counted(made.replication_factor.into(), "replica");
+                format!("topic {topic}: {partitions}, {replicas} each")
             })?;
+            context.hint(|| format!("next: ... | highwater produce {topic}, then highwater consume {topic}"));
         }
         Command::List => {
             let topics = admin.topics().await.map_err(super::advise)?;
@@ -162,8 +165,8 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                 })
                 .collect();
             if context.output == output::Output::Table {
-                println!("topic {topic}, id {}", described.id);
-                described.settings.iter().for_each(|(name, value)| println!("{name} = {value}"));
+                output::say(format!("topic {topic}, id {}", described.id))?;
+                described.settings.iter().try_for_each(|(name, value)| output::say(format!("{name} = {value}")))?;
             }
             context.output.rows(&rows, "no partitions")?;
         }

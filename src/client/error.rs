@@ -235,8 +235,9 @@ pub enum ProduceError {
         /// An attempt has an unknown outcome.
         maybe_appended: bool,
     },
-    /// The partition forgot the producer while an attempt had an unknown outcome: sending again could duplicate.
-    #[error("{topic}/{partition} forgot the producer; the batch may or may not be in the log (last: {last})")]
+    /// An attempt may have succeeded, and sending again could duplicate: the producer numbers nothing, or the partition
+    /// forgot it meanwhile.
+    #[error("a batch for {topic}/{partition} may or may not be in the log (last: {last})")]
     OutcomeUnknown {
         /// The topic.
         topic: TopicName,
@@ -271,7 +272,11 @@ impl Advice for ProduceError {
     fn advice(&self) -> String {
         match self {
             Self::Refused { refused, .. } => refusal_advice(refused.code).into(),
-            Self::TimedOut { maybe_appended: true, .. } | Self::OutcomeUnknown { .. } => {
+            Self::OutcomeUnknown { .. } => {
+                "read the end of the partition before sending it again; an idempotent producer sends again by itself"
+                    .into()
+            }
+            Self::TimedOut { maybe_appended: true, .. } => {
                 "read the end of the partition before sending it again: it may be there".into()
             }
             Self::TimedOut { .. } => "check the cluster (highwater cluster status), then send it again".into(),
@@ -397,7 +402,9 @@ impl Advice for ConsumeError {
 /// What to do about a refusal.
 pub(super) fn refusal_reaction(code: Code) -> Reaction {
     match code {
-        Code::NotLeader | Code::NotHome | Code::ShuttingDown | Code::UnknownPartition => Reaction::Refresh,
+        Code::NotLeader | Code::NotHome | Code::ShuttingDown | Code::UnknownPartition | Code::OutcomeUnknown => {
+            Reaction::Refresh
+        }
         Code::NotReady => Reaction::Retry { after_ms: 50 },
         Code::Overloaded | Code::NoQuorum | Code::TimedOut => Reaction::Retry { after_ms: 200 },
         Code::DiskFull => Reaction::Retry { after_ms: 1_000 },
@@ -427,6 +434,7 @@ pub(super) fn refusal_reaction(code: Code) -> Reaction {
 pub(super) fn refusal_advice(code: Code) -> &'static str {
     match code {
         Code::NotLeader | Code::NotHome => "ask for the leader again, then retry",
+        Code::OutcomeUnknown => "send the same batch with the same sequence to the new leader: it drops what it has",
         Code::NotReady => "retry in a moment: an election has just ended",
         Code::ShuttingDown => "retry at another node",
         Code::Overloaded => "send less at a time, or retry later",

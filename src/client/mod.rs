@@ -48,6 +48,7 @@ pub use crate::wire::{
 
 use crate::types::{NodeId, TopicName};
 use cluster::Cluster;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use pool::Pool;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -57,6 +58,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long a connection may take to be made.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// A node that has not answered for so long is not waited for alone.
+const NEXT_DIAL: Duration = Duration::from_millis(250);
 
 /// A connection to a cluster. Clones share everything.
 #[derive(Clone)]
@@ -154,20 +157,32 @@ impl Builder {
         let host = self.host.unwrap_or_else(|| Arc::new(TokioHost::current()));
         let counters = Arc::<stats::Counters>::default();
         let pool = Pool::new(dialer, host.clone(), self.name, self.dial_timeout, counters.clone());
-        let mut attempts = Vec::new();
-        for address in &self.bootstrap {
-            match pool.bootstrap(address).await {
-                Ok(_) => break,
-                Err(error) => attempts.push((address.clone(), error.to_string())),
-            }
-        }
-        if attempts.len() == self.bootstrap.len() {
-            return Err(ConnectError::Unreachable { attempts });
-        }
+        reach(&pool, &self.bootstrap).await?;
         let (cluster, refresher) = Cluster::new(pool, self.bootstrap, self.request_timeout, counters.clone());
         host.spawn(Box::pin(refresher));
         let inner = Inner { cluster, host, counters, request_timeout: self.request_timeout };
         Ok(Client { inner: Arc::new(inner) })
+    }
+}
+
+/// A connection to any of the nodes. One that does not answer holds up the next one only for a moment.
+async fn reach(pool: &Pool, bootstrap: &[String]) -> Result<(), ConnectError> {
+    let mut waiting = bootstrap.iter();
+    let mut dialling = FuturesUnordered::new();
+    let mut attempts = Vec::new();
+    loop {
+        if let Some(address) = waiting.next() {
+            dialling.push(async move { (address, pool.bootstrap(address).await) });
+        }
+        tokio::select! {
+            biased;
+            answer = dialling.next() => match answer {
+                Some((_, Ok(_))) => return Ok(()),
+                Some((address, Err(error))) => attempts.push((address.clone(), error.to_string())),
+                None => return Err(ConnectError::Unreachable { attempts }),
+            },
+            () = tokio::time::sleep(NEXT_DIAL), if waiting.len() > 0 => {}
+        }
     }
 }
 

@@ -188,6 +188,7 @@ fn sizes(config: &Config, report: &mut Report<'_>) {
     range("log.wal_files_max", log.wal_files_max.into(), 2, 1_024, "one file is written while another retires");
     range("log.segment_bytes", log.segment_bytes, batch, 16 * GIB, "a segment holds the largest batch");
     range("log.cache_bytes", log.cache_bytes, 4 * batch, u64::MAX, "the newest records are served from it");
+    range("log.tail_bytes", log.tail_bytes, 4 * batch, u64::MAX, "consumers at the end are served from it");
     let why = "the largest batch must fit several times";
     range("pools.produce_bytes", pools.produce_bytes, 4 * batch, u64::MAX, why);
     range("pools.response_bytes", pools.response_bytes, 4 * batch, u64::MAX, why);
@@ -196,8 +197,10 @@ fn sizes(config: &Config, report: &mut Report<'_>) {
     range("topics.partitions", topics.partitions.into(), 1, limits::PARTITIONS_PER_TOPIC_MAX.into(), why);
     let why = "five replicas survive two failures, more only add latency";
     range("topics.replication_factor", topics.replication_factor.into(), 1, limits::REPLICATION_FACTOR_MAX.into(), why);
-    range("retention.ms", config.retention.ms, 1_000, i64::MAX.unsigned_abs(), "records live at least a second");
-    if let Some(bytes) = config.retention.bytes {
+    let forever = i64::MAX.unsigned_abs();
+    let ms = config.retention.ms.0.unwrap_or(forever);
+    range("retention.ms", ms, 1_000, forever, "records live at least a second, or -1: for ever");
+    if let Some(bytes) = config.retention.bytes.0 {
         range(
             "retention.bytes",
             bytes,

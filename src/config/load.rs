@@ -84,7 +84,6 @@ impl Config {
         let address: super::Address = config.node.peer_bind.into();
         config.node.peer_advertised = Some(address.clone());
         config.node.control_advertised = Some(address.clone());
-        config.retention.bytes = Some(1 << 30);
         let bind = config.node.peer_bind;
         let listener = Listener { advertised: Some(address.clone()), ..Listener::new(ListenerKind::Native, bind) };
         config.listeners = Listeners(vec![listener]);

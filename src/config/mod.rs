@@ -162,8 +162,10 @@ pub struct Log {
     pub wal_files_max: u32,
     /// Bytes of a segment: retention removes whole ones.
     pub segment_bytes: u64,
-    /// Bytes of newest records kept in memory.
+    /// Bytes of newest records kept in memory, for replication and for consumers a little behind.
     pub cache_bytes: u64,
+    /// Bytes of newest batches kept ready for consumers at the end of their partitions.
+    pub tail_bytes: u64,
     /// Free bytes of the file system below which produce is refused until there is room again.
     pub free_bytes_min: u64,
 }
@@ -212,13 +214,34 @@ pub struct Topics {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Retention {
-    /// Records older than this are removed, in milliseconds.
-    pub ms: u64,
-    /// Oldest records above so many bytes per partition are removed. Default: no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// How often a leader looks, in milliseconds.
+    /// Records older than this are removed, in milliseconds; -1 = never.
+    pub ms: Keep,
+    /// Oldest segments above so many bytes per partition are removed; -1 = no limit.
+    pub bytes: Keep,
+    /// How often a node looks, in milliseconds.
     pub check_ms: u64,
+}
+
+/// How much is kept: in a file a number, or -1 for everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Keep(pub Option<u64>);
+
+impl TryFrom<i64> for Keep {
+    type Error = String;
+    fn try_from(n: i64) -> Result<Self, String> {
+        match (n, u64::try_from(n)) {
+            (-1, _) => Ok(Self(None)),
+            (_, Ok(n)) => Ok(Self(Some(n))),
+            (n, Err(_)) => Err(format!("{n} is neither a number from 0 nor -1 (for no limit)")),
+        }
+    }
+}
+
+impl From<Keep> for i64 {
+    fn from(keep: Keep) -> i64 {
+        keep.0.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX))
+    }
 }
 
 /// `[groups]`: consumer groups.
@@ -285,6 +308,7 @@ impl Default for Log {
             wal_files_max: limits::WAL_FILES_MAX_DEFAULT,
             segment_bytes: limits::SEGMENT_BYTES_DEFAULT,
             cache_bytes: limits::CACHE_BYTES_DEFAULT,
+            tail_bytes: limits::TAIL_BYTES_DEFAULT,
             free_bytes_min: limits::FREE_BYTES_MIN_DEFAULT,
         }
     }
@@ -321,7 +345,11 @@ impl Default for Topics {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { ms: limits::RETENTION_MS_DEFAULT, bytes: None, check_ms: limits::RETENTION_CHECK_MS_DEFAULT }
+        Self {
+            ms: Keep(Some(limits::RETENTION_MS_DEFAULT)),
+            bytes: Keep(None),
+            check_ms: limits::RETENTION_CHECK_MS_DEFAULT,
+        }
     }
 }
 

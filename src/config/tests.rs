@@ -68,7 +68,8 @@ fn an_empty_file_is_the_default() {
 fn what_is_written_reads_back() {
     let mut config = Config::local(2, 3);
     config.listeners.0[0].anonymous = true;
-    config.retention.bytes = Some(1 << 40);
+    config.retention.bytes = Keep(Some(1 << 40));
+    config.retention.ms = Keep(None);
     assert_eq!(Config::parse(&config.to_toml(), "x.toml"), Ok(config));
     let config = Config { listeners: Listeners(vec![]), ..Config::default() };
     assert_eq!(Config::parse(&config.to_toml(), "x.toml"), Ok(config));
@@ -86,7 +87,7 @@ fn unknown_keys_are_refused() {
     x.toml:1: unknown key `nodes` at the top; did you mean `node`?
     x.toml:3: unknown key `wal_fle_bytes` in [log]; did you mean `wal_file_bytes`?
     x.toml:4: unknown key `heartbeat_ms` in [log]; it belongs in [raft]
-    x.toml:5: unknown key `zebra` in [log]; known are cache_bytes, free_bytes_min, segment_bytes, wal_file_bytes, wal_files_max
+    x.toml:5: unknown key `zebra` in [log]; known are cache_bytes, free_bytes_min, segment_bytes, tail_bytes, wal_file_bytes, wal_files_max
     x.toml:6: unknown key `rafts` at the top; did you mean `raft`?
     x.toml:10: unknown key `adress` in [cluster.seeds]; known are control, id, peer
     x.toml:15: unknown key `advertized` in [listener]; did you mean `advertised`?

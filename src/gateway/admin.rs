@@ -1,7 +1,7 @@
 //! HTTP for operators: `/health/live`, `/health/ready`, `/metrics`. All else is 404.
 
 use super::ListenError;
-use crate::{auth::admission, config::Listener, runtime::Env};
+use crate::{auth::admission, config::Listener, metrics::CONTENT_TYPE, runtime::Env};
 use axum::{
     Router,
     extract::State,
@@ -18,7 +18,7 @@ pub trait Facts: Send + Sync + 'static {
     fn live(&self) -> Result<(), String>;
     /// Whether it serves: the controller is known, the log takes writes. The error says what is missing.
     fn ready(&self) -> Result<(), String>;
-    /// Metrics in Prometheus' text format.
+    /// Metrics as [`CONTENT_TYPE`] says.
     fn metrics(&self) -> String;
 }
 
@@ -70,6 +70,5 @@ fn health(state: Result<(), String>) -> Response {
 }
 
 async fn metrics(State(facts): State<Arc<dyn Facts>>) -> Response {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], facts.metrics()).into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], facts.metrics()).into_response()
 }

@@ -26,6 +26,14 @@ pub(super) struct Requests {
 }
 
 impl Requests {
+    /// Answers a frame that was not admitted.
+    pub(super) fn refuse(&self, frame: &Frame, refused: Refused) -> Answer {
+        if matches!(frame.message, Message::Produce(_)) {
+            self.ground.produce_refused(&refused);
+        }
+        Reply::from(refused).into()
+    }
+
     /// Starts what a frame asks for; `None` for what is not answered.
     pub(super) fn take(&self, frame: Frame, permit: BytePermit) -> Option<Answer> {
         let correlation = frame.correlation;
@@ -36,7 +44,10 @@ impl Requests {
                     let produced = self.ground.produce(&produce, batches, permit);
                     later(async move { produced.await.map_or_else(Reply::from, Reply::new) })
                 }
-                Err(refused) => Reply::from(refused).into(),
+                Err(refused) => {
+                    self.ground.produce_refused(&refused);
+                    Reply::from(refused).into()
+                }
             },
             Message::Fetch(fetch) => {
                 let (slot, polled) = ReplySlot::channel();

@@ -2,7 +2,7 @@
 
 use super::{
     Gateway,
-    link::{Judged, Reply, read, write},
+    link::{Judged, read, write},
     requests::Requests,
 };
 use crate::{
@@ -164,9 +164,9 @@ impl Gateway {
         let reading = {
             let over = over.clone();
             async move {
-                let take = move |frame, judged| match judged {
+                let take = move |frame: Frame, judged| match judged {
                     Ok(permit) => dispatch.take(frame, permit),
-                    Err(refused) => Some(Reply::from(refused).into()),
+                    Err(refused) => Some(dispatch.refuse(&frame, refused)),
                 };
                 read(link.receiver, judged, requests, pending, over, take).await;
                 ended.link_ended(number);

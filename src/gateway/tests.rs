@@ -10,7 +10,8 @@ use crate::{
         machine::{Bootstrap, Command, CreateTopic, Seed},
     },
     group::Groups,
-    partition::{Handle, Partitions},
+    metrics::Metrics,
+    partition::{Around, Handle, Partitions, TailBudget},
     quota::Pools,
     replica::{Consensus, Identity, Keeper, Leaders},
     runtime::{Arbiters, Courier, CourierError, Env, Phase, Phases, Service, TaskSet},
@@ -135,19 +136,28 @@ impl World {
             avoid: Default::default(),
         };
         controller.execute(Command::CreateTopic(create), wait).await.unwrap();
+        let metrics = Metrics::new(NodeId(1));
+        let around = Around {
+            env: env.clone(),
+            directory: directory.clone(),
+            metrics: metrics.clone(),
+            tails: TailBudget::new(4 << 20),
+        };
         let partitions = Partitions::default();
         let mut keepers = Vec::new();
         for partition in 0..2 {
             let at = TopicPartition { topic, partition };
             let group: GroupId = controller.metadata().group_of(at).unwrap();
-            let (handle, keeper) = Handle::host(&env, at, ReplicaId(1), directory.clone(), identity(group));
+            let (handle, keeper) = Handle::host(&around, at, ReplicaId(1), identity(group));
             host(&keeper).await;
             partitions.insert(handle);
             keepers.push(keeper);
         }
         let pools = Pools::new(&pools);
-        let groups = Groups::new(Arc::new(controller.clone()));
-        let ground = Ground::new(env.clone(), "test", partitions, controller, groups, courier, pools.response.clone());
+        let groups = Groups::new(Arc::new(controller.clone()), metrics.clone());
+        let parts = (partitions, controller, groups);
+        let responses = pools.response.clone();
+        let ground = Ground::new(env.clone(), &config::Config::default(), metrics, parts, courier, responses);
         let phases = Phases::default();
         phases.enter(Phase::Serving);
         let gateway = Gateway::new(env, Arbiters::here(), phases.clone(), pools, ground);
@@ -232,6 +242,28 @@ async fn local(test: impl Future<Output = ()>) {
 
 async fn world() -> World {
     World::new(simulated(), config::Pools::default()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_waits_for_more_holds_no_bytes() {
+    local(async {
+        let world = world().await;
+        let mut client = world.client().await;
+        let produced = client.ask(world.produce(0), Some(batch(3))).await.message;
+        assert!(matches!(produced, Message::Produced(_)), "{produced:?}");
+        let mut poller = client.open().await;
+        let some = u32::try_from(batch(3).len()).unwrap();
+        poller.send(Fetch { bytes_min: some + 1, ..world.poll(30_000, 0) }, None).await;
+        settle().await;
+        assert_eq!(world.gateway.pools().response.taken(), 0, "it is parked, with some of what it wants there");
+        client.ask(world.produce(0), Some(batch(3))).await;
+        let answer = poller.receive().await;
+        let Message::Fetched(fetched) = &answer.message else { panic!("not fetched") };
+        assert_eq!(fetched.partitions[0].bytes, 2 * some);
+        settle().await;
+        assert_eq!(world.gateway.pools().response.taken(), 0, "and given back when it was sent");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -633,7 +665,7 @@ async fn health_and_metrics_over_http() {
     let ready = get("/health/ready").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("the controller is not known yet\n"), "{ready}");
     let metrics = get("/metrics").await;
-    assert!(metrics.contains("text/plain; version=0.0.4") && metrics.ends_with("highwater_up 1\n"), "{metrics}");
+    assert!(metrics.contains("application/openmetrics-text") && metrics.ends_with("highwater_up 1\n"), "{metrics}");
     assert!(get("/").await.starts_with("HTTP/1.1 404"));
     drop(stop);
 }

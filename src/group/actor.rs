@@ -15,6 +15,7 @@ use super::{
     machine::{self, Command, Effect, HomeMachine, Reply},
 };
 use crate::{
+    metrics::Metrics,
     replica::{Domain, Entry, Noted, Outbox, Outcome, Status},
     types::{Generation, GroupName, MemberId, TopicPartition},
     wire::{self, Code, Refused},
@@ -143,11 +144,35 @@ pub(super) struct HomeDomain {
     around: Arc<dyn Surroundings>,
     /// Heartbeats whose proposal is decided, to be answered or parked in this turn.
     arrived: Vec<Beat>,
+    census: Census,
+}
+
+/// This home's part of the node's gauges while it leads; gone with it.
+struct Census {
+    metrics: Metrics,
+    groups: i64,
+    members: i64,
+}
+
+impl Census {
+    fn show(&mut self, groups: usize, members: usize) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let (groups, members) = (count(groups), count(members));
+        self.metrics.groups.inc_by(groups - self.groups);
+        self.metrics.group_members.inc_by(members - self.members);
+        (self.groups, self.members) = (groups, members);
+    }
+}
+
+impl Drop for Census {
+    fn drop(&mut self) {
+        self.show(0, 0);
+    }
 }
 
 impl HomeDomain {
-    pub(super) fn new(around: Arc<dyn Surroundings>) -> Self {
-        Self { around, arrived: Vec::new() }
+    pub(super) fn new(around: Arc<dyn Surroundings>, metrics: Metrics) -> Self {
+        Self { around, arrived: Vec::new(), census: Census { metrics, groups: 0, members: 0 } }
     }
 
     fn propose_topics(&self, term: &mut Term, machine: &HomeMachine, out: &mut Outbox<Self>) {
@@ -349,6 +374,7 @@ impl Domain for HomeDomain {
         out: &mut Outbox<Self>,
     ) -> Option<Instant> {
         let Some(term) = term else {
+            self.census.show(0, 0);
             self.arrived.drain(..).for_each(|beat| beat.slot.answer(Err(convert::not_home())));
             return None;
         };
@@ -357,6 +383,7 @@ impl Domain for HomeDomain {
             term.hear_all(now);
         }
         self.settle_beats(term, machine, now);
+        self.census.show(machine.groups().len(), term.watches.len());
         while let Some((_, key)) = term.expiries.first().filter(|(at, _)| status.ready && *at <= now).cloned() {
             let session = term.watches.get(&key).map_or(0, |watch| watch.session);
             let command = machine::Expire { group: key.0.clone(), member: key.1.clone(), session };

@@ -5,6 +5,7 @@ use super::{
     machine,
 };
 use crate::{
+    metrics::Metrics,
     replica::{self, Identity, Keeper, Leaders, Post},
     runtime::{Env, Lost, ReplySlot},
     types::{GroupName, NodeId, TopicId},
@@ -40,6 +41,7 @@ pub trait Surroundings: Send + Sync + 'static {
 
 struct Shared {
     around: Arc<dyn Surroundings>,
+    metrics: Metrics,
     homes: ArcSwap<BTreeMap<GroupId, Post<Request>>>,
 }
 
@@ -64,8 +66,8 @@ impl<T> Answer<T> {
 
 impl Groups {
     /// No home yet.
-    pub fn new(around: Arc<dyn Surroundings>) -> Self {
-        Self(Arc::new(Shared { around, homes: ArcSwap::default() }))
+    pub fn new(around: Arc<dyn Surroundings>, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared { around, metrics, homes: ArcSwap::default() }))
     }
 
     /// Starts this node's replica of a home on the current arbiter.
@@ -77,7 +79,8 @@ impl Groups {
             homes.insert(group, post.clone());
             homes
         });
-        let keeper = replica::start(env, post.clone(), HomeDomain::new(self.0.around.clone()), identity);
+        let keeper =
+            replica::start(env, post.clone(), HomeDomain::new(self.0.around.clone(), self.0.metrics.clone()), identity);
         let mut changed = self.0.around.changed();
         let home = Arc::downgrade(&self.0);
         env.spawn_local(async move {

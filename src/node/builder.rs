@@ -9,7 +9,7 @@ use crate::{
     gateway::{Gateway, ListenError, admin::Admin},
     group::Groups,
     metrics::Metrics,
-    partition::Partitions,
+    partition::{Around, Partitions, TailBudget},
     peer::{self, Peers},
     quota::Pools,
     replica::Leaders,
@@ -151,6 +151,10 @@ impl Builder {
         };
         let options = HostOptions {
             timing: timing(&config),
+            arbiters: Some(Arc::new({
+                let arbiters = arbiters.clone();
+                move || arbiters.ages()
+            })),
             #[cfg(feature = "testing")]
             leader_restore,
             ..HostOptions::new(node.into(), boot)
@@ -159,14 +163,20 @@ impl Builder {
             .map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
         let controller = Controller::new(node, Leaders::default(), courier.clone());
-        let groups = Groups::new(Arc::new(controller.clone()));
+        let metrics = Metrics::new(node);
+        let flushes = metrics.clone();
+        directory.observe_flushes(move |took| flushes.wal_flush_seconds.observe(took.as_secs_f64()));
+        let groups = Groups::new(Arc::new(controller.clone()), metrics.clone());
         let partitions = Partitions::default();
+        let tails = TailBudget::new(config.log.tail_bytes);
+        let around =
+            Around { env: env.clone(), directory: directory.clone(), metrics: metrics.clone(), tails: tails.clone() };
         let (hosting, failures) = Hosting::new(
             (env.clone(), arbiters.clone()),
             (host.clone(), directory.clone()),
             controller.clone(),
             groups.clone(),
-            partitions.clone(),
+            (partitions.clone(), around),
         );
         let seeds = Seeds::new(&config, directory.clone(), courier.clone(), env.clone());
         let answer = seeds.clone();
@@ -175,27 +185,30 @@ impl Builder {
             Arc::new(move |asked| answer.answer(asked)),
             mender::serve(hosting.clone()),
         )));
-        let (phases, metrics) = (Phases::default(), Metrics::new(node));
+        let phases = Phases::default();
         let pools = Pools::new(&config.pools);
         let ground = Ground::new(
             env.clone(),
-            &config.cluster.name,
-            partitions.clone(),
-            controller.clone(),
-            groups.clone(),
+            &config,
+            metrics.clone(),
+            (partitions.clone(), controller.clone(), groups.clone()),
             courier.clone(),
             pools.response.clone(),
         );
         let gateway = Gateway::new(env.clone(), arbiters.clone(), phases.clone(), pools, ground);
-        let facts = NodeFacts {
+        let facts = Arc::new(NodeFacts {
             controller: controller.clone(),
             directory: directory.clone(),
+            host: host.clone(),
             hosting: hosting.clone(),
+            gateway: gateway.clone(),
+            tails,
+            cache_bytes: config.log.cache_bytes,
             phases: phases.clone(),
-            metrics: metrics.clone(),
-        };
+            metrics,
+        });
         let listeners =
-            if listen { open_listeners(&config, &gateway, facts, &phases, &env).await? } else { Vec::new() };
+            if listen { open_listeners(&config, &gateway, facts.clone(), &phases, &env).await? } else { Vec::new() };
         let addresses = addresses(&config, &listeners, native_address);
         let failure = Failure::default();
         let inner = Inner {
@@ -211,7 +224,7 @@ impl Builder {
             hosting: hosting.clone(),
             courier: courier.clone(),
             gateway: gateway.clone(),
-            metrics: metrics.clone(),
+            facts,
             listeners,
             failure: failure.clone(),
         };
@@ -224,10 +237,8 @@ impl Builder {
             controller,
             hosting,
             courier,
-            gateway,
             seeds,
             addresses,
-            metrics,
             phases,
             failure,
         };
@@ -283,11 +294,10 @@ fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
 async fn open_listeners(
     config: &Config,
     gateway: &Gateway,
-    facts: NodeFacts,
+    facts: Arc<NodeFacts>,
     phases: &Phases,
     env: &Env,
 ) -> Result<Vec<SocketAddr>, NodeError> {
-    let facts = Arc::new(facts);
     let mut opened = Vec::new();
     for listener in &config.listeners.0 {
         let failed = |why: String| NodeError::Listen { what: format!("listener {}", listener.bind), why };

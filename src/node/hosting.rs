@@ -11,7 +11,7 @@ use crate::{
         reconcile::{self, Step},
     },
     group::Groups,
-    partition::{Handle, Partitions},
+    partition::{Around, Handle, Partitions},
     replica::{Identity, Keeper},
     runtime::{Arbiters, Env},
     types::NodeId,
@@ -69,6 +69,7 @@ struct Shared {
     controller: Controller,
     groups: Groups,
     partitions: Partitions,
+    around: Around,
     hosted: Mutex<BTreeMap<GroupId, Hosted>>,
     failures: mpsc::UnboundedSender<Fallen>,
     troubles: Mutex<Troubles>,
@@ -94,7 +95,7 @@ impl Hosting {
         (host, directory): (Host, Directory),
         controller: Controller,
         groups: Groups,
-        partitions: Partitions,
+        (partitions, around): (Partitions, Around),
     ) -> (Self, mpsc::UnboundedReceiver<Fallen>) {
         let (failures, failed) = mpsc::unbounded_channel();
         let shared = Shared {
@@ -105,6 +106,7 @@ impl Hosting {
             controller,
             groups,
             partitions,
+            around,
             hosted: Mutex::default(),
             failures,
             troubles: Mutex::default(),
@@ -159,8 +161,7 @@ impl Hosting {
                 Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
                 Purpose::Home => (shared.groups.host(&shared.env, identity), None),
                 Purpose::Partition(partition) => {
-                    let (handle, keeper) =
-                        Handle::host(&shared.env, partition, replica, shared.directory.clone(), identity);
+                    let (handle, keeper) = Handle::host(&shared.around, partition, replica, identity);
                     (keeper, Some(handle))
                 }
             };

@@ -13,8 +13,6 @@ use crate::{
         self, Controller, ExecuteError,
         machine::{Addresses, Bootstrap, Command, Metadata, Purpose, RegisterNode, Seed},
     },
-    gateway::Gateway,
-    metrics::Metrics,
     peer::gossip,
     runtime::{Courier, Env, Phase, Phases},
 };
@@ -41,10 +39,8 @@ pub(super) struct Life {
     pub(super) controller: Controller,
     pub(super) hosting: Hosting,
     pub(super) courier: Arc<dyn Courier>,
-    pub(super) gateway: Gateway,
     pub(super) seeds: Seeds,
     pub(super) addresses: Addresses,
-    pub(super) metrics: Metrics,
     pub(super) phases: Phases,
     pub(super) failure: Failure,
 }
@@ -128,7 +124,7 @@ impl Life {
         let retention = self.config.retention.clone();
         self.until_closed(janitor::run(self.hosting.clone(), self.controller.clone(), self.env.clone(), retention));
         let (measuring, following) = (self.clone(), self.clone());
-        self.until_closed(async move { measuring.measure().await });
+        self.until_closed(async move { measuring.watch_space().await });
         self.until_closed(async move { following.follow_peers().await });
         self.hosting.follow().await
     }
@@ -238,19 +234,19 @@ impl Life {
         }
     }
 
-    async fn measure(&self) {
-        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    /// Looks at the free space also while nothing is written: produce is taken again when there is room again.
+    async fn watch_space(&self) {
+        let mut low = false;
         loop {
-            let partitions = self.hosting.all().into_values().filter_map(|hosted| hosted.handle).collect::<Vec<_>>();
-            let led = partitions.iter().filter(|handle| handle.marks().role == crate::partition::Role::Leader).count();
-            self.metrics.partitions_hosted.set(gauge(partitions.len()));
-            self.metrics.partitions_led.set(gauge(led));
-            self.metrics.replicas_unwell.set(gauge(self.controller.ailing().of(self.controller.node()).len()));
-            self.metrics.connections.set(self.gateway.connections().into());
-            let stats = self.directory.stats();
-            self.metrics.wal_files.set(gauge(stats.wal_files));
-            self.metrics.wal_bytes.set(i64::try_from(stats.wal_bytes).unwrap_or(i64::MAX));
-            self.metrics.disk_free_bytes.set(i64::try_from(stats.free_bytes).unwrap_or(i64::MAX));
+            self.directory.measure();
+            if low != self.directory.is_low() {
+                low = !low;
+                let (free, least) = (self.directory.stats().free_bytes, self.config.log.free_bytes_min);
+                match low {
+                    true => tracing::warn!(free, least, "little free space: produce is refused until there is more"),
+                    false => tracing::info!(free, least, "there is free space again: produce is taken"),
+                }
+            }
             tokio::time::sleep(MEASURE).await;
         }
     }

@@ -30,15 +30,15 @@ pub use error::NodeError;
 use crate::{
     config::Config,
     controller::Controller,
-    gateway::Gateway,
+    gateway::{Gateway, admin::Facts as _},
     group::Groups,
-    metrics::Metrics,
     partition::Partitions,
     quota::Pools,
     runtime::{Arbiters, Courier, Phase, Phases},
     types::NodeId,
     wire::MemoryConnection,
 };
+use facts::NodeFacts;
 use highwater_raft::{group::Host, log::Directory, transport::quic::QuicNetwork};
 use hosting::Hosting;
 use std::{
@@ -65,7 +65,7 @@ struct Inner {
     hosting: Hosting,
     courier: Arc<dyn Courier>,
     gateway: Gateway,
-    metrics: Metrics,
+    facts: Arc<NodeFacts>,
     listeners: Vec<SocketAddr>,
     failure: Failure,
 }
@@ -161,9 +161,9 @@ impl Node {
         &self.0.partitions
     }
 
-    /// What it counts.
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+    /// What it counts, as its page `/metrics` shows it.
+    pub fn metrics(&self) -> String {
+        self.0.facts.metrics()
     }
 
     /// Bytes in flight.

@@ -1,8 +1,5 @@
 //! Whole nodes in virtual time: one thread, simulated disks and network.
 
-mod behind;
-mod repair;
-
 use super::*;
 use crate::{
     batch::{Batch, Builder as BatchBuilder, Compression},
@@ -25,7 +22,13 @@ use highwater_raft::{
 use std::collections::BTreeMap;
 use tokio::task::LocalSet;
 
+mod behind;
+mod expiry;
 mod groups;
+mod metrics;
+mod repair;
+mod retention;
+mod storage;
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
@@ -33,6 +36,7 @@ struct Slot {
     config: Config,
     node: Option<Node>,
     tasks: TaskSet,
+    env: Env,
     disk: Arc<SimDisk>,
     lives: u64,
 }
@@ -45,17 +49,23 @@ struct World {
 
 impl World {
     async fn new(nodes: u16, seed: u64) -> Self {
+        Self::with(nodes, seed, |_| ()).await
+    }
+
+    async fn with(nodes: u16, seed: u64, set: impl Fn(&mut Config)) -> Self {
         let hub = Hub::new(seed, Timing::default());
         let slot = |id: u16| {
             let mut config = Config::local(id, nodes);
             config.log.wal_file_bytes = 1 << 20;
             config.log.segment_bytes = 1 << 20;
             config.log.free_bytes_min = 1 << 20;
+            set(&mut config);
             let env = Env::simulated(seed + u64::from(id), EPOCH_MS, TaskSet::default());
             Slot {
                 config,
                 node: None,
                 tasks: TaskSet::default(),
+                env: env.clone(),
                 disk: SimDisk::new(env, SimLimits::default()),
                 lives: 0,
             }
@@ -78,6 +88,7 @@ impl World {
         if slot.lives > 1 {
             slot.disk = slot.disk.restart_losing_unsynced(env.clone());
         }
+        slot.env = env.clone();
         let network = self.hub.join(slot.config.node.id.into(), BootId(env.random_u64()), &env);
         let builder =
             Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network).listen(false);
@@ -92,6 +103,11 @@ impl World {
         slot.node = None;
     }
 
+    /// Moves the wall clocks of all nodes.
+    fn jump_clocks(&self, ms: i64) {
+        self.slots.iter().for_each(|slot| slot.env.jump_clock(ms));
+    }
+
     fn node(&self, n: usize) -> &Node {
         self.slots[n].node.as_ref().unwrap()
     }
@@ -101,6 +117,10 @@ impl World {
     }
 
     async fn topic(&self, name: &str, partitions: u32, copies: u32) -> TopicId {
+        self.topic_with(name, partitions, copies, &[]).await
+    }
+
+    async fn topic_with(&self, name: &str, partitions: u32, copies: u32, settings: &[(&str, &str)]) -> TopicId {
         let id = TopicId::from_random([name.as_bytes()[0]; 16]);
         let name = name.parse().unwrap();
         let create = CreateTopic {
@@ -108,7 +128,7 @@ impl World {
             id,
             partitions,
             replication_factor: copies,
-            settings: Vec::new(),
+            settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             avoid: Default::default(),
         };
         let answer = self.node(0).controller().execute(Command::CreateTopic(create), secs(20)).await.unwrap();

@@ -2,12 +2,13 @@
 
 use super::{
     error::{ProduceError, Unavailable},
-    handle::{Park, Produce, Produced, Request, Shared},
+    handle::{Around, Park, Produce, Produced, Request, Shared},
     machine::{self, Effect, PartitionMachine, Refusal, Reply},
     marks::{Marks, Role},
     serve::{self, Item},
 };
 use crate::{
+    metrics::Metrics,
     replica::{Domain, Entry, Noted, Outbox, Outcome, Parked, Status, Why},
     runtime::ReplySlot,
     types::AckLevel,
@@ -87,13 +88,15 @@ fn produced(base_offset: Option<u64>, epoch: u64, level: AckLevel, status: &Stat
 pub(super) struct PartitionDomain {
     shared: Arc<Shared>,
     directory: Directory,
+    metrics: Metrics,
     parked: Parked,
     bytes_at_hw: u64,
 }
 
 impl PartitionDomain {
-    pub(super) fn new(shared: Arc<Shared>, directory: Directory) -> Self {
-        Self { shared, directory, parked: Parked::default(), bytes_at_hw: 0 }
+    pub(super) fn new(shared: Arc<Shared>, around: &Around) -> Self {
+        let (directory, metrics) = (around.directory.clone(), around.metrics.clone());
+        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0 }
     }
 
     fn produce(&mut self, machine: &PartitionMachine, status: &Status, produce: Produce, out: &mut Outbox<Self>) {
@@ -162,6 +165,7 @@ impl Domain for PartitionDomain {
     }
 
     fn promoted(&mut self, _: &PartitionMachine, status: &Status, _: &mut Outbox<Self>) {
+        self.metrics.leaderships_won.inc();
         tracing::debug!(partition = %self.shared.partition, epoch = status.term, "leads");
     }
 

@@ -61,7 +61,8 @@ impl ProduceError {
     /// As the native protocol says it.
     pub fn refused(&self) -> Refused {
         let (code, leader, leader_epoch) = match self {
-            Self::NotLeader { leader, epoch } | Self::Unknown { leader, epoch } => (Code::NotLeader, *leader, *epoch),
+            Self::NotLeader { leader, epoch } => (Code::NotLeader, *leader, *epoch),
+            Self::Unknown { leader, epoch } => (Code::OutcomeUnknown, *leader, *epoch),
             Self::NotReady { epoch } => (Code::NotReady, None, *epoch),
             Self::Refused(refusal) => (code_of(refusal), None, 0),
             Self::NoQuorum => (Code::NoQuorum, None, 0),

@@ -6,10 +6,11 @@ use super::{
     machine,
     marks::{MarkCells, Marks, Role},
     serve,
-    tail::TailLog,
+    tail::{TailBudget, TailLog},
 };
 use crate::{
     batch::Batch,
+    metrics::Metrics,
     replica::{self, Identity, Keeper, Post, Waiter, WakeAt},
     runtime::{BytePermit, Env, ReplySlot},
     types::{AckLevel, Position, TopicPartition},
@@ -27,6 +28,19 @@ use std::sync::{Arc, OnceLock};
 /// One hosted replica of a partition. Clones share; may be used from any thread.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
+
+/// What a node gives to each of its replicas. Clones share.
+#[derive(Clone)]
+pub struct Around {
+    /// Time, tasks, randomness.
+    pub env: Env,
+    /// Where the logs are.
+    pub directory: Directory,
+    /// What the node counts.
+    pub metrics: Metrics,
+    /// Memory for the newest batches.
+    pub tails: TailBudget,
+}
 
 /// What handle and actor share.
 pub(super) struct Shared {
@@ -262,10 +276,9 @@ impl Handle {
 
     /// Starts this node's replica on the current arbiter.
     pub(crate) fn host(
-        env: &Env,
+        around: &Around,
         partition: TopicPartition,
         replica: ReplicaId,
-        directory: Directory,
         identity: Identity,
     ) -> (Self, Keeper) {
         let shared = Arc::new(Shared {
@@ -273,12 +286,12 @@ impl Handle {
             group: identity.group,
             replica,
             marks: MarkCells::default(),
-            tail: TailLog::new(TAIL_BYTES),
+            tail: TailLog::new(around.tails.clone()),
             post: Post::default(),
             raft: OnceLock::new(),
         });
-        let keeper =
-            replica::start(env, shared.post.clone(), PartitionDomain::new(shared.clone(), directory), identity);
+        let domain = PartitionDomain::new(shared.clone(), around);
+        let keeper = replica::start(&around.env, shared.post.clone(), domain, identity);
         (Self(shared), keeper)
     }
 
@@ -312,8 +325,6 @@ impl Handle {
     }
 }
 
-/// Bytes of the newest batches kept per partition.
-const TAIL_BYTES: u64 = 2 << 20;
 /// Bytes that one step of a search by time looks at.
 const ENTRY_BYTES: usize = 256 << 10;
 

@@ -13,6 +13,6 @@ mod tail;
 
 pub use directory::Partitions;
 pub use error::{FetchError, ProduceError, Unavailable};
-pub use handle::{Found, Handle, Park, Produce, Produced, Read, Served};
+pub use handle::{Around, Found, Handle, Park, Produce, Produced, Read, Served};
 pub use marks::{Marks, Role};
-pub use tail::TailLog;
+pub use tail::{TailBudget, TailLog};

@@ -5,8 +5,16 @@ use crate::advice::{Advice, Reaction};
 use actix::{Actor, Addr, AsyncContext, Context};
 use actix_rt::{Arbiter, ArbiterHandle, System};
 use highwater_raft::env::Env;
-use std::{future::Future, io, sync::Arc};
-use tokio::sync::oneshot;
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{sync::oneshot, time::Instant};
 
 /// The arbiters of one node. Clones share.
 #[derive(Clone)]
@@ -14,7 +22,37 @@ pub struct Arbiters(Arc<Kind>);
 
 enum Kind {
     Here,
-    Own { handles: Vec<ArbiterHandle>, stop: std::sync::Mutex<Option<oneshot::Sender<()>>> },
+    Own { handles: Vec<ArbiterHandle>, beats: Beats, stop: std::sync::Mutex<Option<oneshot::Sender<()>>> },
+}
+
+/// When each arbiter last ran a task, microseconds since the start.
+#[derive(Clone)]
+struct Beats(Arc<(Instant, Vec<AtomicU64>)>);
+
+/// From beat to beat of an arbiter.
+const BEAT: Duration = Duration::from_millis(250);
+
+impl Beats {
+    fn new(count: usize) -> Self {
+        Self(Arc::new((Instant::now(), (0..count).map(|_| AtomicU64::new(0)).collect())))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Runs on arbiter `n` until its thread ends.
+    async fn run(self, n: usize) {
+        loop {
+            self.0.1[n].store(self.now(), Relaxed);
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    fn ages(&self) -> Vec<Duration> {
+        let now = self.now();
+        self.0.1.iter().map(|beat| Duration::from_micros(now.saturating_sub(beat.load(Relaxed)))).collect()
+    }
 }
 
 /// An arbiter does not answer.
@@ -72,7 +110,11 @@ impl Arbiters {
             }
         })?;
         let handles = start.recv().map_err(|_| io::Error::other("the actors' thread ended while it started"))?;
-        Ok(Self(Arc::new(Kind::Own { handles, stop: std::sync::Mutex::new(Some(stop)) })))
+        let beats = Beats::new(count);
+        for (n, handle) in handles.iter().enumerate() {
+            handle.spawn(beats.clone().run(n));
+        }
+        Ok(Self(Arc::new(Kind::Own { handles, beats, stop: std::sync::Mutex::new(Some(stop)) })))
     }
 
     /// How many there are.
@@ -81,6 +123,15 @@ impl Arbiters {
         match &*self.0 {
             Kind::Here => 1,
             Kind::Own { handles, .. } => handles.len(),
+        }
+    }
+
+    /// How long ago each arbiter last ran a task, for what vouches for them on another thread. In simulation one thread runs
+    /// everything: nothing to say.
+    pub fn ages(&self) -> Vec<Duration> {
+        match &*self.0 {
+            Kind::Here => Vec::new(),
+            Kind::Own { beats, .. } => beats.ages(),
         }
     }
 
@@ -154,6 +205,30 @@ mod tests {
             .map(|i| runtime.block_on(arbiters.run(&Env::real(), i, || async { std::thread::current().id() })).unwrap())
             .collect();
         assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+        arbiters.stop();
+    }
+
+    #[test]
+    fn an_arbiter_that_is_stuck_is_not_vouched_for() {
+        let arbiters = Arbiters::own("test-stuck", 2).unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let Kind::Own { handles, .. } = &*arbiters.0 else { unreachable!("made above") };
+        handles[1].spawn_fn(move || {
+            let _ = held.recv();
+        });
+        // Until the stuck one is older than any that runs ever gets; the other one goes on meanwhile.
+        let stuck = loop {
+            let ages = arbiters.ages();
+            if ages[1] > 4 * BEAT {
+                break ages;
+            }
+            std::thread::yield_now();
+        };
+        assert!(stuck[0] < stuck[1], "{stuck:?}");
+        drop(release);
+        while arbiters.ages()[1] > 2 * BEAT {
+            std::thread::yield_now();
+        }
         arbiters.stop();
     }
 }

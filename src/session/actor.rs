@@ -6,6 +6,7 @@ use super::{
     machine::{Effect, FetchId, Input, LinkId, Machine, Pulled, SubscriptionId},
 };
 use crate::{
+    metrics::Metrics,
     partition::Park,
     replica::{Doorman, Fired, Waiter, Why},
     runtime::{self, BytePermit, Lost, ReplySlot, Turn, Wake},
@@ -188,6 +189,30 @@ pub(super) struct ConsumerSession {
     wake: Wake,
     timer: Option<(Instant, SpawnHandle)>,
     me: Option<Me>,
+    waits: Waits,
+}
+
+/// This session's part of the node's gauges; gone with it.
+struct Waits {
+    metrics: Metrics,
+    parked: i64,
+    subscriptions: i64,
+}
+
+impl Waits {
+    fn show(&mut self, parked: usize, subscriptions: usize) {
+        let count = |n: usize| i64::try_from(n).expect("limited per session");
+        let (parked, subscriptions) = (count(parked), count(subscriptions));
+        self.metrics.fetches_parked.inc_by(parked - self.parked);
+        self.metrics.subscriptions.inc_by(subscriptions - self.subscriptions);
+        (self.parked, self.subscriptions) = (parked, subscriptions);
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.show(0, 0);
+    }
 }
 
 struct Me {
@@ -199,6 +224,7 @@ impl ConsumerSession {
     fn new(ground: Ground) -> Self {
         Self {
             machine: Machine::new(ground.tokens.clone()),
+            waits: Waits { metrics: ground.metrics.clone(), parked: 0, subscriptions: 0 },
             ground,
             id_last: 0,
             polls: BTreeMap::new(),
@@ -233,7 +259,12 @@ impl ConsumerSession {
                     Some(poll) => poll.found = found,
                     None => return,
                 }
-                Input::Filled { id, filled }
+                self.step(Input::Filled { id, filled });
+                // Not enough yet: it is read again when the fetch fires, and what waits holds no bytes of the pool.
+                if let Some(poll) = self.polls.get_mut(&id) {
+                    poll.found = Found::default();
+                }
+                return;
             }
             Work::Came(Came::Filled { id, found: Err(refused) }) => {
                 let mut effects = Vec::new();
@@ -331,6 +362,8 @@ impl ConsumerSession {
             }
             Effect::Answer { id } => {
                 if let Some(Poll { slot, found }) = self.polls.remove(&id) {
+                    self.ground.metrics.fetch_requests.inc();
+                    self.ground.metrics.fetch_bytes.inc_by(bytes_of(&found.body));
                     slot.answer(Ok(Polled { fetched: found.fetched, body: found.body, permit: found.permit }));
                 }
             }
@@ -350,6 +383,7 @@ impl ConsumerSession {
                 assert_eq!(u64::from(found.delivery.records), records, "what is sent is what was reserved");
                 let bytes = found.delivery.partition.bytes.into();
                 if let Some(Listener { correlation, pushes }) = self.listeners.get(&link) {
+                    self.ground.metrics.fetch_bytes.inc_by(bytes_of(&found.body));
                     let frame = Frame::new(*correlation, found.delivery).with_body(found.body);
                     let _ = pushes.send(Push { frame, bytes, permit: found.permit });
                 }
@@ -397,6 +431,10 @@ impl ConsumerSession {
     }
 }
 
+fn bytes_of(body: &[Bytes]) -> u64 {
+    body.iter().map(|part| part.len() as u64).sum()
+}
+
 impl Actor for ConsumerSession {
     type Context = Context<Self>;
 
@@ -427,6 +465,7 @@ impl Handler<Turn> for ConsumerSession {
             self.wake.arm();
         }
         self.set_timer(context);
+        self.waits.show(self.machine.parked, self.machine.subscriptions.len());
     }
 }
 

@@ -37,7 +37,7 @@ impl Ground {
                 Done {}.into()
             }
             Message::FindGroup(find) => self.find_group(&find).into(),
-            Message::Join(join) => self.groups.join(join).await?.into(),
+            Message::Join(join) => self.groups.join(self.with_session(join)).await?.into(),
             Message::Heartbeat(heartbeat) => self.groups.heartbeat(heartbeat).await?.into(),
             Message::Leave(leave) => self.groups.leave(leave).await?.into(),
             Message::Start(start) => self.groups.start(start).await?.into(),
@@ -115,7 +115,14 @@ impl Ground {
 
     async fn create_topic(&self, create: wire::CreateTopic) -> Result<wire::TopicCreated, Refused> {
         let started = Instant::now();
-        let wire::CreateTopic { name, partitions, replication_factor, settings } = create;
+        let wire::CreateTopic { name, mut partitions, mut replication_factor, settings } = create;
+        if partitions == 0 {
+            partitions = self.config.topics.partitions;
+        }
+        if replication_factor == 0 {
+            let nodes = u32::try_from(self.controller.metadata().nodes.len()).unwrap_or(u32::MAX);
+            replication_factor = self.config.topics.replication_factor.min(nodes);
+        }
         let id = TopicId::from_random(self.env.random_bytes());
         let command = CreateTopic { name, id, partitions, replication_factor, settings, avoid: self.silent() };
         let Answer::TopicCreated { id, partitions, replication_factor } =
@@ -142,6 +149,14 @@ impl Ground {
             tracing::warn!(topic = %topic.id, "not every new partition has a leader yet");
         }
         Ok(Done {})
+    }
+
+    /// A member that names no session time is given the config's.
+    fn with_session(&self, mut join: wire::Join) -> wire::Join {
+        if join.session_ms == 0 {
+            join.session_ms = u32::try_from(self.config.groups.session_grace_ms).unwrap_or(u32::MAX);
+        }
+        join
     }
 
     fn find_group(&self, find: &wire::FindGroup) -> wire::GroupFound {
@@ -178,7 +193,7 @@ impl Ground {
             replicas: of_topics(*node),
         });
         wire::ClusterStatusAnswer {
-            name: self.cluster.as_ref().into(),
+            name: self.config.cluster.name.clone(),
             cluster_id: self.cluster_id(),
             controller: self.controller.leader().filter(|node| alive.contains(node)),
             nodes: nodes.collect(),

@@ -2,8 +2,10 @@
 
 use super::machine::{Seen, View};
 use crate::{
+    config::Config,
     controller::Controller,
     group::Groups,
+    metrics::Metrics,
     partition::{Handle, Partitions, Role},
     runtime::{BytePool, Courier, Env},
     types::{NodeId, TopicPartition},
@@ -16,8 +18,9 @@ use std::sync::{Arc, atomic::AtomicU64};
 pub struct Ground {
     /// Time, tasks, randomness.
     pub(super) env: Env,
-    /// The cluster's name.
-    pub(super) cluster: Arc<str>,
+    /// The cluster's name, and what requests are given that leave something open.
+    pub(super) config: Arc<Config>,
+    pub(super) metrics: Metrics,
     /// Replicas hosted here.
     pub(super) partitions: Partitions,
     pub(super) controller: Controller,
@@ -31,19 +34,19 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Of these parts; `cluster` is the cluster's name.
+    /// Of these parts.
     pub fn new(
         env: Env,
-        cluster: &str,
-        partitions: Partitions,
-        controller: Controller,
-        groups: Groups,
+        config: &Config,
+        metrics: Metrics,
+        (partitions, controller, groups): (Partitions, Controller, Groups),
         courier: Arc<dyn Courier>,
         responses: BytePool,
     ) -> Self {
         Self {
             env,
-            cluster: cluster.into(),
+            config: Arc::new(config.clone()),
+            metrics,
             partitions,
             controller,
             groups,
@@ -56,6 +59,11 @@ impl Ground {
     /// This node.
     pub fn node(&self) -> NodeId {
         self.controller.node()
+    }
+
+    /// Where requests are counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The cluster's minted id; 0 before there is one.

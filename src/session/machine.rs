@@ -199,6 +199,8 @@ pub(super) struct Machine {
     token_last: Arc<AtomicU64>,
     /// Partitions of all fetches and subscriptions.
     pub(super) partitions: usize,
+    /// Fetches that wait for records.
+    pub(super) parked: usize,
     /// Which partition the next fetch begins with.
     pub(super) rotation: usize,
     draining: bool,
@@ -215,6 +217,7 @@ impl Machine {
             deadlines: BTreeSet::new(),
             token_last,
             partitions: 0,
+            parked: 0,
             rotation: 0,
             draining: false,
         }

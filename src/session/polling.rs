@@ -133,6 +133,7 @@ impl Machine {
     fn fill(&mut self, id: FetchId, effects: &mut Vec<Effect>) {
         let Some(polling) = self.fetches.get_mut(&id) else { return };
         if let State::Parked(parked) = std::mem::replace(&mut polling.state, State::Filling) {
+            self.parked -= 1;
             for place in parked.places {
                 self.unpark(place.token, effects);
             }
@@ -185,7 +186,9 @@ impl Machine {
             places.push(Place { token, epoch: seen.epoch, counted });
         }
         let parked = Parked { unit, missing, round_until: missing / 2, distance, places };
-        self.fetches.get_mut(&id).expect("looked up above").state = State::Parked(parked);
+        let state = &mut self.fetches.get_mut(&id).expect("looked up above").state;
+        self.parked += usize::from(matches!(state, State::Filling));
+        *state = State::Parked(parked);
     }
 
     pub(super) fn fetch_fired(
@@ -271,6 +274,7 @@ impl Machine {
         self.partitions -= polling.fetch.partitions.len();
         self.drop_deadline(polling.deadline, id);
         if let State::Parked(parked) = polling.state {
+            self.parked -= 1;
             for place in parked.places {
                 self.unpark(place.token, effects);
             }

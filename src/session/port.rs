@@ -3,6 +3,7 @@
 use super::Ground;
 use crate::{
     batch::Batch,
+    metrics::{Metrics, Reason},
     partition::{Produce, Role},
     runtime::{BytePermit, ReplySlot},
     types::{AckLevel, TopicPartition},
@@ -17,10 +18,88 @@ const PRODUCE_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest time a produce may name.
 const PRODUCE_WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// What a produce asks to append, for the counts.
+struct Load {
+    begun: Instant,
+    batches: u64,
+    records: u64,
+    bytes: u64,
+}
+
+impl Load {
+    fn of(batches: &[Batch]) -> Self {
+        let sum = |of: fn(&Batch) -> u64| batches.iter().map(of).sum();
+        Self {
+            begun: Instant::now(),
+            batches: batches.len() as u64,
+            records: sum(|batch| u64::from(batch.count())),
+            bytes: sum(|batch| batch.bytes().len() as u64),
+        }
+    }
+
+    fn count(&self, metrics: &Metrics, produced: &Result<wire::Produced, Refused>) {
+        metrics.produce_seconds.observe(self.begun.elapsed().as_secs_f64());
+        match produced {
+            // Nobody was told that these are in the log.
+            Ok(produced) if produced.duplicate || produced.level == AckLevel::None => {}
+            Ok(_) => {
+                metrics.produce_batches.inc_by(self.batches);
+                metrics.produce_records.inc_by(self.records);
+                metrics.produce_bytes.inc_by(self.bytes);
+            }
+            Err(refused) => {
+                metrics.produce_refused.get_or_create(&Reason { reason: refused.code.name() }).inc();
+            }
+        }
+    }
+}
+
 impl Ground {
     /// Hands batches to the partition's leader before it returns, so that calls keep their order; the future is the
     /// answer. The permit is held to it.
     pub fn produce(
+        &self,
+        produce: &wire::Produce,
+        batches: Vec<Batch>,
+        permit: BytePermit,
+    ) -> BoxFuture<'static, Result<wire::Produced, Refused>> {
+        let load = Load::of(&batches);
+        let produced = match self.fits(produce, &batches) {
+            Ok(()) => self.hand_over(produce, batches, permit),
+            Err(refused) => std::future::ready(Err(refused)).boxed(),
+        };
+        let metrics = self.metrics.clone();
+        async move {
+            let produced = produced.await;
+            load.count(&metrics, &produced);
+            produced
+        }
+        .boxed()
+    }
+
+    /// Counts a produce that did not get as far as its partition.
+    pub fn produce_refused(&self, refused: &Refused) {
+        self.metrics.produce_refused.get_or_create(&Reason { reason: refused.code.name() }).inc();
+    }
+
+    /// The topic's limit.
+    fn fits(&self, produce: &wire::Produce, batches: &[Batch]) -> Result<(), Refused> {
+        let metadata = self.controller.metadata();
+        let Some(topic) = metadata.topic(produce.topic) else { return Ok(()) };
+        let most = topic.settings.batch_bytes_max() as usize;
+        match batches.iter().map(|batch| batch.bytes().len()).max() {
+            Some(len) if len > most => Err(Refused::new(
+                Code::BatchTooLarge,
+                format!(
+                    "a batch of {len} bytes is over the topic's max.batch.bytes of {most}: \
+                     send smaller batches, or raise it (highwater topic alter)"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn hand_over(
         &self,
         produce: &wire::Produce,
         batches: Vec<Batch>,

@@ -42,6 +42,9 @@ pub struct HostOptions {
     pub commit_hold: Duration,
     /// Entry bytes of one append request.
     pub append_bytes: usize,
+    /// Bytes per second that this node sends to followers that are so far behind that their entries left its memory, and
+    /// in checkpoints: over connections of their own.
+    pub catch_up_bytes_per_s: u64,
     /// Payload bytes of one [`super::Event::Committed`].
     pub apply_bytes: usize,
     /// What this node's heartbeats vouch for besides its disk.
@@ -63,6 +66,7 @@ impl HostOptions {
             append_window_bytes: 4 << 20,
             commit_hold: Duration::from_millis(1),
             append_bytes: 1 << 20,
+            catch_up_bytes_per_s: 128 << 20,
             apply_bytes: 1 << 20,
             arbiters: None,
             #[cfg(feature = "testing")]
@@ -158,6 +162,12 @@ impl Host {
     /// Where the other nodes are.
     pub fn set_peers(&self, peers: Vec<Peer>) {
         self.node.set_peers(peers);
+    }
+
+    /// Bytes sent so far to followers that were far behind.
+    #[cfg(test)]
+    pub(super) fn caught_up_bytes(&self) -> u64 {
+        self.node.net.pace.taken()
     }
 
     /// Which nodes are alive, as this node sees it.

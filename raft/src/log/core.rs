@@ -14,9 +14,10 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -204,6 +205,8 @@ pub(super) struct Gauges {
     pub(super) free_bytes: AtomicU64,
     pub(super) stalls: AtomicU64,
     pub(super) cached_bytes: AtomicU64,
+    /// Who is told of each flush.
+    pub(super) observer: OnceLock<Box<dyn Fn(Duration) + Send + Sync>>,
     times: Mutex<Times>,
 }
 
@@ -225,6 +228,7 @@ impl Gauges {
             free_bytes: AtomicU64::new(u64::MAX),
             stalls: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
+            observer: OnceLock::new(),
             times: Mutex::default(),
         }
     }
@@ -240,6 +244,9 @@ impl Gauges {
     pub(super) fn flush_ended(&self, sync_seq: u64) {
         let took = (self.now() + 1).saturating_sub(self.flush_began.swap(0, Relaxed));
         self.sync_seq.store(sync_seq, Relaxed);
+        if let Some(observer) = self.observer.get() {
+            observer(Duration::from_micros(took));
+        }
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         if times.ring.len() < TIMES {
             times.ring.push(took);
@@ -248,6 +255,10 @@ impl Gauges {
             times.ring[at] = took;
         }
         times.next = (times.next + 1) % TIMES;
+    }
+
+    pub(super) fn is_low(&self, free_bytes_min: u64) -> bool {
+        self.free_bytes.load(Relaxed) < free_bytes_min
     }
 
     fn p99(&self) -> u64 {

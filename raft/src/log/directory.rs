@@ -193,9 +193,19 @@ impl Directory {
         self.inner.core.common.gauges.stats(&self.inner.core.common.files)
     }
 
-    /// Whether free space is below the low-water mark.
+    /// Looks at the free space now; flushes do so too.
+    pub fn measure(&self) {
+        self.inner.core.common.measure();
+    }
+
+    /// Tells `see` how long each flush took, `fdatasync` included; called once, on the WAL thread's time.
+    pub fn observe_flushes(&self, see: impl Fn(Duration) + Send + Sync + 'static) {
+        assert!(self.inner.core.common.gauges.observer.set(Box::new(see)).is_ok(), "flushes have one observer");
+    }
+
+    /// Whether free space is below the low-water mark. One atomic: asked for every produce.
     pub fn is_low(&self) -> bool {
-        self.stats().free_bytes < self.inner.core.common.options.free_bytes_min
+        self.inner.core.common.gauges.is_low(self.inner.core.common.options.free_bytes_min)
     }
 
     /// Flushes, seals, stops the WAL thread; waits for the retirer.

@@ -242,6 +242,11 @@ impl Group {
         (from..to.min(state.next())).map(|index| state.slot(index)?.cached()).collect()
     }
 
+    /// Whether the entry is in memory.
+    pub fn is_cached(&self, index: u64) -> bool {
+        self.shared.state().slot(index).is_some_and(|slot| slot.payload.is_some())
+    }
+
     /// After apply: ascending, each applied index once (those known already are skipped).
     pub fn note_applied(&self, stamps: Vec<Stamp>) {
         self.shared.state().stamp(stamps);

@@ -16,10 +16,13 @@ use std::{io, sync::Arc};
 pub(super) async fn load(common: &Common, owner: Owner, known: Replayed) -> io::Result<Result<Arc<Shared>, String>> {
     // Files from before an install may still be there.
     let from = known.installed.as_ref().map_or(0, |checkpoint| checkpoint.last.index + 1);
-    let segments = match segments(common, owner, known.hard.moved.as_ref(), from).await? {
+    let mut segments = match segments(common, owner, known.hard.moved.as_ref(), from).await? {
         Ok(segments) => segments,
         Err(why) => return Ok(Err(why)),
     };
+    // Segments below the purge point may be there again: their files went after its record, unsynced.
+    let kept = segments.iter().rposition(|segment| segment.base <= known.hard.purged).unwrap_or(0);
+    retire::remove_segments(common, owner, segments.drain(..kept)).await?;
     let mut state = state(known, segments);
     if let Err(why) = restart(common, owner, &mut state).await? {
         return Ok(Err(why));
@@ -80,7 +83,6 @@ async fn segments(
 fn state(known: Replayed, segments: Vec<Segment>) -> State {
     let Replayed { hard, entries, installed } = known;
     let mut state = State { segments, installed, ..State::default() };
-    // Segments below the purge point may still be there: their files go after the record.
     let reaches = state.segments.iter().find(|segment| segment.base >= hard.purged);
     state.start_offset = reaches.unwrap_or(&state.segments[0]).offset;
     state.vote = hard.vote;

@@ -35,6 +35,7 @@ mod reader;
 mod record;
 mod recovery;
 mod replay;
+mod retention;
 mod retire;
 mod scan;
 mod segment;

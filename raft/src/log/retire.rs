@@ -172,14 +172,24 @@ impl Retirer {
             let keep = state.segments.iter().rposition(|s| s.offset <= start && s.base <= purged).unwrap_or(0);
             state.segments.drain(..keep).collect()
         };
-        for segment in gone {
-            let owner = shared.owner;
-            for path in [segment.path(owner), segment.index_path(owner), segment.base_path(owner)] {
-                self.common.disk.remove(&path).await?;
-            }
-        }
-        Ok(())
+        remove_segments(&self.common, shared.owner, gone).await
     }
+}
+
+/// Removes their files. Not synced: what comes back goes at the next start.
+pub(super) async fn remove_segments(
+    common: &Common,
+    owner: Owner,
+    gone: impl IntoIterator<Item = Segment>,
+) -> io::Result<()> {
+    for segment in gone {
+        let path = segment.path(owner);
+        let path = if segment.damaged { path + segment::ASIDE } else { path };
+        for path in [path, segment.index_path(owner), segment.base_path(owner)] {
+            common.disk.remove(&path).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a group still needs a WAL file.

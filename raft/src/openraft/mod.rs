@@ -17,6 +17,7 @@ mod codec;
 mod driver;
 mod network;
 mod node;
+mod pace;
 mod proposer;
 mod replica;
 mod runtime;

@@ -204,7 +204,10 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let request = Request::Snapshot { vote, checkpoint: snapshot.snapshot };
+        let checkpoint = snapshot.snapshot;
+        let paced = self.shared.net.pace.book(checkpoint.machine.len() + checkpoint.membership.len());
+        tokio::time::sleep(paced).await;
+        let request = Request::Snapshot { vote, checkpoint };
         let reply = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),

@@ -1,6 +1,6 @@
 //! What the replicas of a node share.
 
-use super::{replica::Replica, serve::Demux};
+use super::{pace::Pace, replica::Replica, serve::Demux};
 use crate::{
     BootId, GroupId, NodeId, ReplicaId,
     env::Env,
@@ -29,6 +29,8 @@ pub(crate) struct Net {
     pub(crate) rpc: Arc<Rpc>,
     pub(super) lives: watch::Receiver<BTreeMap<NodeId, Life>>,
     streams: AtomicU64,
+    /// Of what goes over bulk connections.
+    pub(crate) pace: Pace,
     /// Timers of all groups beat together from here, so that their messages leave together.
     pub(super) epoch: Instant,
 }
@@ -73,7 +75,14 @@ impl Node {
         env: Env,
     ) -> io::Result<Arc<Node>> {
         let rpc = Rpc::new(network, env.clone());
-        let timing = detector::Timing { suspicion: options.timing.suspicion, ..detector::Timing::default() };
+        let suspicion = options.timing.suspicion;
+        let timing = detector::Timing {
+            suspicion,
+            flush_age_max: suspicion,
+            // An arbiter that is overloaded is late; one that is stuck is later still.
+            arbiter_age_max: suspicion * 4,
+            ..detector::Timing::default()
+        };
         let vouch = {
             let (directory, arbiters) = (directory.clone(), options.arbiters.clone());
             Arc::new(move || {
@@ -94,6 +103,7 @@ impl Node {
             rpc,
             lives: detector.liveness(),
             streams: AtomicU64::new(env.random_u64()),
+            pace: Pace::new(options.catch_up_bytes_per_s),
             epoch: Instant::now(),
         });
         let options = Arc::new(options);

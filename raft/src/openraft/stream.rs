@@ -4,6 +4,9 @@
 //! flight is forgotten. openraft then begins another from what it knows to match.
 //! **Invariant:** an append with entries never waits; one that only tells of a commit is kept back for a moment, and the
 //! next one, which tells the same and more, goes in its place. Else each lone entry would cost two round trips.
+//! **Invariant:** what a follower needs that is no longer in memory goes over the bulk connection, at the node's pace, so
+//! that it stands in nobody's way. The stream changes its connection only with nothing in flight: order stays.
+//!
 //! There is no deadline that matters on an append (openraft takes an error as a reason to begin again from an earlier
 //! entry): the failure detector ends the calls to a node that it suspects.
 
@@ -49,6 +52,11 @@ pub(super) struct Pipeline<'c, S> {
     held: Option<AppendEntriesRequest<Types>>,
     hold: Pin<Box<Sleep>>,
     begun: bool,
+    lane: Lane,
+    /// The next append, which needs the other connection: it goes when all before it are answered.
+    turning: Option<AppendEntriesRequest<Types>>,
+    /// Until then nothing more goes over the bulk connection.
+    paced: Option<Pin<Box<Sleep>>>,
 }
 
 struct InFlight {
@@ -69,19 +77,37 @@ impl<'c, S> Pipeline<'c, S> {
             held: None,
             hold: Box::pin(tokio::time::sleep(Duration::ZERO)),
             begun: false,
+            lane: Lane::Data,
+            turning: None,
+            paced: None,
         }
     }
 
     fn has_room(&self) -> bool {
         let options = &self.client.shared.options;
-        self.in_flight.len() < options.append_window && self.bytes < options.append_window_bytes
+        self.turning.is_none()
+            && self.in_flight.len() < options.append_window
+            && self.bytes < options.append_window_bytes
+    }
+
+    /// Over which connection an append goes; without entries, over the one in use.
+    fn lane_of(&self, append: &AppendEntriesRequest<Types>) -> Lane {
+        match append.entries.first() {
+            None => self.lane,
+            Some(first) if self.client.shared.log.is_cached(first.log_id.index) => Lane::Data,
+            Some(_) => Lane::Bulk,
+        }
     }
 
     fn send(&mut self, append: AppendEntriesRequest<Types>) {
         let bytes = append.entries.iter().map(|entry| 64 + content_len(&entry.payload)).sum::<usize>();
         self.term = append.vote.leader_id.term;
         let request = Request::Append { stream: self.number, append };
-        let answer = Box::pin(self.client.send(Lane::Data, APPEND, &request, DEADLINE));
+        if self.lane == Lane::Bulk {
+            let wait = self.client.shared.net.pace.book(bytes);
+            self.paced = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+        let answer = Box::pin(self.client.send(self.lane, APPEND, &request, DEADLINE));
         self.in_flight.push_back(InFlight { answer, bytes });
         self.bytes += bytes;
     }
@@ -98,13 +124,21 @@ impl<'c, S> Pipeline<'c, S> {
             self.held = Some(append);
         } else {
             self.begun = true;
-            self.send(append);
+            let lane = self.lane_of(&append);
+            if lane != self.lane && !self.in_flight.is_empty() {
+                self.turning = Some(append);
+            } else {
+                self.lane = lane;
+                self.paced = self.paced.take().filter(|_| lane == Lane::Bulk);
+                self.send(append);
+            }
         }
     }
 
     fn end(&mut self) {
         self.input = None;
         self.held = None;
+        self.turning = None;
         self.in_flight.clear();
     }
 
@@ -135,6 +169,18 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Stream for Pipeline<
                 this.bytes -= first.bytes;
                 this.in_flight.pop_front();
                 return Poll::Ready(Some(this.settle(answer)));
+            }
+            if this.in_flight.is_empty()
+                && let Some(append) = this.turning.take()
+            {
+                this.take(append);
+                continue;
+            }
+            if let Some(paced) = &mut this.paced {
+                if paced.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                this.paced = None;
             }
             if !this.has_room() {
                 return Poll::Pending;

@@ -113,7 +113,7 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
         let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
         let figures = load::run(shape, warm, measure, usage, send).await;
         if context.output == output::Output::Json {
-            println!("{}", serde_json::to_string(&figures)?);
+            output::say(serde_json::to_string(&figures)?)?;
         }
         rows.push(figures);
         producer.close().await?;

@@ -51,7 +51,7 @@ impl Builder {
         let settings = Settings {
             batch_bytes: 256 << 10,
             linger: Duration::ZERO,
-            compression: Compression::None,
+            compression: None,
             in_flight_max: IN_FLIGHT_MAX,
             delivery_timeout: Duration::from_secs(120),
             idempotent: true,
@@ -72,9 +72,9 @@ impl Builder {
         self
     }
 
-    /// How batches are compressed. Default: not.
+    /// How batches are compressed. Default: as the topic's `compression` says, else not.
     pub fn compression(mut self, compression: Compression) -> Self {
-        self.settings.compression = compression;
+        self.settings.compression = Some(compression);
         self
     }
 
@@ -85,7 +85,8 @@ impl Builder {
     }
 
     /// Whether the broker numbers the producer's batches, so that none is in the log twice. Default: yes. Without, one batch
-    /// per partition is under way at a time, which keeps the order.
+    /// per partition is under way at a time, which keeps the order; and a batch that a leader may have appended as it lost its
+    /// role is not sent again but fails with [`ProduceError::OutcomeUnknown`](crate::client::ProduceError::OutcomeUnknown).
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.settings.idempotent = idempotent;
         self.settings.in_flight_max = if idempotent { IN_FLIGHT_MAX } else { 1 };

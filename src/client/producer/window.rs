@@ -35,7 +35,8 @@ const MISORDERED_MAX: u32 = 4;
 pub(super) struct Settings {
     pub(super) batch_bytes: usize,
     pub(super) linger: Duration,
-    pub(super) compression: Compression,
+    /// `None`: as the topic says.
+    pub(super) compression: Option<Compression>,
     pub(super) in_flight_max: usize,
     pub(super) delivery_timeout: Duration,
     pub(super) idempotent: bool,
@@ -132,7 +133,13 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(settings: Settings, place: Arc<Place>) -> Self {
+    /// A window with the topic's settings where the producer has none, and within its limits.
+    pub(super) fn new(mut settings: Settings, place: Arc<Place>) -> Self {
+        let of_topic = |name| place.topic.settings.iter().find(|(set, _)| set == name).map(|(_, value)| value);
+        settings.compression = settings.compression.or_else(|| of_topic("compression")?.parse().ok());
+        if let Some(most) = of_topic("max.batch.bytes").and_then(|most| most.parse().ok()) {
+            settings.batch_bytes = settings.batch_bytes.min(most);
+        }
         Self {
             settings,
             place,
@@ -162,7 +169,7 @@ impl Window {
             _ => false,
         });
         if !fits {
-            let mut builder = Builder::new(self.settings.compression);
+            let mut builder = Builder::new(self.settings.compression.unwrap_or_default());
             push(&mut builder, record)?;
             if let Some(entry) = self.entries.back_mut() {
                 entry.closed = true;
@@ -319,9 +326,14 @@ impl Window {
             Answer::Refused(refused) => {
                 entry.last.clone_from(&refused.message);
                 match refused.code {
-                    Code::NotLeader | Code::UnknownPartition => {
-                        // Whoever lost its role with the batch on its way says the same.
-                        entry.unknown = true;
+                    Code::OutcomeUnknown if !self.settings.idempotent => {
+                        let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
+                        self.fail(at, ProduceError::OutcomeUnknown { topic, partition, last: refused.message });
+                        self.hold(Hold::Reroute);
+                        return Some(Noted::NotLeader { again: false });
+                    }
+                    Code::NotLeader | Code::UnknownPartition | Code::OutcomeUnknown => {
+                        entry.unknown |= refused.code == Code::OutcomeUnknown;
                         let again = entry.refused_by.replace(from) == Some(from);
                         self.hold(Hold::Reroute);
                         return Some(Noted::NotLeader { again });

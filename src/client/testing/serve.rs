@@ -164,6 +164,13 @@ async fn produced(
             tokio::time::sleep(delay).await;
             world.with(append)
         }
+        Fault::AppendAndMove(to) => {
+            world.with(|state| {
+                let _ = append(state);
+                state.move_leader(at, to);
+            });
+            refuse(Code::OutcomeUnknown)
+        }
         Fault::Move(to) => world.with(|state| {
             state.move_leader(at, to);
             append(state)

@@ -2,7 +2,7 @@
 
 use super::groups::Group;
 use crate::{
-    batch::{Batch, place},
+    batch::{Batch, Compression, place},
     types::{GroupName, NodeId, Position, ProducerId, TopicId, TopicName, TopicPartition},
     wire::{Code, MetadataAnswer, NodeAddress, PartitionMetadata, Produced, Refused, TopicMetadata},
 };
@@ -27,6 +27,8 @@ pub(in crate::client) enum Fault {
     Cut,
     /// The answer takes this long.
     Delay(Duration),
+    /// It is in the log, and the partition's leader moves to this node before the answer.
+    AppendAndMove(u32),
     /// The partition's leader moves to this node; this one refuses.
     Move(u32),
 }
@@ -37,6 +39,7 @@ pub(in crate::client) struct State {
     pub(in crate::client) silent: BTreeSet<NodeId>,
     pub(in crate::client) down: BTreeSet<NodeId>,
     pub(in crate::client) topics: BTreeMap<TopicName, (TopicId, u32)>,
+    pub(in crate::client) settings: BTreeMap<TopicName, Vec<(String, String)>>,
     pub(in crate::client) parts: BTreeMap<TopicPartition, Part>,
     pub(in crate::client) faults: VecDeque<Fault>,
     /// Base sequences of produce requests, in the order in which they came.
@@ -93,6 +96,17 @@ impl State {
         part.epoch += 1;
     }
 
+    pub(in crate::client) fn set(&mut self, topic: &TopicName, settings: &[(&str, &str)]) {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.settings.insert(topic.clone(), settings.collect());
+    }
+
+    /// Bytes and compression of the batches in the log.
+    pub(in crate::client) fn batches(&self, topic: &TopicName, partition: u32) -> Vec<(usize, Compression)> {
+        let log = self.parts[&self.at(topic, partition)].log.iter();
+        log.map(|(_, batch)| (batch.bytes().len(), batch.header().compression().unwrap())).collect()
+    }
+
     /// Appends without a client.
     pub(in crate::client) fn append(&mut self, topic: &TopicName, partition: u32, values: &[&str]) {
         let mut builder = crate::batch::Builder::default();
@@ -115,7 +129,7 @@ impl State {
             name: name.clone(),
             id: *id,
             replication_factor: 3,
-            settings: Vec::new(),
+            settings: self.settings.get(name).cloned().unwrap_or_default(),
             partitions: (0..*partitions)
                 .map(|partition| {
                     let part = &self.parts[&TopicPartition { topic: *id, partition }];

@@ -1,6 +1,8 @@
 //! Order, repeats, limits.
 
 use crate::{
+    advice::Advice as _,
+    batch::Compression,
     client::{
         Client, ProduceError, Record, SendError,
         producer::{Producer, Receipt},
@@ -95,6 +97,8 @@ async fn losses_refusals_and_repeats_keep_order_and_never_duplicate() {
         survives(&[Fault::None, Fault::Refuse(code)]).await;
         survives(&[Fault::Refuse(code), Fault::None, Fault::Refuse(code), Fault::AppendAndRefuse(code)]).await;
     }
+    let (_, client) = survives(&[Fault::None, Fault::AppendAndMove(2), Fault::None, Fault::AppendAndMove(3)]).await;
+    assert!(duplicates(&client) > 0);
     survives(&[Fault::None, Fault::Refuse(Code::OutOfOrderSequence)]).await;
     survives(&[Fault::Move(2), Fault::Move(3), Fault::Move(1), Fault::AppendAndCut, Fault::Move(2)]).await;
 }
@@ -271,6 +275,42 @@ async fn a_forgotten_producer_gives_up_what_may_be_in_the_log() {
         receipt.await.unwrap();
     }
     assert_eq!(world.with(|state| state.values(&topic, 0)), numbers(0..6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_numbers_an_unknown_outcome_is_an_error_and_nothing_is_there_twice() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.faults.extend([Fault::None, Fault::AppendAndRefuse(Code::OutcomeUnknown)]));
+    let client = world.client().await;
+    let producer = client.producer().idempotent(false).batch_bytes(1).build();
+    for (i, receipt) in send(&producer, &topic, 0..5).await.into_iter().enumerate() {
+        match receipt.await {
+            Err(error @ ProduceError::OutcomeUnknown { .. }) if i == 1 => {
+                assert!(error.advice().contains("idempotent"), "{}", error.advice());
+            }
+            outcome => drop(outcome.unwrap()),
+        }
+    }
+    assert_eq!(world.with(|state| state.values(&topic, 0)), numbers(0..5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_says_how_batches_are_made_where_the_producer_does_not() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    let settings = [("compression", "zstd"), ("max.batch.bytes", "2048")];
+    world.with(|state| state.set(&topic, &settings));
+    let client = world.client().await;
+    let producer = client.producer().linger(Duration::from_millis(5)).build();
+    let text = |n: u32| Record::new(topic.clone(), n.to_string().repeat(500));
+    for n in 0..20 {
+        let _ = producer.send(text(n)).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    let sizes = world.with(|state| state.batches(&topic, 0));
+    assert!(sizes.len() > 3, "{sizes:?}");
+    assert!(sizes.iter().all(|(len, codec)| *len < 1_000 && *codec == Compression::Zstd), "{sizes:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -37,7 +37,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<ControllerMachine, Damaged> {
     let damaged = |why: String| Damaged { what: "controller checkpoint", why };
     let (version, body) = bytes.split_first().ok_or_else(|| damaged("it is empty".into()))?;
     if *version != CHECKPOINT_VERSION {
-        return Err(damaged(format!("version {version}, expected {CHECKPOINT_VERSION}")));
+        return Err(damaged(format!(
+            "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
+        )));
     }
     let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { metadata, next_group, next_replica, next_producer_block } = stored;

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// How long records are kept, milliseconds, or `unlimited`.
+/// How long records are kept, milliseconds, or `unlimited` (also `-1`).
 pub const RETENTION_MS: &str = "retention.ms";
-/// How many bytes of a partition are kept, or `unlimited`.
+/// How many bytes of a partition are kept, or `unlimited` (also `-1`).
 pub const RETENTION_BYTES: &str = "retention.bytes";
 /// Bytes of a batch at most.
 pub const MAX_BATCH_BYTES: &str = "max.batch.bytes";
@@ -71,14 +71,14 @@ impl Settings {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// How long records are kept, milliseconds; `None` is for ever.
-    pub fn retention_ms(&self) -> Option<u64> {
-        self.limit(RETENTION_MS, Some(limits::RETENTION_MS_DEFAULT))
+    /// How long records are kept, milliseconds; `None` is for ever. `default` is the node's.
+    pub fn retention_ms(&self, default: Option<u64>) -> Option<u64> {
+        self.limit(RETENTION_MS, default)
     }
 
-    /// How many bytes of a partition are kept; `None` is all.
-    pub fn retention_bytes(&self) -> Option<u64> {
-        self.limit(RETENTION_BYTES, None)
+    /// How many bytes of a partition are kept; `None` is all. `default` is the node's.
+    pub fn retention_bytes(&self, default: Option<u64>) -> Option<u64> {
+        self.limit(RETENTION_BYTES, default)
     }
 
     /// Bytes of a batch at most.
@@ -123,7 +123,7 @@ fn checked(name: &'static str, value: &str) -> Result<String, SettingError> {
                 }
             }
         }
-        _ if value == UNLIMITED => Ok(value.into()),
+        _ if value == UNLIMITED || value == "-1" => Ok(UNLIMITED.into()),
         _ => match number.filter(|n| *n > 0) {
             Some(n) => Ok(n.to_string()),
             None => Err(refused(format!("a number above 0, or {UNLIMITED}"))),

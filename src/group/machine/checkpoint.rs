@@ -47,7 +47,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<HomeMachine, Damaged> {
     let damaged = |why: String| Damaged { what: "group home checkpoint", why };
     let (version, body) = bytes.split_first().ok_or_else(|| damaged("it is empty".into()))?;
     if *version != CHECKPOINT_VERSION {
-        return Err(damaged(format!("version {version}, expected {CHECKPOINT_VERSION}")));
+        return Err(damaged(format!(
+            "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
+        )));
     }
     let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let topics = stored.topics.into_owned();

@@ -238,7 +238,7 @@ async fn where_a_group_starts_outlives_its_home_and_its_first_member() {
     .await;
 }
 
-async fn join(node: &Node) -> wire::Joined {
+pub(super) async fn join(node: &Node) -> wire::Joined {
     let join = wire::Join {
         group: "readers".parse().unwrap(),
         member: None,
@@ -260,7 +260,7 @@ async fn join(node: &Node) -> wire::Joined {
 }
 
 /// One heartbeat that says "I consume what you gave me".
-async fn beat(node: &Node, member: &wire::Joined, last: &wire::HeartbeatAnswer) -> wire::HeartbeatAnswer {
+pub(super) async fn beat(node: &Node, member: &wire::Joined, last: &wire::HeartbeatAnswer) -> wire::HeartbeatAnswer {
     let owned = |given: &wire::AssignedPartition| wire::OwnedPartition {
         topic: given.topic,
         partition: given.partition,

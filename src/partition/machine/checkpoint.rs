@@ -61,7 +61,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
     let damaged = |why: String| Damaged { what: "partition checkpoint", why };
     let (version, body) = bytes.split_first().ok_or_else(|| damaged("it is empty".into()))?;
     if *version != CHECKPOINT_VERSION {
-        return Err(damaged(format!("version {version}, expected {CHECKPOINT_VERSION}")));
+        return Err(damaged(format!(
+            "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
+        )));
     }
     let stored: Stored = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { log_start, next_offset, stamp_ms, epochs, producers } = stored;

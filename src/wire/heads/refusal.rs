@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a request was refused. Numbers are never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
+#[serde(from = "u16", into = "u16")]
 #[repr(u16)]
 pub enum Code {
     /// The frame or a field of it makes no sense.
@@ -66,6 +66,8 @@ pub enum Code {
     Denied = 28,
     /// This node is not the group's home.
     NotHome = 29,
+    /// The leader lost its role with the batches on their way: they may be in the log, or come to be.
+    OutcomeUnknown = 30,
 }
 
 impl From<Code> for u16 {
@@ -74,10 +76,10 @@ impl From<Code> for u16 {
     }
 }
 
-impl TryFrom<u16> for Code {
-    type Error = String;
-    fn try_from(n: u16) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|code| *code as u16 == n).ok_or_else(|| format!("unknown refusal code {n}"))
+impl From<u16> for Code {
+    /// A number of a later version is [`Code::Internal`]: the words beside it say what it means.
+    fn from(n: u16) -> Self {
+        Self::ALL.iter().copied().find(|code| *code as u16 == n).unwrap_or(Self::Internal)
     }
 }
 
@@ -113,7 +115,44 @@ impl Code {
         Self::Internal,
         Self::Denied,
         Self::NotHome,
+        Self::OutcomeUnknown,
     ];
+
+    /// In snake case, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::NotLeader => "not_leader",
+            Self::NotReady => "not_ready",
+            Self::UnknownTopic => "unknown_topic",
+            Self::UnknownPartition => "unknown_partition",
+            Self::TopicExists => "topic_exists",
+            Self::BadName => "bad_name",
+            Self::OffsetOutOfRange => "offset_out_of_range",
+            Self::BatchTooLarge => "batch_too_large",
+            Self::BadBatch => "bad_batch",
+            Self::OutOfOrderSequence => "out_of_order_sequence",
+            Self::ProducerFenced => "producer_fenced",
+            Self::UnknownProducer => "unknown_producer",
+            Self::Overloaded => "overloaded",
+            Self::NoQuorum => "no_quorum",
+            Self::TimedOut => "timed_out",
+            Self::UnknownGroup => "unknown_group",
+            Self::UnknownMember => "unknown_member",
+            Self::StaleGeneration => "stale_generation",
+            Self::GroupNotEmpty => "group_not_empty",
+            Self::Unsupported => "unsupported",
+            Self::BadSetting => "bad_setting",
+            Self::ShuttingDown => "shutting_down",
+            Self::Offline => "offline",
+            Self::DiskFull => "disk_full",
+            Self::Internal => "internal",
+            Self::Denied => "denied",
+            Self::NotHome => "not_home",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
 
     /// Whether the same request may succeed later, at the same node or another.
     pub fn is_retriable(self) -> bool {
@@ -127,6 +166,7 @@ impl Code {
                 | Self::ShuttingDown
                 | Self::DiskFull
                 | Self::NotHome
+                | Self::OutcomeUnknown
                 | Self::UnknownPartition
         )
     }

@@ -1,5 +1,6 @@
 //! Whole groups over simulated disks and a simulated network, in virtual time on one thread.
 
+mod catch_up;
 mod changes;
 mod failures;
 mod world;

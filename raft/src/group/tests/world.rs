@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) began: Instant,
     boots: u64,
     peers: Vec<u32>,
+    /// Of what followers missed.
+    pub(super) catch_up_bytes_per_s: u64,
 }
 
 pub(super) struct SimNode {
@@ -70,7 +72,16 @@ impl World {
     pub(super) async fn start_with(seed: u64, n: u32, options: log::Options) -> World {
         let hub = Hub::new(seed, Timing::default());
         let began = Instant::now();
-        let mut world = World { seed, hub, nodes: BTreeMap::new(), options, began, boots: 0, peers: (1..=n).collect() };
+        let mut world = World {
+            seed,
+            hub,
+            nodes: BTreeMap::new(),
+            options,
+            began,
+            boots: 0,
+            peers: (1..=n).collect(),
+            catch_up_bytes_per_s: 128 << 20,
+        };
         for id in 1..=n {
             world.start_empty(id, u64::from(id)).await;
         }
@@ -97,13 +108,15 @@ impl World {
         let peer =
             |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
         let peers: Vec<_> = self.peers.iter().filter(|node| **node != id).map(peer).collect();
+        let catch_up_bytes_per_s = self.catch_up_bytes_per_s;
         let (options, told, storage) = (self.options.clone(), owner.clone(), disk.clone() as Arc<dyn Disk>);
         let started = tasks.tag(async move {
             let directory = log::Directory::open(storage, options, env.clone()).await.unwrap();
             for (_, _, health) in directory.groups() {
                 assert_eq!(health, log::Health::Good, "node {id}");
             }
-            let host = Host::start(HostOptions::new(NodeId(id), boot), directory, network, env).unwrap();
+            let host_options = HostOptions { catch_up_bytes_per_s, ..HostOptions::new(NodeId(id), boot) };
+            let host = Host::start(host_options, directory, network, env).unwrap();
             host.set_peers(peers);
             let group = host.open(GROUP, replica, told).await.unwrap();
             (host, group)

@@ -299,10 +299,9 @@ fn a_full_node_takes_no_more_replicas() {
 #[test]
 fn settings_have_defaults() {
     let mut settings = Settings::default();
-    let all = |s: &Settings| (s.retention_ms(), s.retention_bytes(), s.batch_bytes_max(), s.compression());
-    assert_eq!(all(&settings), (Some(limits::RETENTION_MS_DEFAULT), None, limits::BATCH_BYTES_MAX, None));
-    for (name, value) in
-        [(RETENTION_MS, "unlimited"), (RETENTION_BYTES, "7"), (MAX_BATCH_BYTES, "2048"), (COMPRESSION, "lz4")]
+    let all = |s: &Settings| (s.retention_ms(Some(5)), s.retention_bytes(None), s.batch_bytes_max(), s.compression());
+    assert_eq!(all(&settings), (Some(5), None, limits::BATCH_BYTES_MAX, None));
+    for (name, value) in [(RETENTION_MS, "-1"), (RETENTION_BYTES, "7"), (MAX_BATCH_BYTES, "2048"), (COMPRESSION, "lz4")]
     {
         settings.set(name, Some(value)).unwrap();
     }

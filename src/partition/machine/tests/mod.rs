@@ -355,7 +355,7 @@ fn a_damaged_checkpoint_says_what_is_wrong() {
         .into();
     insta::assert_snapshot!(errors.join("\n"), @"
         partition checkpoint: it is empty
-        partition checkpoint: version 9, expected 1
+        partition checkpoint: format 9 is of another release, this one reads 1: run the release that wrote it
         partition checkpoint: wrong msgpack marker Reserved
         ");
 }

@@ -1,0 +1,159 @@
+//! What replicated machines leave on disk, byte for byte: their commands and their checkpoints. A difference here is a new
+//! format: raise the machine's version (or add a field that older releases skip) and write the files anew.
+//!
+//! `HIGHWATER_GOLDEN=write` writes them.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use highwater::{
+    batch::{Builder, Compression, Producer},
+    controller::machine as controller,
+    partition::machine as partition,
+    types::{NodeId, ProducerId, TopicId},
+};
+use highwater_raft::{
+    DirectoryId, GroupId, ReplicaId,
+    machine::{At, Command, Machine},
+};
+use std::{fmt::Debug, fmt::Write as _, path::PathBuf};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").unwrap();
+        out
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+/// The stored text, which is `text` as long as the format is.
+fn golden(name: &str, text: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/machines").join(name);
+    if std::env::var_os("HIGHWATER_GOLDEN").is_some_and(|v| v == "write") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(text, stored, "{name}: the format changed");
+    stored
+}
+
+/// Commands and checkpoint of a machine are the stored ones, and the stored ones are read.
+fn check<M: Machine<Reply: Debug> + Default>(name: &str, version: u8, commands: &[Command]) {
+    let written: String =
+        commands.iter().fold(String::new(), |out, command| out + &format!("{} {}\n", command.kind, hex(&command.body)));
+    let stored = golden(&format!("{name}-commands.hex"), &written);
+    let mut machine = M::default();
+    for (n, line) in (1..).zip(stored.lines()) {
+        let (kind, body) = line.split_once(' ').unwrap();
+        let command = Command { kind: kind.parse().unwrap(), body: unhex(body).into() };
+        let reply = machine.apply(At { index: n, term: 3, stamp_ms: 1_000 * n }, &command, &mut Vec::new());
+        let said = format!("{reply:?}");
+        assert!(!said.contains("Malformed") && !said.contains("UnknownCommand"), "{name}, command {n}: {said}");
+    }
+    let lines = |bytes: &[u8]| bytes.chunks(32).fold(String::new(), |out, line| out + &hex(line) + "\n");
+    let stored = unhex(&golden(&format!("{name}-checkpoint-v{version}.hex"), &lines(&machine.checkpoint())));
+    assert_eq!(stored[0], version);
+    let mut restored = M::default();
+    restored.restore(&stored.clone().into()).unwrap();
+    assert_eq!(restored.checkpoint(), stored, "{name}: what is read is written the same");
+    // A map of one entry more: a field of a later release.
+    let mut later = stored.clone();
+    assert_eq!(later[1] & 0xf0, 0x80, "a small map");
+    later[1] += 1;
+    later.extend([0xa2, b'z', b'z', 0x07]);
+    M::default().restore(&later.into()).unwrap_or_else(|e| panic!("{name}: a field that it does not know: {e}"));
+    let mut newer = stored;
+    newer[0] += 1;
+    let refused = M::default().restore(&newer.into()).unwrap_err().to_string();
+    assert!(refused.contains("of another release"), "{refused}");
+}
+
+#[test]
+fn partition_machine() {
+    let batch = |producer: Option<(i64, u32)>, records: usize| {
+        let mut builder = Builder::new(Compression::None);
+        for n in 0..records {
+            builder.push(1_000, Some(b"key"), Some(format!("value {n}").as_bytes()), &[]).unwrap();
+        }
+        builder.producer(producer.map(|(id, sequence)| Producer { id: ProducerId(id), epoch: 0, sequence }));
+        partition::produce(builder.build().unwrap().into_bytes())
+    };
+    let commands = [
+        batch(None, 2),
+        batch(Some((7, 0)), 3),
+        batch(Some((7, 3)), 1),
+        batch(Some((8, 0)), 1),
+        partition::Trim { offset: 3 }.command(),
+        partition::ExpireProducers { before_ms: 3_500 }.command(),
+    ];
+    check::<partition::PartitionMachine>("partition", partition::CHECKPOINT_VERSION, &commands);
+}
+
+#[test]
+fn controller_machine() {
+    use controller::Command as C;
+    let addresses = |node: u32| controller::Addresses {
+        native: format!("node-{node}:7420"),
+        peer: format!("node-{node}:7421"),
+        control: format!("node-{node}:7422"),
+        http: String::new(),
+    };
+    let seed = |node: u32| controller::Seed {
+        node: NodeId(node),
+        directory: Some(DirectoryId(u64::from(node))),
+        addresses: addresses(node),
+    };
+    let name = |name: &str| name.parse().unwrap();
+    let commands = [
+        C::Bootstrap(controller::Bootstrap { cluster_id: 0x1234, seeds: [1, 2, 3].map(seed).into(), homes: 2 }),
+        C::RegisterNode(controller::RegisterNode {
+            node: NodeId(1),
+            directory: DirectoryId(1),
+            addresses: addresses(1),
+        }),
+        C::CreateTopic(controller::CreateTopic {
+            name: name("orders"),
+            id: TopicId([1; 16]),
+            partitions: 2,
+            replication_factor: 2,
+            settings: vec![("retention.ms".into(), "60000".into())],
+            avoid: [NodeId(3)].into(),
+        }),
+        C::CreateTopic(controller::CreateTopic {
+            name: name("gone"),
+            id: TopicId([2; 16]),
+            partitions: 1,
+            replication_factor: 3,
+            settings: Vec::new(),
+            avoid: Default::default(),
+        }),
+        C::AlterTopic(controller::AlterTopic {
+            name: name("orders"),
+            settings: vec![("retention.bytes".into(), Some("1000000".into())), ("retention.ms".into(), None)],
+            partitions: 3,
+            avoid: Default::default(),
+        }),
+        C::DeleteTopic(controller::DeleteTopic { name: name("gone") }),
+        C::TakeProducerBlock(controller::TakeProducerBlock { node: NodeId(2) }),
+    ];
+    let mut commands: Vec<Command> = commands.iter().map(C::encode).collect();
+    // A damaged replica, and its way to another one.
+    let mut machine = controller::ControllerMachine::default();
+    for command in &commands {
+        machine.apply(At { index: 1, term: 3, stamp_ms: 0 }, command, &mut Vec::new());
+    }
+    let faulty = machine.metadata().groups[&GroupId(1_024)].replicas[0].id;
+    let faulty = C::ReplicaFaulty(controller::ReplicaFaulty { group: GroupId(1_024), replica: faulty }).encode();
+    machine.apply(At { index: 1, term: 3, stamp_ms: 0 }, &faulty, &mut Vec::new());
+    let replicas = &machine.metadata().groups[&GroupId(1_024)].replicas;
+    let newest = replicas.iter().map(|replica| replica.id).max().unwrap();
+    let voters: std::collections::BTreeSet<ReplicaId> = replicas.iter().map(|replica| replica.id).collect();
+    commands.push(faulty);
+    commands.push(C::ReplicaCaughtUp(controller::ReplicaCaughtUp { group: GroupId(1_024), replica: newest }).encode());
+    commands.push(C::Swapped(controller::Swapped { group: GroupId(1_024), voters }).encode());
+    check::<controller::ControllerMachine>("controller", controller::CHECKPOINT_VERSION, &commands);
+}

@@ -5,6 +5,7 @@
 // In layer order, lowest first: a module uses those above it (`tests/tidy.rs` has the list).
 pub mod advice;
 pub mod limits;
+pub mod sabotage;
 pub mod types;
 
 pub mod batch;

@@ -51,7 +51,7 @@ const CLI_WITH_NODE: &[&str] = &["serve", "dev", "cert", "config"];
 /// Who may use highwater-raft.
 const USE_RAFT: &[&str] = &["replica", "controller", "partition", "group", "peer", "node", "testing"];
 /// What every layer may take from it: the seams and the ids.
-const RAFT_SEAMS: &[&str] = &["env", "NodeId", "GroupId", "ReplicaId", "BootId", "DirectoryId"];
+const RAFT_SEAMS: &[&str] = &["env", "observe", "NodeId", "GroupId", "ReplicaId", "BootId", "DirectoryId"];
 /// What machines may take from it.
 const RAFT_FOR_MACHINES: &[&str] = &["machine", "NodeId", "GroupId", "ReplicaId", "DirectoryId", "Payload"];
 /// Modules whose machines are replicated: even the word `now` is wrong there.
@@ -104,6 +104,13 @@ fn every_error_is_in_the_snapshot() {
 fn no_test_is_switched_off() {
     let all = ["src", "raft", "chaos", "tests", "examples"].into_iter().flat_map(sources);
     report(all.flat_map(|source| ignore_violations(&source)).collect());
+}
+
+#[test]
+fn checkers_know_no_planted_bug() {
+    let bugs = bug_names();
+    assert!(bugs.len() > 15, "the planted bugs are found: {bugs:?}");
+    report(sources("chaos/src/checker").iter().flat_map(|source| bug_violations(source, &bugs)).collect());
 }
 
 #[test]
@@ -201,7 +208,7 @@ fn unread(home: &str, what: &str, fields: &[String], all: &[Source]) -> Vec<Stri
 
 fn layer_violations(source: &Source) -> Vec<String> {
     let own = source.module();
-    if !source.path.starts_with("src/") || ["lib", "main", "testing"].contains(&own) {
+    if !source.path.starts_with("src/") || ["lib", "main", "testing", "sabotage"].contains(&own) {
         return vec![];
     }
     let names = |list: &'static str| list.split_whitespace().collect::<Vec<_>>();
@@ -267,7 +274,7 @@ fn machine_violations(source: &Source) -> Vec<String> {
     let at = |line: usize, what: &str| format!("{}:{line}: a machine {what}", source.path);
     let mut found = vec![];
     for used in source.paths("crate") {
-        let pure = ["types", "limits", "batch", "advice"].contains(&used.first.as_str());
+        let pure = ["types", "limits", "batch", "advice", "sabotage"].contains(&used.first.as_str());
         // Beside itself a machine may use what its own folder says about values, never its actors.
         let own_values = used.first == own
             && !["actor", "leader", "follower", "observe"].iter().any(|shell| used.second.starts_with(shell));
@@ -393,6 +400,32 @@ fn ignore_violations(source: &Source) -> Vec<String> {
     places
         .map(|at| format!("{}:{}: a test that does not run shows nothing", source.path, line_of(&source.all_code, at)))
         .collect()
+}
+
+/// What planted bugs and their controls are called.
+fn bug_names() -> Vec<String> {
+    let mut names = vec!["sabotage".into(), "feature =".into()];
+    for path in ["raft/src/sabotage.rs", "src/sabotage.rs"] {
+        let source = Source::new(path, &fs::read_to_string(root().join(path)).unwrap());
+        for (start, name) in source.items("pub enum ") {
+            names.extend(variants(braced(&source.code[start..])).into_iter().map(String::from));
+            names.push(name);
+        }
+    }
+    let controls = fs::read_to_string(root().join("chaos/src/controls.rs")).unwrap();
+    names.extend(controls.split("control(\"").skip(1).filter_map(|rest| rest.split('"').next()).map(String::from));
+    names
+}
+
+/// A checker that is told what to look for proves nothing.
+fn bug_violations(source: &Source, bugs: &[String]) -> Vec<String> {
+    let named = |bug: &&String| {
+        let mut places = source.text.match_indices(bug.as_str());
+        places
+            .any(|(at, _)| !source.text[..at].ends_with(is_word) && !source.text[at + bug.len()..].starts_with(is_word))
+    };
+    let found = bugs.iter().filter(named);
+    found.map(|bug| format!("{}: knows the planted bug `{bug}`; judge histories alone", source.path)).collect()
 }
 
 /// Each dependency has a comment above it; one comment may serve a run of lines.
@@ -528,5 +561,7 @@ fn the_rules_find_what_is_planted() {
         dependency_violations("[workspace.dependencies]\n# what for\na = \"1\"\nb = \"1\"\n\nc = \"1\"").len(),
         1
     );
+    let checker = Source::new("chaos/src/checker/x.rs", "// finds LeaderRestore");
+    assert_eq!(bug_violations(&checker, &["LeaderRestore".into(), "Leader".into()]).len(), 1);
     assert_eq!(version_violations("x", "[dependencies]\na = \"1\"\nb.workspace = true").len(), 1);
 }

@@ -10,6 +10,9 @@
 #![deny(unsafe_code)]
 
 pub mod checker;
+#[cfg(feature = "sabotage")]
+pub mod controls;
 pub mod history;
+pub mod observe;
 pub mod real;
 pub mod sim;

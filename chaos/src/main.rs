@@ -3,16 +3,11 @@
 #![allow(clippy::print_stdout, reason = "a command speaks on stdout")]
 
 use clap::{Parser, Subcommand};
-use highwater_chaos::{real, sim};
-use std::{
-    collections::BTreeMap,
-    process::ExitCode,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+use highwater_chaos::{
+    observe, real,
+    sim::{self, Many, Script},
 };
-use tracing_subscriber::fmt::{
-    format::Writer,
-    time::{FormatTime, SystemTime},
-};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Faults on Highwater clusters, and a verdict.
 #[derive(Parser)]
@@ -27,53 +22,84 @@ enum Command {
     /// Kill real nodes under load, and count what is lost
     Run(real::Args),
     /// Run whole clusters in virtual time, each from a seed
-    Sim {
+    Sim(Sim),
+    /// Run kept scripts: seeds with their faults written out
+    Replay {
+        /// Files, as `sim --keep` writes them
+        #[arg(required = true)]
+        scripts: Vec<PathBuf>,
+    },
+    /// Plant each known bug and see that histories give it away
+    #[cfg(feature = "sabotage")]
+    Controls {
+        /// Only these
+        only: Vec<String>,
+        /// Instead of the kept seeds: from seed 1 on, at most so many
+        #[arg(long, value_name = "RUNS")]
+        search: Option<u64>,
+        /// At a time
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+    },
+    /// One control, in this process
+    #[cfg(feature = "sabotage")]
+    #[command(hide = true)]
+    Control {
+        /// Which
+        name: String,
         /// The first seed
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// So many seeds
-        #[arg(long, default_value_t = 1)]
-        runs: u64,
-        /// Seeds at a time
-        #[arg(long, default_value_t = 1)]
-        jobs: u64,
-        /// Virtual seconds of storm per seed
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-        /// Nodes
-        #[arg(long, default_value_t = 3)]
-        nodes: u32,
-        /// Plant a bug: leaders resume after a restart without an election
         #[arg(long)]
-        leader_restore: bool,
-        /// Write the last run's history here
-        #[arg(long, value_name = "FILE")]
-        history: Option<std::path::PathBuf>,
+        seed: u64,
+        /// At most so many
+        #[arg(long)]
+        runs: u64,
     },
 }
 
-/// Times of log lines: virtual in a simulation.
-struct Clock;
-
-impl FormatTime for Clock {
-    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
-        match sim::virtual_time() {
-            Some(time) => write!(out, "{:10.6}", time.as_secs_f64()),
-            None => SystemTime.format_time(out),
-        }
-    }
+#[derive(clap::Args)]
+struct Sim {
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// So many seeds
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// Seeds at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: u64,
+    /// Virtual seconds of storm per seed
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Nodes; default: three, every fourth seed five
+    #[arg(long)]
+    nodes: Option<u32>,
+    /// Plant a bug: leaders resume after a restart without an election
+    #[arg(long)]
+    leader_restore: bool,
+    /// Stop at the first seed whose history shows an anomaly, and fail if none does
+    #[arg(long)]
+    until_caught: bool,
+    /// Fail unless the set reached every interesting state
+    #[arg(long)]
+    require_sometimes: bool,
+    /// Write the last run's history here
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Write the last run here as a script
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,openraft=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_timer(Clock).init();
+    observe::install();
     let result = match Args::parse().command {
         Command::Run(args) => run(args),
-        Command::Sim { seed, runs, jobs, seconds, nodes, leader_restore, history } => {
-            let options = sim::Options { nodes, seconds, leader_restore, ..sim::Options::new(seed) };
-            simulate(&options, runs, jobs, history.as_deref())
-        }
+        Command::Sim(sim) => simulate(&sim),
+        Command::Replay { scripts } => replay(&scripts),
+        #[cfg(feature = "sabotage")]
+        Command::Controls { only, search, jobs } => highwater_chaos::controls::all(&only, search, jobs, say),
+        #[cfg(feature = "sabotage")]
+        Command::Control { name, seed, runs } => highwater_chaos::controls::one(&name, seed, runs, say),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -83,6 +109,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(line: String) {
+    println!("{line}");
 }
 
 fn run(args: real::Args) -> anyhow::Result<bool> {
@@ -98,73 +128,36 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
     Ok(report.is_good())
 }
 
-/// Runs `runs` seeds, `jobs` at a time; tells of each in the order of seeds.
-fn simulate(first: &sim::Options, runs: u64, jobs: u64, history: Option<&std::path::Path>) -> anyhow::Result<bool> {
-    let begun = tokio::time::Instant::now();
-    let next = AtomicU64::new(first.seed);
-    let (done, outcomes) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, runs.max(1)) {
-            let (done, next) = (done.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= first.seed + runs {
-                        return;
-                    }
-                    let outcome = sim::run(&sim::Options { seed, ..first.clone() });
-                    if done.send((seed, outcome)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(done);
-        let mut waiting = BTreeMap::new();
-        let mut sums = sim::Sums::default();
-        let mut wrong = Vec::new();
-        for seed in first.seed..first.seed + runs {
-            let outcome = loop {
-                match waiting.remove(&seed) {
-                    Some(outcome) => break outcome,
-                    None => match outcomes.recv() {
-                        Ok((of, outcome)) => drop(waiting.insert(of, outcome)),
-                        Err(_) => anyhow::bail!("the run of seed {seed} panicked"),
-                    },
-                }
-            };
-            let outcome = outcome.map_err(anyhow::Error::msg)?;
-            if !tell(seed, first.seconds, &outcome) {
-                wrong.push(seed);
-            }
-            sums.add(outcome.sums);
-            if let Some(path) = history {
-                outcome.history.write(&mut std::io::BufWriter::new(std::fs::File::create(path)?))?;
-            }
-        }
-        let seconds = begun.elapsed().as_secs();
-        println!("{runs} seeds of {} virtual s in {seconds} s: {}", first.seconds, serde_json::to_string(&sums)?);
-        if !wrong.is_empty() {
-            println!("wrong seeds: {wrong:?}");
-        }
-        Ok(wrong.is_empty())
-    })
+fn simulate(args: &Sim) -> anyhow::Result<bool> {
+    let (nodes, seconds, leader_restore) = (args.nodes, args.seconds, args.leader_restore);
+    let options = |seed| {
+        let base = sim::Options::new(seed);
+        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, leader_restore, ..base }
+    };
+    let many = Many {
+        seed: args.seed,
+        runs: args.runs,
+        jobs: args.jobs,
+        until_caught: args.until_caught,
+        require_sometimes: args.require_sometimes,
+    };
+    let (good, last) = sim::run_many(&many, options, say)?;
+    if let (Some(path), Some(outcome)) = (&args.history, &last) {
+        outcome.history.write(&mut std::io::BufWriter::new(std::fs::File::create(path)?))?;
+    }
+    if let (Some(path), Some(outcome)) = (&args.keep, last) {
+        let options = options(args.seed + args.runs - 1);
+        std::fs::write(path, Script::of(&options, &outcome).to_text()?)?;
+    }
+    Ok(good)
 }
 
-fn tell(seed: u64, seconds: u64, outcome: &sim::Outcome) -> bool {
-    let short = outcome.sums.short_of(seconds);
-    let good = outcome.is_good() && short.is_none();
-    let sim::Sums { acked, crashes, lossy_crashes, partitions, .. } = outcome.sums;
-    println!(
-        "seed {seed} {} hash {:016x} acked {acked} crashes {crashes} lossy {lossy_crashes} partitions {partitions}",
-        if good { "ok" } else { "WRONG" },
-        outcome.history.hash(),
-    );
-    short.into_iter().for_each(|short| println!("  too little: {short}"));
-    outcome.stuck.iter().for_each(|stuck| println!("  stuck: {stuck}"));
-    outcome.failures.iter().for_each(|failure| println!("  {failure}"));
-    for kind in outcome.verdict.anomalies.chunk_by(|a, b| a.kind == b.kind) {
-        println!("  {} x {} in partition {}: {}", kind.len(), kind[0].kind, kind[0].partition, kind[0].evidence);
+fn replay(scripts: &[PathBuf]) -> anyhow::Result<bool> {
+    let mut good = true;
+    for path in scripts {
+        let script = Script::read(path)?;
+        say(format!("{}: {}", path.display(), script.about));
+        good &= script.replay(say)?;
     }
-    good
+    Ok(good)
 }

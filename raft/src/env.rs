@@ -27,6 +27,7 @@ enum Kind {
         epoch_ms: u64,
         start: tokio::time::Instant,
         skew_ms: std::sync::atomic::AtomicI64,
+        dawdles: std::sync::atomic::AtomicBool,
         tasks: TaskSet,
     },
 }
@@ -46,6 +47,7 @@ impl Env {
             epoch_ms,
             start: tokio::time::Instant::now(),
             skew_ms: Default::default(),
+            dawdles: Default::default(),
             tasks,
         }))
     }
@@ -87,6 +89,24 @@ impl Env {
     /// A random number below `limit` (0 when `limit` is 0).
     pub fn random_below(&self, limit: u64) -> u64 {
         if limit == 0 { 0 } else { self.random_u64() % limit }
+    }
+
+    /// Simulation: from now on [`Env::dawdle`] gives a little time now and then.
+    pub fn let_dawdle(&self) {
+        if let Kind::Simulated { dawdles, .. } = &*self.0 {
+            dawdles.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// A little time for others to come in between, at a place where on a real node another thread could; else none.
+    pub fn dawdle(&self) -> Option<std::time::Duration> {
+        match &*self.0 {
+            Kind::Simulated { dawdles, .. } if dawdles.load(std::sync::atomic::Ordering::Relaxed) => {
+                let late = self.random_below(16) == 0;
+                late.then(|| std::time::Duration::from_millis(1 + self.random_below(4)))
+            }
+            Kind::Simulated { .. } | Kind::Real(_) => None,
+        }
     }
 
     /// 16 random bytes, as for a UUID.
@@ -145,11 +165,22 @@ pub struct TaskSet(Arc<Mutex<Tasks>>);
 
 #[derive(Default)]
 struct Tasks {
+    label: u64,
     dead: bool,
     handles: Vec<AbortHandle>,
 }
 
 impl TaskSet {
+    /// An empty set that a simulation knows by this label.
+    pub fn labelled(label: u64) -> TaskSet {
+        TaskSet(Arc::new(Mutex::new(Tasks { label, ..Tasks::default() })))
+    }
+
+    /// Its label; 0 without one.
+    pub fn label(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).label
+    }
+
     /// The set of the task that is being polled on this thread.
     pub fn current() -> Option<TaskSet> {
         CURRENT.with_borrow(Clone::clone)
@@ -200,9 +231,49 @@ struct Tagged<F> {
     future: Pin<Box<F>>,
 }
 
+/// Polls of tasks of this thread within a virtual second.
+#[derive(Clone, Copy)]
+struct Budget {
+    most: u64,
+    left: u64,
+    until: tokio::time::Instant,
+    spent: bool,
+}
+
+thread_local! {
+    static BUDGET: std::cell::Cell<Option<Budget>> = const { std::cell::Cell::new(None) };
+}
+
+/// Simulation: how many polls the tasks of all [`TaskSet`]s of this thread may have per virtual second. When that is spent they
+/// stand still for good, so that a livelock ends. Gives whether the bound before this one was spent.
+pub fn limit_polls(per_second: Option<u64>) -> bool {
+    let budget = per_second.map(|most| {
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
+        Budget { most, left: most, until, spent: false }
+    });
+    BUDGET.replace(budget).is_some_and(|before| before.spent)
+}
+
+/// Whether a task may be polled.
+fn spend() -> bool {
+    let Some(mut budget) = BUDGET.get() else { return true };
+    if budget.left == 0 {
+        let now = tokio::time::Instant::now();
+        budget.spent |= now < budget.until;
+        budget.left = budget.most;
+        budget.until = now + std::time::Duration::from_secs(1);
+    }
+    budget.left -= 1;
+    BUDGET.set(Some(budget));
+    !budget.spent
+}
+
 impl<F: Future> Future for Tagged<F> {
     type Output = F::Output;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if !spend() {
+            return Poll::Pending;
+        }
         let before = CURRENT.replace(Some(self.set.clone()));
         let poll = self.future.as_mut().poll(cx);
         CURRENT.replace(before);

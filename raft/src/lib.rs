@@ -29,8 +29,10 @@ pub mod group;
 mod ids;
 pub mod log;
 pub mod machine;
+pub mod observe;
 mod openraft;
 mod payload;
+pub mod sabotage;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;

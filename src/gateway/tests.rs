@@ -118,7 +118,7 @@ impl World {
         let controller = Controller::new(NodeId(1), leaders.clone(), courier.clone());
         let identity = |group| {
             let on_failed = Rc::new(|why: String| panic!("a replica failed: {why}"));
-            Identity { group, leaders: leaders.clone(), on_failed }
+            Identity { group, replica: ReplicaId(1), leaders: leaders.clone(), on_failed }
         };
         host(&controller.host(&env, identity(controller::GROUP))).await;
         leaders.note(controller::GROUP, Some(NodeId(1)), 1);

@@ -13,6 +13,7 @@ use super::{
     convert,
     handle::{Answer, Surroundings},
     machine::{self, Command, Effect, HomeMachine, Reply},
+    observe,
 };
 use crate::{
     metrics::Metrics,
@@ -202,6 +203,7 @@ impl HomeDomain {
         slot: Answer<wire::HeartbeatAnswer>,
         out: &mut Outbox<Self>,
     ) {
+        observe::said(&beat);
         let key = (beat.group.clone(), beat.member.clone());
         let now = Instant::now();
         let session_ms = term.watches.get(&key).map_or(0, |watch| watch.session_ms);
@@ -228,6 +230,9 @@ impl HomeDomain {
             Some(false) if now < beat.until => Some(beat),
             Some(_) => {
                 let answer = group.and_then(|group| convert::assignment(machine, group, member));
+                if let Some(answer) = &answer {
+                    observe::told(name, member, answer);
+                }
                 beat.slot.answer(answer.ok_or_else(|| convert::unknown_member(name, member)));
                 None
             }
@@ -278,6 +283,9 @@ impl Domain for HomeDomain {
     fn promoted(&mut self, machine: &HomeMachine, _: &Status, out: &mut Outbox<Self>) -> Term {
         let mut term = Term::default();
         let now = Instant::now();
+        if !machine.groups().is_empty() {
+            observe::reached("group handed to a new home");
+        }
         machine.on_promoted().into_iter().for_each(|effect| term.effect(effect, now));
         self.propose_topics(&mut term, machine, out);
         term
@@ -329,7 +337,8 @@ impl Domain for HomeDomain {
         convert::refuse(request, &convert::not_home());
     }
 
-    fn applied(&mut self, _: &HomeMachine, _: &Entry<'_, Self>) -> Noted {
+    fn applied(&mut self, machine: &HomeMachine, entry: &Entry<'_, Self>) -> Noted {
+        observe::applied(machine, entry);
         Noted::default()
     }
 

@@ -6,5 +6,6 @@ mod actor;
 mod convert;
 mod handle;
 pub mod machine;
+mod observe;
 
 pub use handle::{Groups, Surroundings};

@@ -156,7 +156,7 @@ impl Hosting {
         let open = move || async move {
             let failures = shared.failures.clone();
             let on_failed = Rc::new(move |why| drop(failures.send(Fallen { group, replica, why })));
-            let identity = Identity { group, leaders: shared.controller.leaders().clone(), on_failed };
+            let identity = Identity { group, replica, leaders: shared.controller.leaders().clone(), on_failed };
             let (keeper, handle) = match purpose {
                 Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
                 Purpose::Home => (shared.groups.host(&shared.env, identity), None),

@@ -100,6 +100,7 @@ impl Failure {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.phases.enter(Phase::Stopped);
+        self.host.let_go();
         self.arbiters.stop();
     }
 }

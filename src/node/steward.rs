@@ -87,6 +87,7 @@ async fn attend(
         ReplicaState::Voter | ReplicaState::Learner | ReplicaState::Observer => false,
     };
     if placement.replicas.iter().any(is_news) {
+        highwater_raft::observe::reached("learner swap committed");
         say(controller, Command::Swapped(Swapped { group, voters: actual })).await;
     }
     Ok(())

@@ -5,12 +5,15 @@ use super::{
     handle::{Around, Park, Produce, Produced, Request, Shared},
     machine::{self, Effect, PartitionMachine, Refusal, Reply},
     marks::{Marks, Role},
+    observe,
     serve::{self, Item},
 };
 use crate::{
+    batch::Batch,
     metrics::Metrics,
     replica::{Domain, Entry, Noted, Outbox, Outcome, Parked, Status, Why},
     runtime::ReplySlot,
+    sabotage::{self, Bug},
     types::AckLevel,
 };
 use highwater_raft::log::Directory;
@@ -30,6 +33,8 @@ pub(super) enum Slot {
 pub(super) struct Waiting {
     ack: AckLevel,
     batches: usize,
+    /// Where a planted bug says that the first batch goes.
+    promised: Option<u64>,
     state: RefCell<State>,
 }
 
@@ -91,12 +96,14 @@ pub(super) struct PartitionDomain {
     metrics: Metrics,
     parked: Parked,
     bytes_at_hw: u64,
+    /// The offset behind all that planted bugs promised.
+    promised: u64,
 }
 
 impl PartitionDomain {
     pub(super) fn new(shared: Arc<Shared>, around: &Around) -> Self {
         let (directory, metrics) = (around.directory.clone(), around.metrics.clone());
-        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0 }
+        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0, promised: 0 }
     }
 
     fn produce(&mut self, machine: &PartitionMachine, status: &Status, produce: Produce, out: &mut Outbox<Self>) {
@@ -118,16 +125,40 @@ impl PartitionDomain {
         } else {
             Some(slot)
         };
+        let promised = self.promise(machine, status, &batches);
         let state = State { open: batches.len(), flushed: 0, first: None, slot, _permit: permit };
-        let waiting = Rc::new(Waiting { ack, batches: batches.len(), state: RefCell::new(state) });
+        let waiting = Rc::new(Waiting { ack, batches: batches.len(), promised, state: RefCell::new(state) });
         for batch in batches {
             out.propose(machine::produce(batch.into_bytes()), Slot::Batch(waiting.clone()));
         }
     }
 
+    /// Two planted bugs decide offsets here. They belong to apply.
+    fn promise(&mut self, machine: &PartitionMachine, status: &Status, batches: &[Batch]) -> Option<u64> {
+        let (guess, early) = (sabotage::on(Bug::OffsetsAtPropose), sabotage::on(Bug::ReadAboveMark));
+        if !guess && !early {
+            return None;
+        }
+        let first = self.promised.max(machine.next_offset());
+        self.promised = first;
+        for batch in batches {
+            let (records, bytes) = (batch.count(), batch.clone().into_bytes());
+            if early {
+                let len = u32::try_from(bytes.len()).expect("a batch is below its limit");
+                let max_timestamp = batch.header().max_timestamp;
+                let item = Item { position: 0, len, base_offset: self.promised, records, max_timestamp };
+                self.shared.tail.push(serve::place(item, &bytes, status.term));
+                self.bytes_at_hw += u64::from(len);
+            }
+            self.promised += u64::from(records);
+        }
+        guess.then_some(first)
+    }
+
     fn park(&mut self, status: &Status, park: Park) {
         let marks = self.shared.marks.read();
         let Park { wake_at, epoch, waiter } = park;
+        observe::parked(&self.shared, wake_at, waiter.token());
         self.parked.park(
             wake_at,
             waiter,
@@ -140,7 +171,10 @@ impl PartitionDomain {
     fn serve(&mut self, status: &Status, request: Request) {
         match request {
             Request::Park(park) => self.park(status, park),
-            Request::Unpark { token } => self.parked.unpark(token),
+            Request::Unpark { token } => {
+                observe::unparked(&self.shared, token);
+                self.parked.unpark(token);
+            }
             Request::Produce(produce) => {
                 produce.slot.answer(Err(ProduceError::NotLeader { leader: status.leader, epoch: status.term }));
             }
@@ -179,6 +213,7 @@ impl Domain for PartitionDomain {
     ) {
         match request {
             Request::Produce(request) => self.produce(machine, status, request, out),
+            Request::Barrier(slot) if sabotage::on(Bug::StaleLeader) => slot.answer(Ok(())),
             Request::Barrier(slot) => out.barrier(Slot::Barrier(slot)),
             Request::Propose(command) => out.propose(command, Slot::Own),
             Request::Tidy(expire) => {
@@ -203,9 +238,12 @@ impl Domain for PartitionDomain {
             if let Reply::Produced { base_offset, records, max_timestamp, duplicate: false } = *reply {
                 let len = u32::try_from(command.body.len()).expect("a batch is below its limit");
                 let item = Item { position: *position, len, base_offset, records, max_timestamp };
+                items.push(item);
+                if sabotage::on(Bug::ReadAboveMark) && base_offset < self.promised {
+                    continue;
+                }
                 self.shared.tail.push(serve::place(item, &command.body, entry.at.term));
                 self.bytes_at_hw += u64::from(len);
-                items.push(item);
             }
         }
         let offset = items.first().map_or(machine.next_offset(), |item| item.base_offset);
@@ -222,10 +260,11 @@ impl Domain for PartitionDomain {
             return;
         }
         let before = self.shared.marks.read();
+        let above = if sabotage::on(Bug::ReadAboveMark) { self.promised } else { 0 };
         let marks = Marks {
             log_start: machine.log_start(),
             stable: machine.next_offset(),
-            high_watermark: machine.next_offset(),
+            high_watermark: machine.next_offset().max(above),
             bytes_at_hw: self.bytes_at_hw,
             epoch: status.term,
             role: if status.leading { Role::Leader } else { Role::Follower },
@@ -236,6 +275,7 @@ impl Domain for PartitionDomain {
             return;
         }
         self.shared.marks.write(&marks);
+        observe::marks(&self.shared, &marks);
         if (before.epoch, before.role, before.ready) != (marks.epoch, marks.role, marks.ready) {
             self.parked.fire_all(Why::Moved);
         } else if before.log_start != marks.log_start {
@@ -259,6 +299,10 @@ impl Domain for PartitionDomain {
             }),
             Slot::Batch(waiting) => waiting.decided(match outcome {
                 Outcome::Applied(at, Reply::Produced { base_offset, duplicate, .. }) => {
+                    if duplicate {
+                        observe::reached("duplicate answered with its original offset");
+                    }
+                    let base_offset = waiting.promised.unwrap_or(base_offset);
                     Ok(produced(Some(base_offset), at.term, AckLevel::Quorum, status, duplicate))
                 }
                 Outcome::Applied(_, Reply::Refused(refusal)) => Err(ProduceError::Refused(refusal)),
@@ -266,6 +310,7 @@ impl Domain for PartitionDomain {
                 Outcome::NoQuorum => Err(ProduceError::NoQuorum),
                 Outcome::Gone => Err(ProduceError::Gone),
                 Outcome::Unknown | Outcome::Shown | Outcome::Applied(..) => {
+                    observe::reached("leader change with produce in flight");
                     Err(ProduceError::Unknown { leader, epoch })
                 }
             }),
@@ -290,7 +335,7 @@ impl Domain for PartitionDomain {
         _: Instant,
         _: &mut Outbox<Self>,
     ) -> Option<Instant> {
-        self.parked.ring();
+        self.parked.ring(|fired| observe::fired(&self.shared, fired));
         let marks = self.shared.marks.read();
         debug_assert!(!self.parked.is_satisfiable(marks.bytes_at_hw, marks.high_watermark), "parked though satisfied");
         None
@@ -300,6 +345,6 @@ impl Domain for PartitionDomain {
         let last = self.shared.marks.read();
         self.shared.marks.write(&Marks { role: Role::Gone, ready: false, leader: None, ..last });
         self.parked.fire_all(Why::Gone);
-        self.parked.ring();
+        self.parked.ring(|fired| observe::fired(&self.shared, fired));
     }
 }

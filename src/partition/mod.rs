@@ -8,6 +8,7 @@ mod error;
 mod handle;
 pub mod machine;
 mod marks;
+mod observe;
 mod serve;
 mod tail;
 

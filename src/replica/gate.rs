@@ -10,6 +10,7 @@
 //! **Invariant:** nothing is proposed again while the outcome of any proposal is open.
 
 use super::domain::Domain;
+use crate::sabotage::{self, Bug};
 use highwater_raft::machine::Command;
 use std::collections::VecDeque;
 
@@ -108,6 +109,10 @@ impl<D: Domain> Gate<D> {
 
     /// Entry `n` of this term counted: its slots, in the order of its commands.
     pub(super) fn counted(&mut self, n: u64) -> Vec<D::Slot> {
+        if sabotage::on(Bug::Unfenced) {
+            let place = self.flying.iter().position(|flying| flying.n == n && !flying.failed);
+            return place.and_then(|place| self.flying.remove(place)).map(|flying| flying.slots).unwrap_or_default();
+        }
         let first = self.flying.pop_front().expect("what counts in this leader's term was proposed by it");
         assert_eq!(first.n, n, "entries count in order");
         first.slots
@@ -120,6 +125,11 @@ impl<D: Domain> Gate<D> {
             flying.handed_over = true;
             self.mending = true;
         }
+    }
+
+    /// Whether others are on their way beside this proposal.
+    pub(super) fn is_amid(&self, proposal: u64) -> bool {
+        self.flying.len() > 1 && self.flying.iter().any(|flying| flying.proposal == proposal)
     }
 
     /// The proposal is surely in no log.

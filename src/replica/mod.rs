@@ -22,6 +22,7 @@ mod follower;
 mod gate;
 mod leader;
 mod leaders;
+mod observe;
 mod park;
 mod post;
 mod queue;
@@ -39,7 +40,7 @@ pub use queue::Queue;
 use crate::runtime::{Env, Wake};
 use follower::FollowerActor;
 use highwater_raft::{
-    GroupId, Payload,
+    GroupId, Payload, ReplicaId,
     group::{BarrierError, Group},
 };
 use std::{
@@ -92,6 +93,8 @@ pub struct Replica<D: Domain> {
 pub struct Identity {
     /// Of which group it is.
     pub group: GroupId,
+    /// Which of its replicas.
+    pub replica: ReplicaId,
     /// Where it notes who leads.
     pub leaders: Leaders,
     /// Whom it tells when it has failed.

@@ -9,7 +9,10 @@
 //!
 //! **Invariant:** at the end of a turn no parked waiter is satisfied by the marks.
 
-use crate::limits;
+use crate::{
+    limits,
+    sabotage::{self, Bug},
+};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Which mark a waiter waits for.
@@ -104,7 +107,7 @@ impl Parked {
             WakeAt::Bytes(at) => bytes >= at,
             WakeAt::Offset(at) => offset >= at,
         };
-        if reached {
+        if reached && !sabotage::on(Bug::ParkBlind) {
             return self.fires.add(waiter, Why::Ready);
         }
         self.places.insert(token, wake_at);
@@ -149,9 +152,11 @@ impl Parked {
         }
     }
 
-    /// Rings for all that was fired since the last call. After the acks.
-    pub fn ring(&mut self) {
-        std::mem::take(&mut self.fires).ring();
+    /// Rings for all that was fired since the last call, and tells `each`. After the acks.
+    pub fn ring(&mut self, each: impl FnMut(&Fired)) {
+        let fires = std::mem::take(&mut self.fires);
+        fires.0.iter().flat_map(|(_, fired)| fired).for_each(each);
+        fires.ring();
     }
 
     /// How many wait.
@@ -257,7 +262,7 @@ mod tests {
                     }
                     Step::FireAll => parked.fire_all(Why::Moved),
                 }
-                parked.ring();
+                parked.ring(|_| ());
                 for fired in bell.0.lock().unwrap().drain(..) {
                     prop_assert!(waiting.remove(&fired.token), "{fired:?} fired twice or after it was forgotten");
                 }

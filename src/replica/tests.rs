@@ -129,7 +129,7 @@ impl World {
         let post = Post::default();
         let failed = failures.clone();
         let on_failed: OnFailed = Rc::new(move |why| failed.borrow_mut().push(why));
-        let identity = Identity { group: GroupId(1), leaders: Leaders::default(), on_failed };
+        let identity = Identity { group: GroupId(1), replica: ReplicaId(1), leaders: Leaders::default(), on_failed };
         let keeper = start(&Env::real(), post.clone(), Diary(log.clone()), identity);
         let raft = Arc::new(Planted::default());
         keeper.opened(raft.clone());

@@ -7,6 +7,7 @@ use super::{
     domain::{Domain, Entry, Noted, Outbox, Outcome},
     fence::Fence,
     gate::Gate,
+    observe,
     queue::Note,
 };
 use crate::limits;
@@ -183,6 +184,9 @@ impl<D: Domain> Replica<D> {
             Note::Raft(Event::Committed { entries, checkpoint_after, done }) => {
                 let stamps = entries.iter().map(|entry| self.apply(entry, leading.as_deref_mut(), work)).collect();
                 let machine = checkpoint_after.then(|| self.state());
+                if let (Some(state), Some(last)) = (&machine, entries.last()) {
+                    observe::boundary(&self.identity, last.index, &state.machine);
+                }
                 work.dones.push((done, AppliedAnswer { stamps, machine }));
             }
             Note::Raft(Event::Checkpoint { reply }) => drop(reply.send(self.state())),
@@ -206,7 +210,12 @@ impl<D: Domain> Replica<D> {
             Note::Raft(Event::Refused { proposal, why }) => {
                 if let Some(leading) = leading {
                     match why {
-                        Refusal::NotLeader { .. } | Refusal::NotNow => leading.gate.refused(proposal),
+                        Refusal::NotLeader { .. } | Refusal::NotNow => {
+                            if leading.gate.is_amid(proposal) {
+                                observe::reached("proposal refused in mid-pipeline");
+                            }
+                            leading.gate.refused(proposal);
+                        }
                         Refusal::Unknown | Refusal::Fatal => leading.gate.give_up(),
                     }
                 }
@@ -231,6 +240,7 @@ impl<D: Domain> Replica<D> {
         let offset = D::offset(&self.machine);
         let (verdict, noted) = self.decide(entry, work);
         let offset_end = D::offset(&self.machine);
+        observe::applied(&self.identity, entry);
         assert!(offset <= offset_end, "the next offset went back from {offset} to {offset_end}");
         let leading = leading.filter(|leading| leading.term == entry.term);
         match (verdict, leading) {

@@ -4,6 +4,7 @@ use super::{
     Ground,
     fill::{Delivery, Found, dismissal, fill, pull},
     machine::{Effect, FetchId, Input, LinkId, Machine, Pulled, SubscriptionId},
+    observe,
 };
 use crate::{
     metrics::Metrics,
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -179,6 +180,8 @@ struct Listener {
 
 /// The actor.
 pub(super) struct ConsumerSession {
+    /// Tells it from others of the node.
+    number: u64,
     ground: Ground,
     machine: Machine,
     id_last: u64,
@@ -223,6 +226,7 @@ struct Me {
 impl ConsumerSession {
     fn new(ground: Ground) -> Self {
         Self {
+            number: ground.tokens.fetch_add(1, Relaxed),
             machine: Machine::new(ground.tokens.clone()),
             waits: Waits { metrics: ground.metrics.clone(), parked: 0, subscriptions: 0 },
             ground,
@@ -303,9 +307,13 @@ impl ConsumerSession {
                     return None;
                 }
                 self.listeners.insert(link, Listener { correlation, pushes });
+                observe::granted(self.number, link, true, subscribe.records, subscribe.bytes);
                 Input::Subscribe { link, id: self.next_id(), subscribe }
             }
-            Request::Grant { link, grant } => Input::Grant { link, records: grant.records, bytes: grant.bytes },
+            Request::Grant { link, grant } => {
+                observe::granted(self.number, link, false, grant.records, grant.bytes);
+                Input::Grant { link, records: grant.records, bytes: grant.bytes }
+            }
             Request::Unsubscribe { link, unsubscribe, slot } => {
                 let partitions = unsubscribe.partitions.into_iter();
                 let partitions =
@@ -346,7 +354,14 @@ impl ConsumerSession {
                 let waiter = Waiter::new(me.bell.clone(), token);
                 // Without a replica the dropped waiter fires by itself.
                 if let Some(handle) = self.ground.partitions.find(partition) {
-                    handle.park(Park { wake_at, epoch, waiter });
+                    let park = Park { wake_at, epoch, waiter };
+                    match self.ground.env.dawdle() {
+                        None => handle.park(park),
+                        Some(time) => self.ground.env.spawn_local(async move {
+                            tokio::time::sleep(time).await;
+                            handle.park(park);
+                        }),
+                    }
                 }
             }
             Effect::Unpark { token, partition } => {
@@ -382,6 +397,7 @@ impl ConsumerSession {
                 let Some(found) = self.deliveries.remove(&(subscription, place)) else { return };
                 assert_eq!(u64::from(found.delivery.records), records, "what is sent is what was reserved");
                 let bytes = found.delivery.partition.bytes.into();
+                observe::delivered(self.number, link, records, bytes);
                 if let Some(Listener { correlation, pushes }) = self.listeners.get(&link) {
                     self.ground.metrics.fetch_bytes.inc_by(bytes_of(&found.body));
                     let frame = Frame::new(*correlation, found.delivery).with_body(found.body);

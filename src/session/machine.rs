@@ -7,7 +7,7 @@
 //! - One heap of deadlines; a fetch is in it from its arrival to its answer.
 //! - A subscription's outstanding and reserved credit never exceed what was granted (asserted at each change).
 
-use super::{polling::Polling, subscription::Subscription};
+use super::{observe, polling::Polling, subscription::Subscription};
 use crate::{
     limits,
     replica::WakeAt,
@@ -369,14 +369,19 @@ pub(super) fn standing(want: &FetchPartition, seen: Result<Seen, Refused>) -> St
     match want.offset.cmp(&seen.high_watermark) {
         std::cmp::Ordering::Less => Standing::Behind(seen),
         std::cmp::Ordering::Equal => Standing::AtEnd(seen),
-        std::cmp::Ordering::Greater if seen.leading => refused(
-            Code::NotReady,
-            format!(
-                "offset {} is above the high watermark {}: ask again later, or list offsets to find a valid one",
-                want.offset, seen.high_watermark
-            ),
-        ),
-        std::cmp::Ordering::Greater => Standing::Ahead(seen),
+        std::cmp::Ordering::Greater => {
+            observe::reached("watermark below a client's position");
+            if !seen.leading {
+                return Standing::Ahead(seen);
+            }
+            refused(
+                Code::NotReady,
+                format!(
+                    "offset {} is above the high watermark {}: ask again later, or list offsets to find a valid one",
+                    want.offset, seen.high_watermark
+                ),
+            )
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod desk;
 mod fill;
 mod ground;
 mod machine;
+mod observe;
 mod polling;
 mod port;
 mod subscription;

@@ -1,8 +1,9 @@
 //! Hand-made histories: one clean, and each anomaly planted once.
 
 use super::*;
+use crate::history::{Fact, Value, What};
 
-/// Two producers, one assigned reader, one group of one member; all is well.
+/// Two producers, one assigned reader, one group of one member; all is well. One event per microsecond.
 fn clean() -> Vec<What> {
     use What::*;
     vec![
@@ -22,22 +23,26 @@ fn clean() -> Vec<What> {
         Given { group: 1, partition: 0, offset: 2, value: 13, redelivered: false },
         Replica { node: 1, partition: 0, log_start: 0, high_watermark: 3, digest: 7 },
         Replica { node: 2, partition: 0, log_start: 0, high_watermark: 3, digest: 7 },
-        Final { partition: 0, records: vec![(0, 10), (1, 11), (2, 13)] },
+        Final { partition: 0, start: 0, records: vec![(0, 10), (1, 11), (2, 13)] },
     ]
 }
 
-fn verdict(events: Vec<What>) -> Verdict {
+fn history(events: Vec<What>) -> History {
     let mut history = History::default();
     for (at, what) in events.into_iter().enumerate() {
         history.push(at as u64, 1, what);
     }
-    check(&history)
+    history
+}
+
+fn kinds_of(history: &History) -> Vec<&'static str> {
+    let mut kinds: Vec<_> = check(history).anomalies.into_iter().map(|a| a.kind).collect();
+    kinds.dedup();
+    kinds
 }
 
 fn kinds(events: Vec<What>) -> Vec<&'static str> {
-    let mut kinds: Vec<_> = verdict(events).anomalies.into_iter().map(|a| a.kind).collect();
-    kinds.dedup();
-    kinds
+    kinds_of(&history(events))
 }
 
 fn with(what: What) -> Vec<What> {
@@ -47,58 +52,199 @@ fn with(what: What) -> Vec<What> {
     events
 }
 
+fn replace(from: usize, what: What) -> Vec<What> {
+    let mut events = clean();
+    events[from] = what;
+    events
+}
+
+fn finals(records: Vec<(u64, Value)>) -> Vec<What> {
+    replace(clean().len() - 1, What::Final { partition: 0, start: 0, records })
+}
+
+const NONE: [&str; 0] = [];
+
 #[test]
 fn a_clean_history_is_clean() {
-    let verdict = verdict(clean());
+    let verdict = check(&history(clean()));
     assert_eq!((verdict.sent, verdict.acked, verdict.read, verdict.redelivered), (4, 2, 3, 1));
     assert_eq!(verdict.anomalies, []);
 }
 
 #[test]
-fn each_planted_anomaly_is_found() {
+fn what_became_of_values() {
     use What::*;
-    let replace = |from: usize, what: What| {
-        let mut events = clean();
-        events[from] = what;
-        events
-    };
-    let last = clean().len() - 1;
-    let finals = |records: Vec<(u64, Value)>| replace(last, Final { partition: 0, records });
     assert_eq!(kinds(finals(vec![(0, 10), (2, 13)])), ["gap", "lost write"]);
+    assert_eq!(kinds(finals(vec![(0, 10)])), ["unseen"]);
+    let trimmed = What::Final { partition: 0, start: 1, records: vec![(1, 11), (2, 13)] };
+    assert_eq!(kinds(replace(clean().len() - 1, trimmed)), NONE, "retention took the first");
+    assert_eq!(kinds(finals(vec![(1, 11), (2, 13)])), ["lost write"]);
     assert_eq!(
         kinds(finals(vec![(0, 11), (1, 10), (2, 13)])),
         ["duplicate", "inconsistent offset", "lost write", "reordered"]
     );
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, 13)])), ["duplicate", "group lost"]);
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset"]);
-    assert_eq!(kinds(with(Poll { partition: 0, records: vec![(0, 10)], assigned: true })), ["nonmonotonic poll"]);
-    assert_eq!(kinds(with(Poll { partition: 0, records: vec![(2, 13)], assigned: true })), Vec::<&str>::new());
-    assert_eq!(
-        kinds(replace(9, Poll { partition: 0, records: vec![(0, 10), (2, 13)], assigned: true })),
-        ["poll skip"]
-    );
+    assert_eq!(kinds(with(Damaged { partition: 0, text: "wrong checksum".into() })), ["damaged batch"]);
+}
+
+#[test]
+fn polls() {
+    let poll = |records: &[(u64, Value)]| What::Poll { partition: 0, records: records.to_vec(), assigned: true };
+    assert_eq!(kinds(with(poll(&[(0, 10)]))), ["nonmonotonic poll"]);
+    assert_eq!(kinds(with(poll(&[(2, 13)]))), NONE);
+    assert_eq!(kinds(with(poll(&[(2, 13), (1, 11)]))), ["internal nonmonotonic poll"]);
+    assert_eq!(kinds(replace(9, poll(&[(0, 10), (2, 13)]))), ["internal poll skip"]);
+    let mut skipped = replace(9, poll(&[(0, 10)]));
+    skipped.insert(10, poll(&[(2, 13)]));
+    assert_eq!(kinds(skipped.clone()), ["poll skip"]);
+    skipped.insert(10, What::Seek { partition: 0 });
+    assert_eq!(kinds(skipped), NONE);
+    let by_group = What::Poll { partition: 0, records: vec![(0, 10)], assigned: false };
+    assert_eq!(kinds(with(by_group)), NONE);
+}
+
+#[test]
+fn order_of_sends_and_cycles() {
+    use What::*;
+    let acks = |first: u64, second: u64| {
+        history(vec![
+            Send { partition: 0, value: 10 },
+            Send { partition: 0, value: 11 },
+            SendOk { partition: 0, value: 10, offset: first },
+            SendOk { partition: 0, value: 11, offset: second },
+        ])
+    };
+    assert_eq!(kinds_of(&acks(0, 1)), NONE);
+    assert_eq!(kinds_of(&acks(1, 0)), ["nonmonotonic send"]);
+    // Two producers: 20 is sent after 10 was acknowledged (or read), and stands in front of it.
+    let cycle = |between: What| {
+        let mut history = History::default();
+        history.push(0, 1, Send { partition: 0, value: 10 });
+        history.push(1, 1, between);
+        history.push(2, 2, Send { partition: 0, value: 20 });
+        history.push(3, 9, Final { partition: 0, start: 0, records: vec![(0, 20), (1, 10)] });
+        kinds_of(&history)
+    };
+    assert_eq!(cycle(SendOk { partition: 0, value: 10, offset: 1 }), ["G0"]);
+    assert_eq!(cycle(Poll { partition: 0, records: vec![(1, 10)], assigned: true }), ["G1c"]);
+    assert_eq!(cycle(SendInfo { partition: 0, value: 10 }), NONE);
+}
+
+fn saw(life: u64, fact: Fact) -> What {
+    What::Saw { life, fact }
+}
+
+fn marks(log_start: u64, high_watermark: u64, bytes: u64) -> Fact {
+    Fact::Marks { group: 1024, partition: 0, replica: 1, log_start, high_watermark, bytes, leads: true }
+}
+
+#[test]
+fn marks_never_go_back() {
+    use What::*;
     assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 3 })), ["false out-of-range"]);
-    assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 9 })), Vec::<&str>::new());
+    assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 9 })), NONE);
     assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 4, offset: 1 })), ["watermark regressed"]);
-    assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 2, offset: 0 })), Vec::<&str>::new());
-    assert_eq!(
-        kinds(replace(15, Replica { node: 2, partition: 0, log_start: 0, high_watermark: 3, digest: 8 })),
-        ["replicas differ"]
-    );
-    assert_eq!(
-        kinds(replace(11, Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: false })),
-        ["group unmarked"]
-    );
+    assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 2, offset: 0 })), NONE, "asked before it was known");
+    let facts = |later: u64, fact: Fact| kinds(vec![saw(1, marks(1, 5, 50)), saw(later, fact)]);
+    assert_eq!(facts(1, marks(1, 4, 50)), ["watermark regressed"]);
+    assert_eq!(facts(1, marks(0, 5, 50)), ["log start regressed"]);
+    assert_eq!(facts(2, marks(0, 4, 50)), NONE, "another life begins where its checkpoint is");
+}
+
+#[test]
+fn replicas_are_equal() {
+    let replica = |digest| What::Replica { node: 2, partition: 0, log_start: 0, high_watermark: 3, digest };
+    assert_eq!(kinds(replace(15, replica(8))), ["replicas differ"]);
+    let applied = |life, term, digest| saw(life, Fact::Applied { group: 1, replica: life, index: 7, term, digest });
+    assert_eq!(kinds(vec![applied(1, 2, 3), applied(2, 2, 3), applied(3, 2, 3)]), NONE);
+    assert_eq!(kinds(vec![applied(1, 2, 3), applied(2, 2, 4)]), ["entries differ"]);
+    assert_eq!(kinds(vec![applied(1, 2, 3), applied(2, 3, 3)]), ["entries differ"]);
+    let boundary = |life, digest| saw(life, Fact::Boundary { group: 1, replica: life, index: 7, digest });
+    assert_eq!(kinds(vec![boundary(1, 3), boundary(2, 3)]), NONE);
+    assert_eq!(kinds(vec![boundary(1, 3), boundary(2, 4)]), ["checkpoints differ"]);
+}
+
+#[test]
+fn groups_get_everything_and_are_told() {
+    use What::*;
+    let again = Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: false };
+    assert_eq!(kinds(replace(11, again)), ["group unmarked"]);
     assert_eq!(kinds(replace(12, Seek { partition: 0 })), ["group lost"]);
 }
 
 #[test]
-fn equal_histories_have_equal_hashes() {
-    let history = |events: Vec<What>| {
-        let mut history = History::default();
-        events.into_iter().for_each(|what| history.push(1, 1, what));
-        history.hash()
+fn commits_rise() {
+    let commit = |life, index, offset, reset| {
+        saw(life, Fact::Committed { of: "g".into(), index, place: "t/0".into(), offset, reset })
     };
-    assert_eq!(history(clean()), history(clean()));
-    assert_ne!(history(clean()), history(with(What::Seek { partition: 0 })));
+    let good = vec![commit(1, 5, 10, false), commit(2, 5, 10, false), commit(1, 6, 12, false), commit(3, 5, 10, false)];
+    assert_eq!(kinds(good), NONE, "a replica that is behind says what others said before");
+    assert_eq!(kinds(vec![commit(1, 5, 10, false), commit(1, 6, 9, false)]), ["commit regressed"]);
+    assert_eq!(kinds(vec![commit(1, 5, 10, false), commit(1, 6, 0, true)]), NONE);
+}
+
+#[test]
+fn no_partition_has_two_owners() {
+    let told = |member: &str, generation, partitions: &str| {
+        saw(1, Fact::Told { of: "g".into(), member: member.into(), generation, partitions: partitions.into() })
+    };
+    let said = |member: &str, generation, partitions: &str| {
+        saw(1, Fact::Said { of: "g".into(), member: member.into(), generation, partitions: partitions.into() })
+    };
+    let gone = |member: &str, generation, index| {
+        saw(1, Fact::Gone { of: "g".into(), member: member.into(), generation, index })
+    };
+    let start = || vec![told("a", 1, "t/0 t/1"), said("a", 1, "t/0 t/1"), told("a", 2, "t/0")];
+    let then = |more: Vec<What>| kinds(start().into_iter().chain(more).collect());
+    assert_eq!(then(vec![said("a", 2, "t/0"), told("b", 3, "t/1")]), NONE);
+    assert_eq!(then(vec![told("b", 3, "t/1")]), ["ownership overlaps"]);
+    assert_eq!(then(vec![said("a", 1, "t/0"), told("b", 3, "t/1")]), ["ownership overlaps"], "it does not know yet");
+    assert_eq!(then(vec![gone("a", 2, 9), told("b", 3, "t/0 t/1")]), NONE);
+    let both = vec![gone("a", 3, 9), gone("b", 3, 9), gone("a", 3, 9), told("c", 3, "t/0 t/1")];
+    assert_eq!(then([vec![said("a", 2, "t/0"), told("b", 3, "t/1")], both].concat()), NONE, "two ends in one entry");
+    assert_eq!(
+        then(vec![gone("a", 2, 9), told("b", 3, "t/0 t/1"), told("a", 2, "t/0")]),
+        NONE,
+        "an old home speaks to one who is no member"
+    );
+}
+
+#[test]
+fn whoever_waits_is_woken_at_once() {
+    let parked = |token, by_bytes, at| saw(1, Fact::Parked { group: 1024, partition: 0, token, by_bytes, at });
+    let fired = |token| saw(1, Fact::Fired { group: 1024, token, ready: true });
+    let at = |events: Vec<(u64, What)>| {
+        let mut history = History::default();
+        events.into_iter().for_each(|(at, what)| history.push(at, 1, what));
+        kinds_of(&history)
+    };
+    let mark = |offset, bytes| saw(1, marks(0, offset, bytes));
+    assert_eq!(at(vec![(1, mark(1, 10)), (2, parked(7, true, 11)), (3, mark(2, 20)), (3, fired(7))]), NONE);
+    assert_eq!(at(vec![(1, mark(1, 10)), (2, parked(7, true, 11)), (3, mark(2, 20)), (4, fired(7))]), ["woken late"]);
+    // It was parked though its mark is reached, and nobody wakes it.
+    assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 5)), (9, mark(6, 20))]), ["woken late"]);
+    let unparked = saw(1, Fact::Unparked { group: 1024, token: 7 });
+    assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 5)), (9, unparked.clone())]), ["woken late"]);
+    assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 6)), (9, unparked)]), NONE);
+}
+
+#[test]
+fn credit_is_not_overdrawn() {
+    let granted = |fresh, records, bytes| saw(1, Fact::Granted { session: 1, link: 2, fresh, records, bytes });
+    let delivered = |records, bytes| saw(1, Fact::Delivered { session: 1, link: 2, records, bytes });
+    assert_eq!(kinds(vec![granted(true, 5, 500), delivered(5, 500), granted(false, 1, 100), delivered(1, 90)]), NONE);
+    assert_eq!(kinds(vec![granted(true, 5, 500), delivered(6, 500)]), ["credit overdrawn"]);
+    assert_eq!(kinds(vec![granted(true, 5, 500), delivered(5, 400), delivered(0, 101)]), ["credit overdrawn"]);
+    assert_eq!(
+        kinds(vec![granted(true, 5, 500), granted(true, 5, 500), delivered(6, 10)]),
+        ["credit overdrawn"],
+        "a new subscription on a link begins with its own credit"
+    );
+}
+
+#[test]
+fn equal_histories_have_equal_hashes() {
+    assert_eq!(history(clean()).hash(), history(clean()).hash());
+    assert_ne!(history(clean()).hash(), history(with(What::Seek { partition: 0 })).hash());
 }

@@ -203,7 +203,7 @@ impl Load {
         }
         consumer.close().await?;
         for (partition, records) in logs {
-            self.note(0, What::Final { partition, records });
+            self.note(0, What::Final { partition, start: 0, records });
         }
         Ok(())
     }

@@ -1,13 +1,17 @@
-//! The workload: producers that pipeline, readers by assignment, a group whose members come and go, and a watcher that asks for
-//! the watermark. Each writes down what it did and saw.
+//! The workload: producers that pipeline, readers by assignment, a slow listener with little credit, a group whose members come
+//! and go, a watcher that asks for the watermark, and somebody who makes and deletes topics. Each writes down what it did and
+//! saw.
 
 use super::{link::SimDialer, world::World};
 use crate::history::{Value, What};
 use highwater::{
-    client::{Client, ConsumeError, Delivery, ProduceError, Record, consumer::OutOfRange},
-    types::{GroupName, Position, TopicName},
+    client::{
+        Client, ConsumeError, Delivery, NewTopic, ProduceError, Record,
+        consumer::{Credit, OutOfRange},
+    },
+    types::{GroupName, NodeId, Position, TopicName},
 };
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 /// The one topic.
 pub(super) fn topic() -> TopicName {
@@ -17,7 +21,7 @@ pub(super) fn topic() -> TopicName {
 /// A client of its own for a process.
 pub(super) async fn connect(world: &World, process: u32) -> Client {
     let dialer = SimDialer::new(Duration::from_micros(world.env.random_below(2_000)));
-    world.dialers.borrow_mut().push((process, dialer.clone()));
+    world.know_dialer(process, dialer.clone());
     loop {
         let mut builder = Client::builder()
             .dialer(Arc::new(dialer.clone()))
@@ -33,7 +37,7 @@ pub(super) async fn connect(world: &World, process: u32) -> Client {
     }
 }
 
-fn encode(value: Value) -> Vec<u8> {
+pub(super) fn encode(value: Value) -> Vec<u8> {
     // Long enough that frames of several records cross sectors.
     let mut bytes = value.to_be_bytes().to_vec();
     bytes.resize(96, b'.');
@@ -108,11 +112,93 @@ pub(super) async fn read(world: Rc<World>, process: u32) {
                     world.note(process, What::OutOfRange { partition, offset });
                     break;
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => {
+                    note_damage(&world, &error);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
         let _ = consumer.close().await;
     }
+    client.close();
+}
+
+/// A batch that does not verify is an anomaly, whatever the client does about it.
+pub(super) fn note_damage(world: &World, error: &ConsumeError) {
+    if let ConsumeError::Damaged { partition, .. } = error {
+        world.note(99, What::Damaged { partition: *partition, text: error.to_string() });
+    }
+}
+
+thread_local! {
+    /// The world on this thread, for listeners: they must be `Send`, worlds are not.
+    static LISTENS: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
+}
+
+/// Has all partitions pushed to it, with little credit, and takes its time for each record; now and then begins anew, from
+/// what is new.
+pub(super) async fn listen(world: Rc<World>, process: u32) {
+    LISTENS.set(Some(world.clone()));
+    let client = connect(&world, process).await;
+    while !world.is_calm() {
+        let all = (0..world.options.partitions).map(|partition| (topic(), partition, Position::Latest));
+        let builder = client.consumer().out_of_range(OutOfRange::Error);
+        let Ok(consumer) = builder.assign(all).await else { continue };
+        for partition in 0..world.options.partitions {
+            world.note(process, What::Seek { partition });
+        }
+        let credit = Credit { records: 1 + below(&world, 40), bytes: 1 << 20 };
+        let mut listening = consumer.listen(credit, move |delivery: Delivery| {
+            let noted = LISTENS.with_borrow(|world| {
+                let world = world.as_ref()?;
+                polled(world, process, &[delivery]);
+                Some(below(world, 30))
+            });
+            tokio::time::sleep(Duration::from_millis(noted.unwrap_or_default().into()))
+        });
+        let rest = Duration::from_millis(2_000 + u64::from(below(&world, 8_000)));
+        match tokio::time::timeout(rest, listening.failed()).await {
+            Ok(ConsumeError::OutOfRange { partition, offset, .. }) => {
+                world.note(process, What::OutOfRange { partition, offset });
+            }
+            Ok(error) => note_damage(&world, &error),
+            Err(_) => drop(tokio::time::timeout(Duration::from_secs(5), listening.stop()).await),
+        }
+    }
+    LISTENS.set(None);
+    client.close();
+}
+
+fn below(world: &World, limit: u64) -> u32 {
+    u32::try_from(world.env.random_below(limit)).unwrap_or(0)
+}
+
+/// Makes topics, produces a little, deletes them.
+pub(super) async fn churn(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    let mut count = 0;
+    while !world.is_calm() {
+        count += 1;
+        let name: TopicName = format!("side-{count}").parse().expect("a good name");
+        let made = client.admin().create_topic(NewTopic::new(name.clone()).partitions(1 + below(&world, 3))).await;
+        if made.is_ok() {
+            let producer = client.producer().delivery_timeout(Duration::from_secs(5)).build();
+            for n in 0..below(&world, 50) {
+                let _ = producer.send(Record::new(name.clone(), encode(n.into()))).await;
+            }
+            let _ = producer.close().await;
+        }
+        tokio::time::sleep(Duration::from_millis(500 + u64::from(below(&world, 4_000)))).await;
+        let _ = client.admin().delete_topic(&name).await;
+        tokio::time::sleep(Duration::from_millis(below(&world, 4_000).into())).await;
+    }
+    client.close();
+}
+
+/// Asks the leader of a partition to hand it over.
+pub(super) async fn transfer(world: &World, partition: u32, to: u32) {
+    let client = connect(world, 51).await;
+    let _ = client.admin().transfer_leader(&topic(), partition, NodeId(to)).await;
     client.close();
 }
 

@@ -6,34 +6,70 @@ use super::{
 };
 use crate::history::{Value, What};
 use highwater::{
-    types::{Position, TopicId},
+    client::{Client, ConsumeError, consumer::OutOfRange},
+    controller::machine::ReplicaState,
+    types::{Position, TopicId, TopicPartition},
     wire::{Connection, Fetch, FetchPartition, Frame, Hello, Message},
 };
 use std::{collections::BTreeMap, time::Duration};
 
-/// Reads every partition from its start to its end; gives the ends.
-pub(super) async fn read_all(world: &World) -> BTreeMap<u32, u64> {
+/// What the final reads found: `(offset, value)` of each partition.
+pub(super) type Logs = BTreeMap<u32, Vec<(u64, Value)>>;
+
+/// Reads every partition from its start to its end.
+pub(super) async fn read_all(world: &World) -> Logs {
     let client = last_client(world).await;
-    let ends = loop {
-        match client.admin().list_offsets(&clients::topic(), Position::Latest).await {
-            Ok(ends) if ends.len() == world.options.partitions as usize => break ends,
-            answer => world.waits(format!("the ends of all partitions: {answer:?}")),
+    stop_retention(world, &client).await;
+    let ends = offsets(world, &client, Position::Latest).await;
+    loop {
+        // With retention a log may begin later when the reader comes to it: then it is read again.
+        let starts = offsets(world, &client, Position::Earliest).await;
+        if let Some(logs) = read(world, &client, &starts, &ends).await {
+            client.close();
+            for (partition, records) in &logs {
+                let start = starts[partition];
+                world.note(99, What::Final { partition: *partition, start, records: records.clone() });
+            }
+            return logs;
+        }
+    }
+}
+
+/// From here on nothing is taken away while it is read.
+async fn stop_retention(world: &World, client: &Client) {
+    if world.options.retention_ms.is_none() {
+        return;
+    }
+    let settings = || vec![("retention.ms".to_owned(), Some("unlimited".to_owned()))];
+    while let Err(error) = client.admin().alter_topic(&clients::topic(), settings(), 0).await {
+        world.waits(format!("the end of retention: {error}"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+async fn offsets(world: &World, client: &Client, at: Position) -> BTreeMap<u32, u64> {
+    loop {
+        match client.admin().list_offsets(&clients::topic(), at).await {
+            Ok(offsets) if offsets.len() == world.options.partitions as usize => return offsets,
+            answer => world.waits(format!("the {at:?} offsets of all partitions: {answer:?}")),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    let all = ends.keys().map(|partition| (clients::topic(), *partition, Position::Earliest));
-    let mut logs: BTreeMap<u32, Vec<(u64, Value)>> = ends.keys().map(|partition| (*partition, Vec::new())).collect();
+    }
+}
+
+async fn read(world: &World, client: &Client, starts: &BTreeMap<u32, u64>, ends: &BTreeMap<u32, u64>) -> Option<Logs> {
+    let mut logs: Logs = ends.keys().map(|partition| (*partition, Vec::new())).collect();
+    let from = starts.iter().map(|(partition, start)| (clients::topic(), *partition, Position::Offset(*start)));
     let mut consumer = loop {
-        match client.consumer().assign(all.clone()).await {
+        match client.consumer().out_of_range(OutOfRange::Error).assign(from.clone()).await {
             Ok(consumer) => break consumer,
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     };
-    let is_read = |logs: &BTreeMap<u32, Vec<(u64, Value)>>| {
-        ends.iter().all(|(partition, end)| *end == 0 || logs[partition].last().is_some_and(|last| last.0 + 1 >= *end))
-    };
-    while !is_read(&logs) {
-        let at: Vec<_> = logs.values().map(|log| log.last().map_or(0, |last| last.0 + 1)).collect();
+    let stands = |logs: &Logs, partition: &u32| logs[partition].last().map_or(starts[partition], |last| last.0 + 1);
+    while !ends.iter().all(|(partition, end)| stands(&logs, partition) >= *end) {
+        let at: Vec<_> = logs.keys().map(|partition| stands(&logs, partition)).collect();
         match consumer.poll(Duration::from_millis(500)).await {
             Ok(records) => {
                 world.waits(format!("reads up to {ends:?}, stands at {at:?}"));
@@ -41,19 +77,19 @@ pub(super) async fn read_all(world: &World) -> BTreeMap<u32, u64> {
                     logs.entry(record.partition).or_default().push((record.offset, clients::decode(&record)));
                 }
             }
-            Err(error) => world.waits(format!("reads up to {ends:?}, stands at {at:?}: {error}")),
+            Err(ConsumeError::OutOfRange { .. }) => return None,
+            Err(error) => {
+                clients::note_damage(world, &error);
+                world.waits(format!("reads up to {ends:?}, stands at {at:?}: {error}"));
+            }
         }
     }
     let _ = consumer.close().await;
-    client.close();
-    for (partition, records) in logs {
-        world.note(99, What::Final { partition, records });
-    }
-    ends
+    Some(logs)
 }
 
 /// Waits until every replica has everything, then writes down what each would serve.
-pub(super) async fn compare_replicas(world: &World, ends: &BTreeMap<u32, u64>) {
+pub(super) async fn compare_replicas(world: &World, logs: &Logs) {
     let client = last_client(world).await;
     let id = loop {
         if let Ok(topic) = client.topic(&clients::topic()).await {
@@ -62,51 +98,80 @@ pub(super) async fn compare_replicas(world: &World, ends: &BTreeMap<u32, u64>) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     client.close();
-    for node in 1..=world.options.nodes {
-        for (partition, end) in ends {
+    for (partition, log) in logs {
+        let end = log.last().map_or(0, |last| last.0 + 1);
+        for node in hosts(world, id, *partition).await {
             let (log_start, high_watermark, digest) = loop {
-                match read_replica(world, node, id, *partition, *end).await {
-                    Some(replica) => break replica,
-                    None => tokio::time::sleep(Duration::from_millis(200)).await,
+                // Retention may go on: all are read from where the last one begins.
+                let start = log.first().map_or(0, |first| first.0);
+                match read_replica(world, node, id, *partition, start..end).await {
+                    Ok(replica) => break replica,
+                    Err(why) => world.waits(format!("node {node}, partition {partition}: {why}")),
                 }
+                tokio::time::sleep(Duration::from_millis(200)).await;
             };
             world.note(99, What::Replica { node, partition: *partition, log_start, high_watermark, digest });
         }
     }
 }
 
-/// Log start, end and a hash over the bytes below `end` of one replica, as it would serve them to a consumer nearby.
-async fn read_replica(world: &World, node: u32, topic: TopicId, partition: u32, end: u64) -> Option<(u64, u64, u64)> {
-    let connection = world.node(node)?.local();
-    let mut link = connection.open().await.ok()?;
+/// Which nodes have a replica that votes.
+async fn hosts(world: &World, topic: TopicId, partition: u32) -> Vec<u32> {
+    let partition = TopicPartition { topic, partition };
+    loop {
+        let live = world.everybody().find_map(|node| world.node(node));
+        if let Some(node) = live
+            && let Some(placement) = node.controller().metadata().placement_of(partition)
+        {
+            let votes = placement.replicas.iter().filter(|replica| replica.state == ReplicaState::Voter);
+            return votes.map(|replica| replica.node.0).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Where it begins, where it ends and a hash over the bytes in between, of one replica, as it would serve them to a consumer
+/// nearby.
+async fn read_replica(
+    world: &World,
+    node: u32,
+    topic: TopicId,
+    partition: u32,
+    range: std::ops::Range<u64>,
+) -> Result<(u64, u64, u64), String> {
+    let connection = world.node(node).ok_or("it is down")?.local();
+    let closed = |error: highwater::wire::LinkClosed| error.to_string();
+    let mut link = connection.open().await.map_err(closed)?;
     let hello = Hello { version_min: 1, version_max: 1, client: "replica reader".into() };
-    link.sender.send(vec![Frame::new(0, hello)]).await.ok()?;
-    link.receiver.receive().await.ok()?;
-    let (mut offset, mut start, mut hash) = (0, 0, 0xcbf2_9ce4_8422_2325u64);
-    while offset < end {
+    link.sender.send(vec![Frame::new(0, hello)]).await.map_err(closed)?;
+    link.receiver.receive().await.map_err(closed)?;
+    let (mut offset, mut begins, mut hash) = (range.start, None, 0xcbf2_9ce4_8422_2325u64);
+    while offset < range.end {
         let part = FetchPartition { topic, partition, offset, bytes_max: 0, from_follower: true };
         let fetch = Fetch { bytes_max: 1 << 20, partitions: vec![part], ..Fetch::default() };
-        link.sender.send(vec![Frame::new(1, fetch)]).await.ok()?;
-        let frame = link.receiver.receive().await.ok()?;
-        let Message::Fetched(fetched) = &frame.message else { return None };
-        let answer = fetched.partitions.first()?;
-        if answer.refused.is_some() || answer.high_watermark < end {
-            return None;
+        link.sender.send(vec![Frame::new(1, fetch)]).await.map_err(closed)?;
+        let frame = link.receiver.receive().await.map_err(closed)?;
+        let Message::Fetched(fetched) = &frame.message else { return Err(format!("answers {:?}", frame.message)) };
+        let answer = fetched.partitions.first().ok_or("an empty answer")?;
+        if let Some(refused) = &answer.refused {
+            return Err(refused.message.clone());
         }
-        if offset == 0 {
-            start = answer.log_start;
+        if answer.high_watermark < range.end || frame.body().is_empty() {
+            return Err(format!("its watermark is {}, {} is wanted", answer.high_watermark, range.end));
         }
-        let body = frame.body();
-        if body.is_empty() {
-            return None;
-        }
-        for batch in highwater::batch::split(body) {
-            let batch = batch.ok()?;
-            offset = batch.header().base_offset.try_into().unwrap_or(0u64) + u64::from(batch.count());
+        for batch in highwater::batch::split(frame.body()) {
+            let batch = batch.map_err(|error| {
+                let text = format!("node {node} serves a batch behind {offset} that does not verify: {error}");
+                world.note(99, What::Damaged { partition, text: text.clone() });
+                text
+            })?;
+            let base = batch.header().base_offset.try_into().unwrap_or(0u64);
+            begins.get_or_insert(base);
+            offset = base + u64::from(batch.count());
             for byte in batch.into_bytes() {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
             }
         }
     }
-    Some((start, offset, hash))
+    Ok((begins.unwrap_or(range.start), offset, hash))
 }

@@ -37,11 +37,20 @@ type Dialled = (u32, Arc<SimConnection>);
 pub(super) struct SimDialer {
     open: Arc<Mutex<Vec<Dialled>>>,
     delay: Duration,
+    /// Until then no node is reached.
+    deaf_until: Arc<Mutex<Option<tokio::time::Instant>>>,
 }
 
 impl SimDialer {
     pub(super) fn new(delay: Duration) -> Self {
-        Self { open: Arc::default(), delay }
+        Self { open: Arc::default(), delay, deaf_until: Arc::default() }
+    }
+
+    /// Cuts the client off from all nodes for a while.
+    pub(super) fn deafen(&self, time: Duration) {
+        *self.deaf_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now() + time);
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        open.iter().for_each(|(_, connection)| connection.inner.close("cut off"));
     }
 
     /// Breaks all connections to a node.
@@ -63,6 +72,10 @@ impl Dialer for SimDialer {
         Box::pin(async move {
             tokio::time::sleep(this.delay).await;
             let to = to.ok_or_else(|| LinkClosed("no such node".into()))?;
+            let deaf_until = *this.deaf_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if deaf_until.is_some_and(|until| tokio::time::Instant::now() < until) {
+                return Err(LinkClosed("cut off".into()));
+            }
             let inner = DOORS.with_borrow(|doors| match doors.get(&to) {
                 Some(door) => door(),
                 None => Err(LinkClosed(format!("node {to} is down"))),

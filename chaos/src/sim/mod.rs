@@ -3,18 +3,28 @@
 //!
 //! ```text
 //!  seed ─▶ runtime (paused clock, seeded scheduler)
-//!            ├─ nodes 1..n: Env::simulated + SimDisk + SimNetwork, each life in a TaskSet
-//!            ├─ clients: producers, readers, a group, watchers of the watermark ─▶ history ─▶ checker
-//!            └─ nemesis: crashes that lose unsynced bytes, partitions, broken connections, slow disks
+//!            ├─ nodes 1..n: Env::simulated + SimDisk + SimNetwork, each life in a TaskSet ─▶ facts ─┐
+//!            ├─ clients: producers, readers, a listener, a group, watchers, topics that come and go ─▶ history ─▶ checker
+//!            └─ nemesis: faults drawn from the seed, or as a script says
 //! ```
 //! A run has three parts: set up, storm (`seconds` of virtual time), then healing: everything must become available again
 //! within a bound, and the final reads are taken.
 
 mod clients;
+mod faults;
 mod finish;
 mod link;
+mod many;
 mod nemesis;
+mod pipeline;
+mod script;
+mod sometimes;
 mod world;
+
+pub use faults::{Fault, Step};
+pub use many::{Many, run_many};
+pub use script::Script;
+pub use sometimes::{Sums, table};
 
 use crate::{
     checker::{self, Verdict},
@@ -37,58 +47,28 @@ pub struct Options {
     pub partitions: u32,
     /// Virtual seconds of storm.
     pub seconds: u64,
+    /// Records older than this go; none, if absent.
+    pub retention_ms: Option<u64>,
+    /// Faults instead of those that the seed draws.
+    pub script: Option<Rc<Vec<Step>>>,
     /// Leaders resume after a restart without an election: the planted bug that the checker has to find.
     pub leader_restore: bool,
 }
 
 impl Options {
-    /// Three nodes for 60 virtual seconds.
+    /// 60 virtual seconds. Every fourth seed has five nodes, every third one retention that takes records away.
     pub fn new(seed: u64) -> Self {
-        Self { seed, nodes: 3, partitions: 2, seconds: 60, leader_restore: false }
+        Self {
+            seed,
+            nodes: if seed.is_multiple_of(4) { 5 } else { 3 },
+            partitions: 2,
+            seconds: 60,
+            retention_ms: seed.is_multiple_of(3).then_some(8_000),
+            script: None,
+            leader_restore: false,
+        }
     }
 }
-
-/// What a run reached: a storm that reached nothing proves nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Sums {
-    /// Acknowledged records.
-    pub acked: u64,
-    /// Nodes that crashed.
-    pub crashes: u64,
-    /// Crashes that lost bytes which were written and not synced.
-    pub lossy_crashes: u64,
-    /// Those bytes.
-    pub bytes_lost: u64,
-    /// Partitions of the network.
-    pub partitions: u64,
-    /// Crashes of all nodes at once.
-    pub blackouts: u64,
-}
-
-impl Sums {
-    /// Adds another run's.
-    pub fn add(&mut self, other: Sums) {
-        self.acked += other.acked;
-        self.crashes += other.crashes;
-        self.lossy_crashes += other.lossy_crashes;
-        self.bytes_lost += other.bytes_lost;
-        self.partitions += other.partitions;
-        self.blackouts += other.blackouts;
-    }
-
-    /// What is below the least that a storm of so many seconds has to reach.
-    pub fn short_of(&self, seconds: u64) -> Option<String> {
-        let reached = [self.acked, self.lossy_crashes, self.partitions];
-        let names = ["acknowledged records", "crashes that lose bytes", "partitions"];
-        let least = LEAST.map(|least| least * seconds / 60);
-        let short = |i: &usize| reached[*i] < least[*i];
-        let first = (0..LEAST.len()).find(short)?;
-        Some(format!("{} {}, at least {} are needed", reached[first], names[first], least[first]))
-    }
-}
-
-/// What a storm of 60 s reaches at least, or it was none: acknowledged records, crashes that lose bytes, partitions.
-const LEAST: [u64; 3] = [1_000, 5, 3];
 
 /// What came of a run.
 #[derive(Debug)]
@@ -101,7 +81,9 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// What was reached.
     pub sums: Sums,
-    /// All that clients saw.
+    /// The faults that were drawn.
+    pub faults: Vec<Step>,
+    /// All that clients saw, and what nodes said.
     pub history: History,
 }
 
@@ -117,6 +99,9 @@ thread_local! {
     static FAILURES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How a run that was stopped for too many polls begins to say so.
+pub const LIVELOCK: &str = "livelock";
+
 /// Something that no run may have.
 fn note_failure(what: String) {
     FAILURES.with_borrow_mut(|failures| failures.push(what));
@@ -131,7 +116,9 @@ fn watch_panics() {
             if BEGUN.get().is_some() {
                 note_failure(panic.to_string());
             }
-            before(panic);
+            if BEGUN.get().is_none() || tracing::enabled!(tracing::Level::DEBUG) {
+                before(panic);
+            }
         }));
     });
 }
@@ -150,18 +137,21 @@ pub fn virtual_time() -> Option<std::time::Duration> {
 /// # Errors
 /// When the build cannot replay: tokio must be built with `--cfg tokio_unstable`.
 pub fn run(options: &Options) -> Result<Outcome, String> {
+    crate::observe::install();
     watch_panics();
     let runtime = seeded_runtime(options.seed)?;
     let history = Rc::new(RefCell::new(History::default()));
     let local = tokio::task::LocalSet::new();
     let running = AssertUnwindSafe(|| local.block_on(&runtime, world::run(options.clone(), history.clone())));
-    let (stuck, sums) = catch_unwind(running).unwrap_or_else(|_| (Some("the run panicked".into()), Sums::default()));
+    let panicked = |_| (Some("the run panicked".into()), Sums::default(), Vec::new());
+    let (stuck, sums, faults) = catch_unwind(running).unwrap_or_else(panicked);
     drop(local);
     drop(runtime);
+    crate::observe::listen(None);
     set_begun(None);
     let failures = FAILURES.take();
     let history = history.take();
-    Ok(Outcome { verdict: checker::check(&history), stuck, failures, sums, history })
+    Ok(Outcome { verdict: checker::check(&history), stuck, failures, sums, faults, history })
 }
 
 #[cfg(tokio_unstable)]
@@ -178,6 +168,3 @@ fn seeded_runtime(seed: u64) -> Result<tokio::runtime::Runtime, String> {
 fn seeded_runtime(_: u64) -> Result<tokio::runtime::Runtime, String> {
     Err("this build cannot replay a seed: build with `--cfg tokio_unstable` in RUSTFLAGS or .cargo/config.toml".into())
 }
-
-#[cfg(test)]
-mod tests;

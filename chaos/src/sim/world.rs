@@ -1,16 +1,20 @@
 //! The world of one run: nodes with their disks and lives, the network, the history, and what all tasks ask of them.
 
-use super::{Options, Sums, clients, finish, link, nemesis};
-use crate::history::{History, What};
+use super::{Options, Step, Sums, clients, finish, link, nemesis, pipeline};
+use crate::{
+    history::{Fact, History, What},
+    observe,
+};
 use futures_util::future::BoxFuture;
 use highwater::{
     client::{Client, Delivery, Host, NewTopic},
     config::Config,
+    controller::machine::ReplicaState,
     node::Node,
     wire::LinkClosed,
 };
 use highwater_raft::{
-    NodeId,
+    BootId, NodeId,
     env::{Env, TaskSet},
     testing::{
         disk::{SimDisk, SimLimits},
@@ -19,20 +23,25 @@ use highwater_raft::{
 };
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Wall-clock time at which worlds begin: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// Set-up and healing each come to an end within this, or the run is stuck.
 const BOUND: Duration = Duration::from_secs(90);
-
 /// A slow disk: at most moments something is written and not synced.
 const SYNC_MAX: Duration = Duration::from_millis(8);
+/// After damage to one node's files no other's are damaged for so long.
+const HEALS: Duration = Duration::from_secs(20);
+/// Starts of a node in a row that may fail.
+const STARTS_MAX: u32 = 12;
+/// Polls of all tasks of all nodes per virtual second: a hundred times what a storm needs.
+const POLLS_MAX: u64 = 20_000_000;
 
 /// See the module.
 pub(super) struct World {
@@ -48,26 +57,42 @@ pub(super) struct World {
     /// What the run waits for just now, for reports.
     waits: RefCell<String>,
     nodes: RefCell<BTreeMap<u32, Place>>,
+    lives: Cell<u64>,
+    /// Whose files were damaged or taken: no other node's are until its replicas are whole again.
+    damaged: Cell<Option<(u32, Instant)>>,
+    /// Nodes that stopped by themselves.
+    stopped: mpsc::UnboundedSender<(u32, u64, String)>,
+    /// Who led each partition of the topic last, and which Raft groups they are.
+    leaders: RefCell<BTreeMap<u32, (u64, u32)>>,
+    /// Raft groups of the topic's partitions.
+    groups: RefCell<BTreeSet<u64>>,
+    /// The faults that were drawn.
+    pub(super) drawn: RefCell<Vec<Step>>,
     /// Offsets that the group got, per partition.
-    got: RefCell<BTreeMap<u32, std::collections::BTreeSet<u64>>>,
+    got: RefCell<BTreeMap<u32, BTreeSet<u64>>>,
 }
 
 /// One node's place: its disk outlives its lives.
 struct Place {
     disk: Arc<SimDisk>,
+    /// The last life ended without a loss of power.
+    keeps: bool,
+    starting: bool,
     life: Option<Life>,
 }
 
 struct Life {
+    number: u64,
     tasks: TaskSet,
     env: Env,
     node: Rc<Node>,
 }
 
 /// Runs a world; gives what was stuck, if anything, and what was reached.
-pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Option<String>, Sums) {
+pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Option<String>, Sums, Vec<Step>) {
     let env = Env::simulated(options.seed, EPOCH_MS, TaskSet::default());
     let hub = Hub::new(env.random_u64(), Timing::default());
+    let (stopped, stops) = mpsc::unbounded_channel();
     let world = Rc::new(World {
         env: env.clone(),
         hub,
@@ -79,36 +104,71 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
         over: Cell::new(false),
         waits: RefCell::default(),
         nodes: RefCell::default(),
+        lives: Cell::new(0),
+        damaged: Cell::new(None),
+        stopped,
+        leaders: RefCell::default(),
+        groups: RefCell::default(),
+        drawn: RefCell::default(),
         got: RefCell::default(),
         options,
     });
     super::set_begun(Some(world.begun));
+    highwater_raft::env::limit_polls(Some(POLLS_MAX));
+    let hears = Rc::downgrade(&world);
+    observe::listen(Some(Rc::new(move |label, fact| {
+        if let Some(world) = hears.upgrade() {
+            world.hear(label, fact);
+        }
+    })));
+    let restarts = tokio::task::spawn_local(start_again(Rc::downgrade(&world), stops));
     let stuck = live(&world).await.err().map(|why| format!("{why}: {}", world.waits.borrow()));
-    for node in 1..=world.options.nodes {
+    restarts.abort();
+    let livelock = highwater_raft::env::limit_polls(None);
+    let stuck = if livelock { Some(format!("{}: more polls than time allows", super::LIVELOCK)) } else { stuck };
+    observe::listen(None);
+    for node in world.everybody() {
         world.crash(node);
         link::set_door(node, None);
     }
-    let sums = *world.sums.borrow();
-    (stuck, sums)
+    let sums = world.sums.borrow().clone();
+    (stuck, sums, world.drawn.take())
+}
+
+/// Starts nodes again that stopped by themselves: as an operator would.
+async fn start_again(world: std::rc::Weak<World>, mut stops: mpsc::UnboundedReceiver<(u32, u64, String)>) {
+    while let Some((id, number, why)) = stops.recv().await {
+        let Some(world) = world.upgrade() else { return };
+        if !world.is_life(id, number) {
+            continue;
+        }
+        world.fault(format!("node {id} stopped: {why}"));
+        world.end(id, false);
+        tokio::time::sleep(Duration::from_millis(500 + world.env.random_below(1_000))).await;
+        world.start(id).await;
+    }
 }
 
 async fn live(world: &Rc<World>) -> Result<(), String> {
     bounded("the nodes to make a cluster with a topic", async {
-        for node in 1..=world.options.nodes {
-            let limits = SimLimits { sync_max: SYNC_MAX, ..SimLimits::default() };
-            let disk = SimDisk::new(world.env_of(TaskSet::default()), limits);
-            world.nodes.borrow_mut().insert(node, Place { disk, life: None });
+        for node in world.everybody() {
+            let disk = SimDisk::new(world.env_of(TaskSet::default()), limits());
+            world.nodes.borrow_mut().insert(node, Place { disk, keeps: false, starting: false, life: None });
         }
-        let starting = (1..=world.options.nodes).map(|node| world.start(node));
+        let starting = world.everybody().map(|node| world.start(node));
         futures_util::future::join_all(starting).await;
         let client = clients::connect(world, 0).await;
-        let topic = NewTopic::new(clients::topic()).partitions(world.options.partitions);
+        let mut topic = NewTopic::new(clients::topic()).partitions(world.options.partitions);
+        if let Some(ms) = world.options.retention_ms {
+            topic = topic.setting("retention.ms", ms.to_string());
+        }
         while let Err(error) = client.admin().create_topic(topic.clone()).await {
             if error.code() == Some(highwater::wire::Code::TopicExists) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        world.know_groups(&client).await;
         client.close();
     })
     .await?;
@@ -116,8 +176,11 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     for process in 1..=3 {
         tasks.spawn_local(clients::produce(world.clone(), process));
     }
+    tasks.spawn_local(pipeline::produce(world.clone(), 1_000));
     tasks.spawn_local(clients::read(world.clone(), 11));
+    tasks.spawn_local(clients::listen(world.clone(), 12));
     tasks.spawn_local(clients::watch(world.clone(), 31));
+    tasks.spawn_local(clients::churn(world.clone(), 41));
     let mut members = tokio::task::JoinSet::new();
     for process in 21..=22 {
         members.spawn_local(clients::join(world.clone(), process));
@@ -132,17 +195,28 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
         }
     })
     .await?;
-    let ends = bounded("the final reads", finish::read_all(world)).await?;
+    let logs = bounded("the final reads", finish::read_all(world)).await?;
     let waiting = bounded("the group to see everything", async {
-        while !world.group_has(&ends) {
+        while !world.group_has(&logs) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     });
-    let waiting = waiting.await.map_err(|why| format!("{why}: {}", world.group_misses(&ends)));
+    let waiting = waiting.await.map_err(|why| format!("{why}: {}", world.group_misses(&logs)));
     world.over.set(true);
     waiting?;
     bounded("members to leave", async { while members.join_next().await.is_some() {} }).await?;
-    bounded("replicas to be equal", finish::compare_replicas(world, &ends)).await
+    let compared = bounded("replicas to be equal", finish::compare_replicas(world, &logs)).await;
+    compared?;
+    bounded("all replicas to be whole", async {
+        while !world.is_whole() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+}
+
+fn limits() -> SimLimits {
+    SimLimits { sync_max: SYNC_MAX, ..SimLimits::default() }
 }
 
 async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> Result<T, String> {
@@ -179,17 +253,91 @@ impl World {
         self.note(process, What::Given { group, partition, offset, value: clients::decode(record), redelivered });
     }
 
-    fn group_has(&self, ends: &BTreeMap<u32, u64>) -> bool {
+    /// Whether the group got all that is in the logs.
+    fn group_has(&self, logs: &finish::Logs) -> bool {
         let got = self.got.borrow();
-        ends.iter().all(|(partition, end)| got.get(partition).map_or(0, |got| got.len() as u64) >= *end)
+        let has = |(partition, log): (&u32, &Vec<(u64, u64)>)| {
+            got.get(partition).map_or(log.is_empty(), |got| log.iter().all(|(offset, _)| got.contains(offset)))
+        };
+        logs.iter().all(has)
     }
 
-    fn group_misses(&self, ends: &BTreeMap<u32, u64>) -> String {
+    fn group_misses(&self, logs: &finish::Logs) -> String {
         let got = self.got.borrow();
-        let line = |(partition, end): (&u32, &u64)| {
-            format!("{} of {end} of partition {partition}", got.get(partition).map_or(0, |got| got.len()))
+        let line = |(partition, log): (&u32, &Vec<(u64, u64)>)| {
+            let missing = log.iter().filter(|(offset, _)| got.get(partition).is_none_or(|got| !got.contains(offset)));
+            format!("{} of {} of partition {partition}", missing.count(), log.len())
         };
-        ends.iter().map(line).collect::<Vec<_>>().join(", ")
+        logs.iter().map(line).collect::<Vec<_>>().join(", ")
+    }
+
+    /// All nodes, whether they live or not.
+    pub(super) fn everybody(&self) -> std::ops::RangeInclusive<u32> {
+        1..=self.options.nodes
+    }
+
+    /// What a node's task says of itself.
+    fn hear(&self, label: u64, fact: Fact) {
+        match &fact {
+            Fact::Reached { what } => *self.sums.borrow_mut().reached.entry(what.clone()).or_default() += 1,
+            Fact::Marks { group, partition, leads: true, .. } if self.groups.borrow().contains(group) => {
+                self.leaders.borrow_mut().insert(*partition, (label >> 8, node_of(label)));
+            }
+            _ => {}
+        }
+        self.note(node_of(label), What::Saw { life: label >> 8, fact });
+    }
+
+    /// Who leads a partition of the topic, if that node lives.
+    pub(super) fn leader_of(&self, partition: u32) -> Option<u32> {
+        let (life, node) = self.leaders.borrow().get(&partition).copied()?;
+        self.is_life(node, life).then_some(node)
+    }
+
+    fn is_life(&self, node: u32, number: u64) -> bool {
+        self.nodes.borrow().get(&node).and_then(|place| place.life.as_ref()).is_some_and(|life| life.number == number)
+    }
+
+    async fn know_groups(&self, client: &Client) {
+        let topic = loop {
+            if let Ok(topic) = client.topic(&clients::topic()).await {
+                break topic.id;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        loop {
+            let known = self.everybody().filter_map(|node| self.node(node)).find_map(|node| {
+                let metadata = node.controller().metadata();
+                metadata.topic(topic).map(|topic| topic.partitions.iter().map(|group| group.0).collect())
+            });
+            if let Some(groups) = known {
+                return *self.groups.borrow_mut() = groups;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A node whose files may be damaged: one at a time, or a majority could be.
+    pub(super) fn fragile(&self) -> Option<u32> {
+        match self.damaged.get() {
+            // It takes a while until anybody knows.
+            Some((node, at)) if at.elapsed() < HEALS || !self.is_whole() => Some(node),
+            _ => {
+                let all_live = self.everybody().all(|node| self.node(node).is_some());
+                (all_live && self.is_whole())
+                    .then(|| 1 + u32::try_from(self.env.random_below(self.options.nodes.into())).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Whether no node knows of a replica that is being replaced.
+    fn is_whole(&self) -> bool {
+        let whole = |node: Rc<Node>| {
+            let metadata = node.controller().metadata();
+            let states = |state| matches!(state, ReplicaState::Voter | ReplicaState::Observer);
+            metadata.groups.values().all(|group| group.replicas.iter().all(|replica| states(replica.state)))
+        };
+        self.everybody().filter_map(|node| self.node(node)).all(whole)
     }
 
     /// The storm is over.
@@ -215,25 +363,56 @@ impl World {
         self.nodes.borrow().get(&node)?.life.as_ref().map(|life| life.node.clone())
     }
 
-    /// Starts a node that is down.
+    /// Starts a node that is down; tries again when its disk is full or fails.
     pub(super) async fn start(&self, id: u32) {
-        if self.node(id).is_some() {
-            return;
+        for attempt in 1.. {
+            {
+                let mut nodes = self.nodes.borrow_mut();
+                let place = nodes.get_mut(&id).expect("all nodes have a place");
+                if place.life.is_some() || place.starting {
+                    return;
+                }
+                place.starting = true;
+            }
+            let started = self.try_start(id).await;
+            if let Some(place) = self.nodes.borrow_mut().get_mut(&id) {
+                place.starting = false;
+            }
+            let Err(why) = started else { return };
+            self.hub.cut(NodeId(id));
+            self.fault(format!("node {id} does not start: {why}"));
+            if self.damaged.get().is_some_and(|(node, _)| node == id) && attempt > 1 {
+                // A disk that was damaged may be of no use at all: then the node gets another.
+                self.wipe(id);
+            } else if attempt == STARTS_MAX {
+                return super::note_failure(format!("node {id} did not start: {why}"));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let tasks = TaskSet::default();
+    }
+
+    async fn try_start(&self, id: u32) -> Result<(), String> {
+        let number = self.lives.get() + 1;
+        self.lives.set(number);
+        let tasks = TaskSet::labelled((number << 8) | u64::from(id));
         let env = self.env_of(tasks.clone());
+        env.let_dawdle();
         let disk = {
             let mut nodes = self.nodes.borrow_mut();
             let place = nodes.get_mut(&id).expect("all nodes have a place");
             let lost = place.disk.lost_bytes();
-            place.disk = place.disk.restart_losing_unsynced(env.clone());
+            place.disk = if place.keeps {
+                place.disk.restart_keeping_unsynced(env.clone())
+            } else {
+                place.disk.restart_losing_unsynced(env.clone())
+            };
             let lost = place.disk.lost_bytes() - lost;
             let mut sums = self.sums.borrow_mut();
             sums.lossy_crashes += u64::from(lost > 0);
             sums.bytes_lost += lost;
             place.disk.clone()
         };
-        let boot = highwater_raft::BootId(env.random_u64());
+        let boot = BootId(env.random_u64());
         let network = self.hub.join(NodeId(id), boot, &env);
         let builder = Node::builder(config(&self.options, id))
             .env(env.clone())
@@ -242,10 +421,12 @@ impl World {
             .network(network)
             .native_address(format!("node-{id}"))
             .leader_restore(self.options.leader_restore);
-        let started = tasks.tag(builder.start()).await;
-        let node = match started {
+        let node = match tasks.tag(builder.start()).await {
             Ok(node) => Rc::new(node),
-            Err(error) => return super::note_failure(format!("node {id} did not start: {error}")),
+            Err(error) => {
+                tasks.crash();
+                return Err(error.to_string());
+            }
         };
         let door = Rc::downgrade(&node);
         link::set_door(
@@ -255,31 +436,92 @@ impl World {
                 None => Err(LinkClosed(format!("node {id} is down"))),
             })),
         );
+        let (runs, stopped) = (node.clone(), self.stopped.clone());
+        tasks.spawn_local(async move {
+            if let Err(error) = runs.run().await {
+                let _ = stopped.send((id, number, error.to_string()));
+            }
+        });
         if let Some(place) = self.nodes.borrow_mut().get_mut(&id) {
-            place.life = Some(Life { tasks, env, node });
+            place.life = Some(Life { number, tasks, env, node });
         }
         self.fault(format!("node {id} is up"));
+        Ok(())
     }
 
     /// Power is lost: links first, then the disk, then whatever ran.
     pub(super) fn crash(&self, id: u32) {
-        let mut nodes = self.nodes.borrow_mut();
-        let Some(place) = nodes.get_mut(&id) else { return };
-        let Some(life) = place.life.take() else { return };
-        self.hub.cut(NodeId(id));
-        place.disk.crash();
+        if self.end(id, false) {
+            self.sums.borrow_mut().crashes += 1;
+            self.fault(format!("node {id} loses power"));
+        }
+    }
+
+    /// The process ends, the machine does not.
+    pub(super) fn kill(&self, id: u32) {
+        if self.end(id, true) {
+            self.fault(format!("node {id} is killed"));
+        }
+    }
+
+    fn end(&self, id: u32, keeps: bool) -> bool {
+        let life = {
+            let mut nodes = self.nodes.borrow_mut();
+            let Some(place) = nodes.get_mut(&id) else { return false };
+            let Some(life) = place.life.take() else { return false };
+            self.hub.cut(NodeId(id));
+            place.disk.crash();
+            place.keeps = keeps;
+            life
+        };
         link::set_door(id, None);
         life.tasks.crash();
         drop(life);
-        drop(nodes);
         self.cut_clients(id);
-        self.sums.borrow_mut().crashes += 1;
-        self.fault(format!("node {id} loses power"));
+        true
+    }
+
+    /// A node that is down gets an empty disk.
+    pub(super) fn wipe(&self, id: u32) {
+        self.damaged.set(Some((id, Instant::now())));
+        let disk = SimDisk::new(self.env_of(TaskSet::default()), limits());
+        if let Some(place) = self.nodes.borrow_mut().get_mut(&id) {
+            place.disk = disk;
+        }
+    }
+
+    /// A bit of one of the node's files turns.
+    pub(super) fn flip(&self, id: u32, within: &str, draw: u64) {
+        self.damaged.set(Some((id, Instant::now())));
+        self.on_disk(id, |disk| {
+            let files: Vec<_> =
+                disk.files().into_iter().filter(|(path, len)| *len > 0 && path.contains(within)).collect();
+            let Some((path, len)) = usize::try_from(draw).ok().and_then(|draw| files.get(draw % files.len().max(1)))
+            else {
+                return;
+            };
+            let byte = (draw >> 8) % len;
+            disk.flip_bit(path, byte, u8::try_from(draw >> 40 & 7).unwrap_or(0));
+            self.fault(format!("a bit of {path} turns at byte {byte}"));
+        });
     }
 
     /// Breaks the connections of all clients to a node.
     pub(super) fn cut_clients(&self, node: u32) {
         self.dialers.borrow().iter().for_each(|(_, dialer)| dialer.cut(node));
+    }
+
+    /// The way of a process to the nodes; one that it had before is forgotten.
+    pub(super) fn know_dialer(&self, process: u32, dialer: link::SimDialer) {
+        let mut dialers = self.dialers.borrow_mut();
+        dialers.retain(|(of, _)| *of != process);
+        dialers.push((process, dialer));
+    }
+
+    /// Cuts a client off from all nodes.
+    pub(super) fn deafen(&self, process: u32, time: Duration) {
+        let dialers = self.dialers.borrow();
+        dialers.iter().filter(|(of, _)| *of == process).for_each(|(_, dialer)| dialer.deafen(time));
     }
 
     pub(super) fn unsynced_bytes(&self, node: u32) -> u64 {
@@ -288,9 +530,11 @@ impl World {
         life.map_or(0, |place| place.disk.unsynced_bytes())
     }
 
-    pub(super) fn stall(&self, node: u32, time: Duration) {
-        if let Some(place) = self.nodes.borrow().get(&node) {
-            place.disk.stall(time);
+    /// Does something to a node's disk.
+    pub(super) fn on_disk(&self, node: u32, act: impl FnOnce(&SimDisk)) {
+        let disk = self.nodes.borrow().get(&node).map(|place| place.disk.clone());
+        if let Some(disk) = disk {
+            act(&disk);
         }
     }
 
@@ -299,6 +543,10 @@ impl World {
             life.env.jump_clock(ms);
         }
     }
+}
+
+fn node_of(label: u64) -> u32 {
+    u32::try_from(label & 0xff).unwrap_or(0)
 }
 
 /// A node's config: small files, so that they are recycled, and segments, so that they are sealed, within a run.
@@ -310,6 +558,7 @@ fn config(options: &Options, id: u32) -> Config {
     config.log.wal_file_bytes = 256 << 10;
     config.log.segment_bytes = 64 << 10;
     config.log.free_bytes_min = 1 << 20;
+    config.retention.check_ms = 1_000;
     config.listeners.0.clear();
     config
 }

@@ -17,7 +17,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -128,7 +128,7 @@ pub trait Server: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Host {
     node: Arc<Node>,
-    server: Arc<OnceLock<Arc<dyn Server>>>,
+    server: Arc<Mutex<Option<Arc<dyn Server>>>>,
 }
 
 impl Host {
@@ -177,14 +177,21 @@ impl Host {
 
     /// Registers who answers [`Host::request`]s, of other nodes and of this one; called once.
     pub fn serve(&self, server: Arc<dyn Server>) {
-        let _ = self.server.set(server.clone());
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| server.clone());
         self.node.net.rpc.serve(BROKER, Arc::new(Requests { server, env: self.node.env.clone() }));
+    }
+
+    /// Lets go of the server, which may hold this host: of a node that ended without a shutdown nothing stays in memory.
+    pub fn let_go(&self) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.node.net.rpc.close();
     }
 
     /// Asks another node's [`Server`]; a request to this node is served here.
     pub async fn request(&self, to: NodeId, body: Payload, deadline: Duration) -> Result<Payload, RequestError> {
         if to == self.node.net.node {
-            let Some(server) = self.server.get() else {
+            let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(server) = server else {
                 return Err(RequestError::Lost { node: to, why: "nobody serves requests yet".into() });
             };
             let answer = tokio::time::timeout(deadline, server.request(to, body));

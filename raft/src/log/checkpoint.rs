@@ -9,6 +9,7 @@ use super::{
     Checkpoint,
     core::damaged,
     entry::Owner,
+    frame::same_crc,
     open::write_whole,
     record::{Take, put_checkpoint, take_checkpoint},
     segment::folder,
@@ -40,7 +41,7 @@ pub(super) fn encode(owner: Owner, checkpoint: &Checkpoint) -> Bytes {
 
 pub(super) fn decode(owner: Owner, bytes: &Bytes) -> Option<Checkpoint> {
     let body = bytes.len().checked_sub(4)?;
-    if (&bytes[body..]).get_u32_le() != crc32c::crc32c(&bytes[..body]) {
+    if !same_crc((&bytes[body..]).get_u32_le(), crc32c::crc32c(&bytes[..body])) {
         return None;
     }
     let mut from = Take(bytes.slice(..body));

@@ -6,6 +6,7 @@
 //! The head's CRC is seeded with group and replica: the bytes of another group's entry at a recycled position never
 //! verify. All numbers of all files are little-endian, all CRCs are CRC-32C.
 
+use super::frame::same_crc;
 use super::{Entry, LogId};
 use crate::{GroupId, Payload, ReplicaId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -80,7 +81,7 @@ impl EntryHead {
 
     /// The entry, when `payload` verifies.
     pub(super) fn entry(&self, payload: Payload) -> Option<Entry> {
-        let good = payload.len() == self.len as usize && payload_crc(&payload) == self.payload_crc;
+        let good = payload.len() == self.len as usize && same_crc(payload_crc(&payload), self.payload_crc);
         good.then_some(Entry { index: self.id.index, term: self.id.term, kind: self.kind, payload })
     }
 }
@@ -154,7 +155,7 @@ pub(super) fn decode(owner: Owner, record: &Bytes) -> Option<Vec<(EntryHead, u64
         let head = EntryHead::parse(&record[at..], owner)?;
         let end = at.checked_add(HEAD + head.len as usize)?;
         let payload = record.get(at + HEAD..end)?;
-        if crc32c::crc32c(payload) != head.payload_crc {
+        if !same_crc(crc32c::crc32c(payload), head.payload_crc) {
             return None;
         }
         heads.push((head, at as u64));

@@ -14,6 +14,10 @@ use super::{
     state::{Place, Shared},
     walfiles,
 };
+use crate::{
+    observe,
+    sabotage::{self, Bug},
+};
 use std::{
     io,
     sync::{Arc, Weak},
@@ -97,6 +101,7 @@ impl Retirer {
             core.write(None, Record::Retired { next: file + 1 }).await?;
             self.common.files.remove(*file);
             walfiles::recycle(&*self.common.disk, &self.common.spares, *file).await?;
+            observe::reached("write-ahead log file recycled");
             if carried > self.common.options.wal_file_bytes / 4 {
                 return Ok(());
             }
@@ -118,6 +123,9 @@ impl Retirer {
                 if rounds == 1 {
                     self.checkpointed(core, &shared).await?;
                 }
+                if sabotage::on(Bug::RecycledEarly) {
+                    break;
+                }
                 carried += self.carry(core, &shared, file).await?;
             }
         }
@@ -127,6 +135,12 @@ impl Retirer {
     /// Applied entries to segments, and a restart checkpoint that does not run ahead of them.
     async fn checkpointed(&self, core: &Core, shared: &Shared) -> io::Result<()> {
         let found = ask(shared).await;
+        if sabotage::on(Bug::CheckpointAhead)
+            && let Some(found) = &found
+        {
+            let path = checkpoint::restart_path(shared.owner);
+            return checkpoint::write(&*self.common.disk, shared.owner, &path, found).await;
+        }
         move_applied(&self.common, core, shared).await?;
         let Some(found) = found else { return Ok(()) };
         let fits = {
@@ -159,6 +173,7 @@ impl Retirer {
                 },
             };
             bytes += colds.iter().map(|cold| cold.head.size()).sum::<u64>();
+            observe::reached("tail carried forward");
             queue_carry(core, shared, file, &colds, entries).await?;
         }
         Ok(bytes)

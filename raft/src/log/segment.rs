@@ -16,6 +16,7 @@ use super::{
     Applied, Entry, LogId, Stamp,
     core::damaged,
     entry::{Owner, payload_crc},
+    frame::same_crc,
     index::SparseIndex,
     open::GROUPS,
 };
@@ -205,7 +206,7 @@ impl Cursor {
             (head.get_u64_le(), head.get_u64_le(), head.get_u64_le(), head.get_u64_le());
         let max_timestamp = head.get_i64_le();
         let payload = self.buffer.slice(ENTRY + note..ENTRY + note + len).into();
-        if head.get_u32_le() != payload_crc(&payload) {
+        if !same_crc(head.get_u32_le(), payload_crc(&payload)) {
             return Err(self.bad("has a payload that does not verify"));
         }
         let note_bytes = self.buffer.slice(ENTRY..ENTRY + note);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Payload,
     group::{AppliedAnswer, Committed, Event},
-    log,
+    log, observe,
 };
 use ::openraft::{
     OptionalSend, RaftSnapshotBuilder,
@@ -209,6 +209,7 @@ impl RaftStateMachine<Types> for Applier {
             log.append(kept, Box::new(|_| ()));
         }
         installed.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))?;
+        observe::reached("checkpoint installed");
         self.restore(checkpoint).await
     }
 

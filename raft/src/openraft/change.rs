@@ -8,7 +8,7 @@ use super::{
 use crate::{
     NodeId, ReplicaId,
     group::{BarrierError, ChangeError, TransferError},
-    log,
+    log, observe,
 };
 use ::openraft::{
     ReadPolicy,
@@ -127,6 +127,7 @@ impl Replica {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(TransferError::Gone { why: "replica has stopped".into() }),
             Err(_) => {
+                observe::reached("transfer timed out");
                 // openraft never takes a transfer back: this leader accepts no write any more.
                 driver::ask_to_elect(self);
                 let _ = self.commands.send(Command::Abandoned { term: role.term });
@@ -145,6 +146,10 @@ impl Replica {
     /// Trim, then snapshot, then purge; the log deletes files after the purge.
     pub(crate) async fn compact(&self, start_offset: u64) -> io::Result<()> {
         let Some(upto) = self.shared.log.trim(start_offset) else { return Ok(()) };
+        let behind = |matching: &Option<log::LogId>| matching.is_none_or(|id| id.index < upto.index);
+        if self.progress().is_some_and(|progress| progress.values().any(behind)) {
+            observe::reached("trim past a follower");
+        }
         self.raft.trigger().snapshot().await.map_err(io::Error::other)?;
         let mut metrics = self.raft.data_metrics();
         let covered = async {

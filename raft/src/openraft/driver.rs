@@ -12,6 +12,7 @@ use super::{codec::Request, codec::Route, replica::Replica};
 use crate::{
     NodeId, ReplicaId,
     group::{Role, Timing},
+    observe,
     transport::{
         Lane,
         detector::{Life, State},
@@ -78,6 +79,8 @@ struct Leaderless {
     base: Instant,
     term: u64,
     tried: Option<Instant>,
+    /// The term before the last try.
+    before: Option<u64>,
     /// How often: the pause doubles, so that the tries of many groups never take the place of the votes.
     tries: u32,
 }
@@ -275,8 +278,14 @@ impl Driver {
         let another = !campaigning && self.seen_term.is_some_and(|seen| seen < role.term);
         let head_start = if another { self.timing().heartbeat } else { Duration::ZERO };
         let base = now.max(lease_end) + head_start;
-        let standing =
-            self.leaderless.get_or_insert(Leaderless { since: base, base, term: role.term, tried: None, tries: 0 });
+        let standing = self.leaderless.get_or_insert(Leaderless {
+            since: base,
+            base,
+            term: role.term,
+            tried: None,
+            before: None,
+            tries: 0,
+        });
         if standing.term != role.term {
             standing.term = role.term;
             standing.base = now + head_start;
@@ -294,6 +303,11 @@ impl Driver {
             due = due.max(tried + pause);
         }
         if now >= due {
+            // The term rises only after a majority said that it would vote.
+            if campaigning && standing.before.is_some_and(|term| term < role.term) {
+                observe::reached("split vote");
+            }
+            standing.before = Some(role.term);
             standing.tried = Some(now);
             standing.tries = standing.tries.saturating_add(1);
             due = now + self.replica.shared.options.timing.retry;

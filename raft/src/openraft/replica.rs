@@ -16,6 +16,7 @@ use crate::{
     env::Env,
     group::{Event, HostOptions, Member, Owner, Role},
     log,
+    sabotage::{self, Bug},
 };
 use ::openraft::{
     Config, ServerState, SnapshotPolicy, alias,
@@ -271,7 +272,7 @@ fn config(options: &HostOptions) -> Config {
         log_stage_capacity: Some(16),
         enable_tick: false,
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(leader_restore),
+        enable_leader_restore: Some(leader_restore || sabotage::on(Bug::LeaderRestore)),
         // It would also hold back the read-index that wakes an idle group; the driver keeps a leader without a quorum
         // silent itself.
         quorum_loss_probe_interval: None,

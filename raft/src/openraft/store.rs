@@ -9,7 +9,11 @@ use super::{
     replica::Shared,
     types::{Content, Entry, LogId, Proposal, Types, Vote, log_id, own_id},
 };
-use crate::{group::Event, log};
+use crate::{
+    group::Event,
+    log,
+    sabotage::{self, Bug},
+};
 use ::openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
@@ -179,6 +183,9 @@ impl RaftLogStorage<Types> for Store {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if sabotage::on(Bug::VoteNotSynced) {
+            return Ok(());
+        }
         let (done, saved) = oneshot::channel();
         self.0.log.save_vote(codec::encode_vote(vote), Box::new(move |result| drop(done.send(result))));
         saved.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
@@ -203,6 +210,12 @@ impl RaftLogStorage<Types> for Store {
             flushed.io_completed(Ok(()));
             return Ok(());
         };
+        if sabotage::on(Bug::AckBeforeSync) {
+            shared.log.append(batch, Box::new(|_| ()));
+            flushed.io_completed(Ok(()));
+            handed_over.into_iter().for_each(|event| shared.owner.event(event));
+            return Ok(());
+        }
         let progress = shared.flushed.clone();
         shared.log.append(
             batch,

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     controller::placement::{Load, place},
     limits,
+    sabotage::{self, Bug},
     types::{NodeId, ProducerId},
 };
 use highwater_raft::{GroupId, ReplicaId};
@@ -62,7 +63,7 @@ impl ControllerMachine {
         check_node(node)?;
         let known = self.metadata.nodes.get(&node);
         let is_other = known.is_some_and(|known| known.directory.is_some_and(|known| known != directory));
-        let lost = if is_other { self.lose_replicas_of(node) } else { 0 };
+        let lost = if is_other && !sabotage::on(Bug::WipedKeepsId) { self.lose_replicas_of(node) } else { 0 };
         let record = Node { directory: Some(directory), addresses };
         if self.metadata.nodes.get(&node) != Some(&record) {
             self.change().nodes.insert(node, record);

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     limits,
+    sabotage::{self, Bug},
     types::{Generation, GroupName, MemberId, Position, TopicId, TopicName, TopicPartition},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,7 +251,9 @@ impl Group {
     fn given_up(&self, command: &Reconciled) -> Vec<TopicPartition> {
         let named: BTreeSet<_> = command.owned.iter().map(|(partition, _)| *partition).collect();
         let free = |(partition, owner): &(&TopicPartition, &Owner)| {
-            let knows = owner.revoked.is_some_and(|revoked| command.generation >= revoked);
+            let knows = owner
+                .revoked
+                .is_some_and(|revoked| command.generation >= revoked || sabotage::on(Bug::GenerationUnchecked));
             owner.member == command.member && knows && !named.contains(partition)
         };
         self.owners.iter().filter(free).map(|(partition, _)| *partition).collect()

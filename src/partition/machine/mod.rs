@@ -27,7 +27,10 @@ pub use checkpoint::CHECKPOINT_VERSION;
 pub use command::{EXPIRE_PRODUCERS, ExpireProducers, PRODUCE, TRIM, Trim, produce};
 pub use reply::{Refusal, Reply};
 
-use crate::batch::{Batch, BatchError, Header};
+use crate::{
+    batch::{Batch, BatchError, Header},
+    sabotage::{self, Bug},
+};
 use bytes::Bytes;
 use epochs::Epochs;
 use highwater_raft::machine::{At, Command, Damaged, Machine};
@@ -104,6 +107,9 @@ impl PartitionMachine {
         let batch = checked(body)?;
         let records = batch.count();
         let max_timestamp = batch.header().max_timestamp;
+        if sabotage::on(Bug::ProducersDropped) && self.epochs.list().last().is_some_and(|(epoch, _)| *epoch < at.term) {
+            self.producers = Producers::default();
+        }
         let standing = match batch.producer() {
             Some(producer) => self.producers.standing(producer, records)?,
             None => Standing::Next,

@@ -13,7 +13,12 @@
 //! its order is that of the last appends, and stamps rise with it.
 
 use super::reply::Refusal;
-use crate::{batch::Producer, limits, types::ProducerId};
+use crate::{
+    batch::Producer,
+    limits,
+    sabotage::{self, Bug},
+    types::ProducerId,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 const REMEMBERED: usize = limits::PRODUCER_BATCHES_REMEMBERED as usize;
@@ -99,7 +104,7 @@ impl Producers {
         self.fence(producer)?;
         let Producer { id, epoch, sequence: found } = producer;
         let expected = match self.known.get(&id) {
-            None if found == 0 => return Ok(Standing::Next),
+            None if found == 0 || sabotage::on(Bug::ProducersDropped) => return Ok(Standing::Next),
             None => return Err(Refusal::UnknownProducer { producer: id, found }),
             Some(state) if epoch > state.epoch => 0,
             Some(state) => {

@@ -3,6 +3,10 @@
 //! Outcomes follow Jepsen's: `ok` surely happened, `fail` surely did not, `info` is unknown. `fail` is written only when it is certain.
 //! Times are microseconds since the start of the run (virtual in simulation); a sequence number orders events of one instant.
 
+mod fact;
+
+pub use fact::Fact;
+
 use serde::{Deserialize, Serialize};
 
 /// A partition, by number within the run (topic and partition of the run's one topic).
@@ -112,10 +116,27 @@ pub enum What {
         /// A hash over all served bytes.
         digest: u64,
     },
+    /// A batch was served that does not verify.
+    Damaged {
+        /// Which partition.
+        partition: Partition,
+        /// What is wrong with it.
+        text: String,
+    },
+    /// A node did something that clients do not see. `process` is the node.
+    Saw {
+        /// Which life of the node.
+        life: u64,
+        /// What.
+        #[serde(flatten)]
+        fact: Fact,
+    },
     /// At the end: a read of everything from the log start, by a fresh reader.
     Final {
         /// Which partition.
         partition: Partition,
+        /// The log start: what lies below is gone for good reasons.
+        start: u64,
         /// `(offset, value)`.
         records: Vec<(u64, Value)>,
     },

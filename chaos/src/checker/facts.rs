@@ -1,0 +1,80 @@
+//! What several families need of a history, gathered once.
+
+use crate::history::{Event, Partition, Value, What};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// When something was known of a value, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) at: u64,
+    /// By a read; else by an acknowledgement.
+    pub(super) read: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) sent: u64,
+    pub(super) redelivered: u64,
+    /// Order in which each producer sent, per partition.
+    pub(super) order: BTreeMap<(u32, Partition), Vec<Value>>,
+    /// When each value was handed to its producer.
+    pub(super) sent_at: BTreeMap<Value, u64>,
+    pub(super) acked: BTreeMap<Value, (Partition, u64)>,
+    pub(super) failed: BTreeSet<Value>,
+    /// Every value ever known at an offset.
+    pub(super) seen: BTreeMap<(Partition, u64), BTreeSet<Value>>,
+    /// When a value was first known to stand in the log.
+    pub(super) known: BTreeMap<Value, Known>,
+    /// Where the final logs begin.
+    pub(super) starts: BTreeMap<Partition, u64>,
+    pub(super) finals: BTreeMap<Partition, BTreeMap<u64, Value>>,
+    /// What does not verify.
+    pub(super) damaged: Vec<(Partition, String)>,
+}
+
+impl Facts {
+    pub(super) fn gather(events: &[Event]) -> Self {
+        let mut facts = Self::default();
+        for event in events {
+            facts.take(event);
+        }
+        facts
+    }
+
+    fn take(&mut self, event: &Event) {
+        match &event.what {
+            What::Send { partition, value } => {
+                self.sent += 1;
+                self.order.entry((event.process, *partition)).or_default().push(*value);
+                self.sent_at.entry(*value).or_insert(event.at);
+            }
+            What::SendOk { partition, value, offset } => {
+                self.acked.insert(*value, (*partition, *offset));
+                self.see(event.at, *partition, *offset, *value, false);
+            }
+            What::SendFail { value, .. } => drop(self.failed.insert(*value)),
+            What::Poll { partition, records, .. } => {
+                records.iter().for_each(|(offset, value)| self.see(event.at, *partition, *offset, *value, true));
+            }
+            What::Given { partition, offset, value, redelivered, .. } => {
+                self.redelivered += u64::from(*redelivered);
+                self.see(event.at, *partition, *offset, *value, true);
+            }
+            What::Final { partition, start, records } => {
+                self.starts.insert(*partition, *start);
+                for (offset, value) in records {
+                    self.see(event.at, *partition, *offset, *value, true);
+                    self.finals.entry(*partition).or_default().insert(*offset, *value);
+                }
+                self.finals.entry(*partition).or_default();
+            }
+            What::Damaged { partition, text } => self.damaged.push((*partition, text.clone())),
+            _ => {}
+        }
+    }
+
+    fn see(&mut self, at: u64, partition: Partition, offset: u64, value: Value, read: bool) {
+        self.seen.entry((partition, offset)).or_default().insert(value);
+        self.known.entry(value).or_insert(Known { at, read });
+    }
+}

@@ -1,0 +1,137 @@
+//! Consumer groups: everybody gets everything, repeats say so, commits rise, no partition has two owners.
+
+use super::{Anomaly, anomaly, facts::Facts};
+use crate::history::{Event, Fact, Partition, What};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
+    deliveries(events, facts, found);
+    commits(events, found);
+    ownership(events, found);
+}
+
+fn deliveries(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
+    let mut given: BTreeMap<(u32, Partition), BTreeSet<u64>> = BTreeMap::new();
+    for event in events {
+        let What::Given { group, partition, offset, redelivered, .. } = event.what else { continue };
+        let again = !given.entry((group, partition)).or_default().insert(offset);
+        if again && !redelivered {
+            let text = format!("group {group} got offset {offset} again without being told");
+            found.push(anomaly("group unmarked", partition, text));
+        }
+    }
+    let names: BTreeSet<u32> = given.keys().map(|(group, _)| *group).collect();
+    let empty = BTreeSet::new();
+    for group in names {
+        for (partition, log) in &facts.finals {
+            let got = given.get(&(group, *partition)).unwrap_or(&empty);
+            if let Some(offset) = log.keys().find(|offset| !got.contains(offset)) {
+                found.push(anomaly("group lost", *partition, format!("group {group} never got offset {offset}")));
+            }
+        }
+    }
+}
+
+/// The number of the partition in `topic/partition`.
+fn number(place: &str) -> Partition {
+    place.rsplit_once('/').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+fn commits(events: &[Event], found: &mut Vec<Anomaly>) {
+    // Every replica says each entry: it counts once.
+    let mut last: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for event in events {
+        let What::Saw { fact: Fact::Committed { of, index, place, offset, reset }, .. } = &event.what else { continue };
+        let Some((at, before)) = last.insert((of, place), (*index, *offset)) else { continue };
+        if *index <= at {
+            last.insert((of, place), (at, before));
+        } else if !reset && *offset < before {
+            let text = format!("{of} went from {before} to {offset} with entry {index}");
+            found.push(anomaly("commit regressed", number(place), text));
+        }
+    }
+}
+
+/// What members of one group hold: from being told to saying otherwise.
+#[derive(Default)]
+struct Ownership<'h> {
+    /// Who holds a partition, and the generation in which it was told to give it up.
+    holders: BTreeMap<&'h str, BTreeMap<&'h str, Option<u64>>>,
+    /// The newest generation that a member was told.
+    told: BTreeMap<&'h str, u64>,
+    /// Ends of memberships that were seen: every replica says each.
+    gone: BTreeSet<(u64, &'h str)>,
+}
+
+fn ownership(events: &[Event], found: &mut Vec<Anomaly>) {
+    let mut groups: BTreeMap<&str, Ownership<'_>> = BTreeMap::new();
+    for event in events {
+        let What::Saw { fact, .. } = &event.what else { continue };
+        match fact {
+            Fact::Told { of, member, generation, partitions } => {
+                let group = groups.entry(of).or_default();
+                for (partition, other) in group.told(member, *generation, partitions) {
+                    let text = format!(
+                        "{of}: {member} was told {partition} in generation {generation} while {other} had it ({} µs)",
+                        event.at
+                    );
+                    found.push(anomaly("ownership overlaps", number(partition), text));
+                }
+            }
+            Fact::Said { of, member, generation, partitions } => {
+                groups.entry(of).or_default().said(member, *generation, partitions);
+            }
+            Fact::Gone { of, member, generation, index } => {
+                groups.entry(of).or_default().gone(member, *generation, *index);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'h> Ownership<'h> {
+    /// Gives the partitions that somebody else holds, and who.
+    fn told(&mut self, member: &'h str, generation: u64, partitions: &'h str) -> Vec<(&'h str, &'h str)> {
+        let newest = self.told.entry(member).or_default();
+        // An answer of a home that is none any more: the member does not go back.
+        if generation < *newest {
+            return Vec::new();
+        }
+        *newest = generation;
+        let named: BTreeSet<&str> = partitions.split_whitespace().collect();
+        for (partition, holders) in &mut self.holders {
+            if let Some(revoked) = holders.get_mut(member)
+                && !named.contains(partition)
+            {
+                revoked.get_or_insert(generation);
+            }
+        }
+        let mut overlaps = Vec::new();
+        for partition in named {
+            let holders = self.holders.entry(partition).or_default();
+            overlaps.extend(holders.keys().filter(|other| **other != member).map(|other| (partition, *other)));
+            holders.insert(member, None);
+        }
+        overlaps
+    }
+
+    fn said(&mut self, member: &str, generation: u64, partitions: &str) {
+        let named: BTreeSet<&str> = partitions.split_whitespace().collect();
+        for (partition, holders) in &mut self.holders {
+            let knows = holders.get(member).copied().flatten().is_some_and(|revoked| generation >= revoked);
+            if knows && !named.contains(partition) {
+                holders.remove(member);
+            }
+        }
+    }
+
+    fn gone(&mut self, member: &'h str, generation: u64, index: u64) {
+        if self.gone.insert((index, member)) {
+            for holders in self.holders.values_mut() {
+                holders.remove(member);
+            }
+            // What an old home still tells it does not count.
+            self.told.insert(member, generation + 1);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Kept runs: a seed with the faults that it drew, written out, so that a change of the storm does not lose what was found.
+
+use super::{Options, Outcome, Step, run};
+use serde::{Deserialize, Serialize};
+use std::{path::Path, rc::Rc};
+
+/// A run as a file: one JSON object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Script {
+    /// What it showed when it was kept.
+    pub about: String,
+    /// The seed of everything but the faults.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: u32,
+    /// Virtual seconds of storm.
+    pub seconds: u64,
+    /// Records older than this go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<u64>,
+    /// Interesting states that it reached; a run that reaches one no more says so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reaches: Vec<String>,
+    /// The faults, one after the other.
+    pub faults: Vec<Step>,
+}
+
+impl Script {
+    /// Reads a file.
+    pub fn read(path: &Path) -> anyhow::Result<Script> {
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    }
+
+    /// A run, to be kept.
+    pub fn of(options: &Options, outcome: &Outcome) -> Script {
+        Script {
+            about: outcome.verdict.lines().next().unwrap_or_default(),
+            seed: options.seed,
+            nodes: options.nodes,
+            seconds: options.seconds,
+            retention_ms: options.retention_ms,
+            reaches: outcome.sums.reached.keys().cloned().collect(),
+            faults: outcome.faults.clone(),
+        }
+    }
+
+    /// As a file: one fault per line.
+    ///
+    /// # Errors
+    /// None that a script can cause.
+    pub fn to_text(&self) -> serde_json::Result<String> {
+        let head = serde_json::to_string_pretty(&Script { faults: Vec::new(), ..self.clone() })?;
+        let faults = self.faults.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+        let head = head.trim_end().trim_end_matches('}').trim_end().trim_end_matches("[]");
+        Ok(format!("{head}[\n    {}\n  ]\n}}\n", faults.join(",\n    ")))
+    }
+
+    /// Runs it and tells. A state that it reached when it was kept and reaches no more is told, and is no failure: the script is
+    /// what stands for it.
+    ///
+    /// # Errors
+    /// When this build cannot replay.
+    pub fn replay(&self, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
+        let outcome = run(&self.options()).map_err(anyhow::Error::msg)?;
+        for what in self.reaches.iter().filter(|what| !outcome.sums.reached.contains_key(*what)) {
+            say(format!("  no longer reached: {what}"));
+        }
+        let good = outcome.is_good();
+        say(format!("  {} hash {:016x}", if good { "ok" } else { "WRONG" }, outcome.history.hash()));
+        outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
+        outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
+        Ok(good)
+    }
+
+    /// What it runs.
+    pub fn options(&self) -> Options {
+        Options {
+            nodes: self.nodes,
+            seconds: self.seconds,
+            retention_ms: self.retention_ms,
+            script: Some(Rc::new(self.faults.clone())),
+            ..Options::new(self.seed)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_scripts_read_and_are_written_as_they_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+        let mut count = 0;
+        let kept = std::fs::read_dir(&folder).unwrap().chain(std::fs::read_dir(folder.join("open")).unwrap());
+        for path in kept.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+            let script = Script::read(&path).unwrap();
+            let again: Script = serde_json::from_str(&script.to_text().unwrap()).unwrap();
+            assert_eq!((&again.about, &again.faults), (&script.about, &script.faults));
+            assert!(!script.faults.is_empty());
+            count += 1;
+        }
+        assert!(count > 0);
+    }
+}

@@ -1,0 +1,85 @@
+//! What runs reached. A storm that reached nothing proves nothing: a run below the minima fails, and so does a set of runs that
+//! never came to one of the interesting states.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// States that a set of runs must reach, as `observe::reached` of the product names them; the first one is the world's own.
+const INTERESTING: [&str; 13] = [
+    LOSSY,
+    "leader change with produce in flight",
+    "checkpoint installed",
+    "learner swap committed",
+    "proposal refused in mid-pipeline",
+    "split vote",
+    "transfer timed out",
+    "write-ahead log file recycled",
+    "tail carried forward",
+    "duplicate answered with its original offset",
+    "trim past a follower",
+    "group handed to a new home",
+    "watermark below a client's position",
+];
+const LOSSY: &str = "unsynced bytes really lost";
+
+/// What a run, or a set of them, reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Sums {
+    /// Acknowledged records.
+    pub acked: u64,
+    /// Nodes that lost power.
+    pub crashes: u64,
+    /// Losses of power that took bytes which were written and not synced.
+    pub lossy_crashes: u64,
+    /// Those bytes.
+    pub bytes_lost: u64,
+    /// Partitions of the network.
+    pub partitions: u64,
+    /// Losses of power of all nodes at once.
+    pub blackouts: u64,
+    /// How often each interesting state was reached.
+    pub reached: BTreeMap<String, u64>,
+}
+
+/// What a storm of 60 s reaches at least, or it was none: acknowledged records, crashes that lose bytes, partitions.
+const LEAST: [u64; 3] = [1_000, 5, 3];
+
+impl Sums {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Sums) {
+        self.acked += other.acked;
+        self.crashes += other.crashes;
+        self.lossy_crashes += other.lossy_crashes;
+        self.bytes_lost += other.bytes_lost;
+        self.partitions += other.partitions;
+        self.blackouts += other.blackouts;
+        for (what, times) in &other.reached {
+            *self.reached.entry(what.clone()).or_default() += times;
+        }
+    }
+
+    /// What is below the least that a storm of so many seconds has to reach.
+    pub fn short_of(&self, seconds: u64) -> Option<String> {
+        let reached = [self.acked, self.lossy_crashes, self.partitions];
+        let names = ["acknowledged records", "crashes that lose bytes", "partitions"];
+        let least = LEAST.map(|least| least * seconds / 60);
+        let first = (0..LEAST.len()).find(|i| reached[*i] < least[*i])?;
+        Some(format!("{} {}, at least {} are needed", reached[first], names[first], least[first]))
+    }
+
+    fn times(&self, what: &str) -> u64 {
+        if what == LOSSY { self.lossy_crashes } else { self.reached.get(what).copied().unwrap_or(0) }
+    }
+
+    /// Interesting states that were never reached.
+    pub fn never(&self) -> Vec<&'static str> {
+        INTERESTING.into_iter().filter(|what| self.times(what) == 0).collect()
+    }
+}
+
+/// How often each interesting state was reached, a line each.
+pub fn table(sums: &Sums) -> String {
+    INTERESTING.iter().fold(String::from("sometimes:\n"), |mut out, what| {
+        let _ = writeln!(out, "{:>10}  {what}", sums.times(what));
+        out
+    })
+}

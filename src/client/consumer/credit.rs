@@ -69,14 +69,31 @@ impl Ledger {
         self.shares.values().fold(0, |sum, share| sum.saturating_add(share.held))
     }
 
-    /// What to grant now. Small amounts wait, so that not each record costs a frame.
-    pub(super) fn grants(&mut self) -> Vec<(u64, u32)> {
+    /// Who sits on more than its share while another has nothing and would get nothing. Credit cannot be called back, so
+    /// such a subscription has to begin anew.
+    pub(super) fn hoarder(&self) -> Option<u64> {
+        let (share_max, left) = self.split();
+        let live = || self.shares.iter().filter(|(_, share)| !share.ended);
+        if left > 0 || live().all(|(_, share)| share.out > 0) {
+            return None;
+        }
+        let idle = live().filter(|(_, share)| share.held == 0 && share.out > share_max);
+        idle.max_by_key(|(_, share)| share.out).map(|(source, _)| *source)
+    }
+
+    /// The largest share, and what nobody has.
+    fn split(&self) -> (u32, u32) {
         let parties = self.shares.values().filter(|share| !share.ended).count();
         let parties = u32::try_from(parties).unwrap_or(u32::MAX).max(1);
         let share_max = (self.total / parties).max(self.share_min);
         let whole = self.total.max(self.share_min.saturating_mul(parties));
         let out = self.shares.values().fold(0u32, |sum, share| sum.saturating_add(share.out));
-        let mut left = whole.saturating_sub(out);
+        (share_max, whole.saturating_sub(out))
+    }
+
+    /// What to grant now. Small amounts wait, so that not each record costs a frame.
+    pub(super) fn grants(&mut self) -> Vec<(u64, u32)> {
+        let (share_max, mut left) = self.split();
         let mut grants = Vec::new();
         for (source, share) in self.shares.iter_mut().filter(|(_, share)| !share.ended) {
             let more = share_max.saturating_sub(share.out).min(left);
@@ -109,6 +126,24 @@ mod tests {
         assert_eq!(ledger.grants(), [], "4 are held of the ended one, 5 are out, 1 is too little for a frame");
         ledger.handled(1, 4);
         assert_eq!(ledger.grants(), [(2, 5)]);
+    }
+
+    #[test]
+    fn who_came_first_and_has_nothing_to_deliver_does_not_starve_the_others() {
+        let mut ledger = Ledger::new(40, 1);
+        ledger.open(1);
+        assert_eq!((ledger.grants(), ledger.hoarder()), (vec![(1, 40)], None));
+        ledger.open(2);
+        assert_eq!((ledger.hoarder(), ledger.grants()), (Some(1), vec![]));
+        ledger.received(1, 40);
+        assert_eq!(ledger.hoarder(), None, "it delivers");
+        ledger.handled(1, 40);
+        assert_eq!(ledger.grants(), [(1, 20), (2, 20)]);
+        ledger.open(3);
+        assert_eq!(ledger.hoarder(), Some(2), "its share is 13 from now on");
+        ledger.end(2);
+        ledger.open(4);
+        assert_eq!((ledger.hoarder(), ledger.grants()), (None, vec![(3, 13), (4, 7)]));
     }
 
     #[test]

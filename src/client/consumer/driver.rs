@@ -347,6 +347,11 @@ impl Driver {
                 self.subscriptions.insert(id, subscription);
             }
         }
+        if let Some(id) = self.shared.hoarder() {
+            self.subscriptions.remove(&id);
+            self.shared.end_credit(id);
+            return self.plan_subscriptions(by_node);
+        }
         self.shared.grant(&self.subscriptions);
     }
 

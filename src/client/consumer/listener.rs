@@ -149,6 +149,12 @@ impl super::Shared {
         self.work.notify_one();
     }
 
+    pub(super) fn hoarder(&self) -> Option<u64> {
+        let ledgers = lock(&self.ledgers);
+        let ledgers = ledgers.as_ref()?;
+        ledgers.records.hoarder().or_else(|| ledgers.bytes.hoarder())
+    }
+
     /// Gives back what became free.
     pub(super) fn hand_back(&self) {
         let freed = lock(&self.cursors).take_freed();

@@ -397,6 +397,8 @@ async fn a_slow_listener_holds_its_credit_and_slows_nobody() {
         let slow_one = listen(&client, Duration::from_millis(500), &slow).await;
         let fast_one = listen(&client, Duration::ZERO, &fast).await;
         let producer = client.producer().linger(Duration::from_millis(5)).build();
+        // Both have found the leaders of all partitions.
+        tokio::time::sleep(secs(2)).await;
         let mut held = (0, 0);
         for n in 0..1_000u32 {
             let receipt = producer.send(Record::new(alpha(), "x").partition(n % 4)).await.unwrap();

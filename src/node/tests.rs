@@ -22,7 +22,6 @@ use highwater_raft::{
 use std::collections::BTreeMap;
 use tokio::task::LocalSet;
 
-mod behind;
 mod expiry;
 mod groups;
 mod metrics;

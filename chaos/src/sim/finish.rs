@@ -97,22 +97,39 @@ pub(super) async fn compare_replicas(world: &World, logs: &Logs) {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    client.close();
     for (partition, log) in logs {
         let end = log.last().map_or(0, |last| last.0 + 1);
-        for node in hosts(world, id, *partition).await {
-            let (log_start, high_watermark, digest) = loop {
-                // Retention may go on: all are read from where the last one begins.
-                let start = log.first().map_or(0, |first| first.0);
-                match read_replica(world, node, id, *partition, start..end).await {
-                    Ok(replica) => break replica,
-                    Err(why) => world.waits(format!("node {node}, partition {partition}: {why}")),
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            };
+        let replicas = loop {
+            // A trim that was under way when retention ended may have come since.
+            let start = offsets(world, &client, Position::Earliest).await[partition].min(end);
+            match read_replicas(world, id, *partition, start..end).await {
+                Ok(replicas) => break replicas,
+                Err(why) => world.waits(why),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        for (node, (log_start, high_watermark, digest)) in replicas {
             world.note(99, What::Replica { node, partition: *partition, log_start, high_watermark, digest });
         }
     }
+    client.close();
+}
+
+type Replicas = Vec<(u32, (u64, u64, u64))>;
+
+/// The same range at every node that has it.
+async fn read_replicas(
+    world: &World,
+    topic: TopicId,
+    partition: u32,
+    range: std::ops::Range<u64>,
+) -> Result<Replicas, String> {
+    let mut replicas = Replicas::new();
+    for node in hosts(world, topic, partition).await {
+        let read = read_replica(world, node, topic, partition, range.clone()).await;
+        replicas.push((node, read.map_err(|why| format!("node {node}, partition {partition}: {why}"))?));
+    }
+    Ok(replicas)
 }
 
 /// Which nodes have a replica that votes.

@@ -70,12 +70,21 @@ async fn draw_on(world: &Rc<World>) {
             deck = DECK.to_vec();
         }
         let card = usize::try_from(world.env.random_below(deck.len() as u64)).unwrap_or(0);
-        let fault = draw(world, deck.swap_remove(card));
+        let fault = match is_mild(world) {
+            true => draw(world, Card::CrashLeader),
+            false => draw(world, deck.swap_remove(card)),
+        };
         let pause_ms = between(world, 200, 1_500);
         world.drawn.borrow_mut().push(Step { pause_ms, fault: fault.clone() });
         faults::wait(pause_ms).await;
         faults::make(world, &fault).await;
     }
+}
+
+/// Fewer crashes lost bytes by now than a storm must have, spread over its time.
+fn is_mild(world: &World) -> bool {
+    let due = super::sometimes::LOSSY_CRASHES_MIN * world.now() / (world.options.seconds.max(1) * 1_000_000);
+    world.options.seconds >= 60 && world.sums.borrow().lossy_crashes < due
 }
 
 fn draw(world: &World, card: Card) -> Fault {

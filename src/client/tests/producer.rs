@@ -305,7 +305,7 @@ async fn a_topic_says_how_batches_are_made_where_the_producer_does_not() {
     let producer = client.producer().linger(Duration::from_millis(5)).build();
     let text = |n: u32| Record::new(topic.clone(), n.to_string().repeat(500));
     for n in 0..20 {
-        let _ = producer.send(text(n)).await.unwrap();
+        drop(producer.send(text(n)).await.unwrap());
     }
     producer.flush().await.unwrap();
     let sizes = world.with(|state| state.batches(&topic, 0));

@@ -19,9 +19,11 @@ thread_local! {
     static DOORS: RefCell<BTreeMap<u32, Node>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+type Dialled = (u32, Arc<wire::MemoryConnection>);
+
 /// Connections of one client.
 #[derive(Clone, Default)]
-struct Dialer(Arc<Mutex<Vec<(u32, Arc<wire::MemoryConnection>)>>>);
+struct Dialer(Arc<Mutex<Vec<Dialled>>>);
 
 impl Dialer {
     /// The node is gone, and its connections with it.
@@ -76,7 +78,7 @@ async fn connect(dialer: &Dialer, seed: u64) -> Client {
 }
 
 fn open_doors(world: &World) {
-    let nodes = world.alive().map(|node| (u32::from(node.id().0), node.clone()));
+    let nodes = world.alive().map(|node| (node.id().0, node.clone()));
     DOORS.set(nodes.collect());
 }
 
@@ -107,9 +109,9 @@ async fn home(world: &World) -> usize {
 async fn kill_home(world: &mut World, dialer: &Dialer) {
     let n = home(world).await;
     let node = world.node(n).id().0;
-    DOORS.with_borrow_mut(|doors| doors.remove(&u32::from(node)));
+    DOORS.with_borrow_mut(|doors| doors.remove(&node));
     world.crash(n);
-    dialer.cut(node.into());
+    dialer.cut(node);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     world.start(n).await;
     open_doors(world);
@@ -178,7 +180,7 @@ async fn members_live_on_while_each_of_their_homes_is_killed() {
         for member in members {
             within(30, member).await.unwrap();
         }
-        let given = given.borrow();
+        let given = given.borrow().clone();
         let seen: BTreeSet<_> = given.iter().map(|(partition, offset, _)| (*partition, *offset)).collect();
         assert!(sent > 500, "{sent}");
         assert!(given.iter().all(|(_, _, redelivered)| !redelivered));
@@ -361,14 +363,12 @@ async fn a_draining_home_sends_its_members_away_at_once() {
     .await;
 }
 
+type Seen = Rc<RefCell<Vec<(u64, Instant)>>>;
+
 /// A listener that takes so long for each record.
-async fn listen(
-    client: &Client,
-    takes: Duration,
-    seen: &Rc<RefCell<Vec<(u64, Instant)>>>,
-) -> client::consumer::Listening {
+async fn listen(client: &Client, takes: Duration, seen: &Seen) -> client::consumer::Listening {
     thread_local! {
-        static SEEN: RefCell<Vec<Rc<RefCell<Vec<(u64, Instant)>>>>> = const { RefCell::new(Vec::new()) };
+        static SEEN: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
     }
     let place = SEEN.with_borrow_mut(|all| {
         all.push(seen.clone());

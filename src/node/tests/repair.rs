@@ -108,7 +108,7 @@ fn flip(world: &World, n: usize, bytes: &[u8]) {
         let content = disk.content(&path)?;
         Some((path, content.windows(bytes.len()).rposition(|window| window == bytes)? as u64))
     };
-    let (path, at) = files.filter_map(at).last().expect("it is in the log");
+    let (path, at) = files.filter_map(at).next_back().expect("it is in the log");
     disk.flip_bit(&path, at, 2);
 }
 

@@ -103,7 +103,7 @@ async fn scenario(cluster: TestCluster) -> Result<(usize, u32)> {
 
 fn main() -> Result<()> {
     let mut printed = Printed::default();
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         let (invoiced, invoices) = TestCluster::builder().seed(seed).run(scenario)?;
         printed.line(format!("seed {seed}: {invoiced} of {ORDERS} orders have an invoice"));
         eprintln!("  {invoices} invoices, {} of them marked repeats", u64::from(invoices) - ORDERS);
@@ -118,8 +118,6 @@ fn main() -> Result<()> {
         "seed 1: 200 of 200 orders have an invoice",
         "seed 2: 200 of 200 orders have an invoice",
         "seed 3: 200 of 200 orders have an invoice",
-        "seed 4: 200 of 200 orders have an invoice",
-        "seed 5: 200 of 200 orders have an invoice",
         "seed 7 twice is the same: true",
     ])
 }

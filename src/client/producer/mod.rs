@@ -86,7 +86,7 @@ impl Builder {
 
     /// Whether the broker numbers the producer's batches, so that none is in the log twice. Default: yes. Without, one batch
     /// per partition is under way at a time, which keeps the order; and a batch that a leader may have appended as it lost its
-    /// role is not sent again but fails with [`ProduceError::OutcomeUnknown`](crate::client::ProduceError::OutcomeUnknown).
+    /// role is not sent again but fails with [`ProduceError::OutcomeUnknown`].
     pub fn idempotent(mut self, idempotent: bool) -> Self {
         self.settings.idempotent = idempotent;
         self.settings.in_flight_max = if idempotent { IN_FLIGHT_MAX } else { 1 };

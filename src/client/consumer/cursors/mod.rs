@@ -32,7 +32,7 @@ pub enum OutOfRange {
     Earliest,
     /// At the high watermark.
     Latest,
-    /// Nowhere: the consumer gets [`ConsumeError::OutOfRange`] and the partition stands still until it is sought.
+    /// Nowhere: the consumer gets [`ConsumeError::OutOfRange`](crate::client::ConsumeError::OutOfRange) and the partition stands still until it is sought.
     Error,
 }
 

@@ -13,7 +13,6 @@
 mod clients;
 mod faults;
 mod finish;
-mod link;
 mod many;
 mod nemesis;
 mod pipeline;
@@ -30,6 +29,7 @@ use crate::{
     checker::{self, Verdict},
     history::History,
 };
+use highwater::testing::link;
 use std::{
     cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},

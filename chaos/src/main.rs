@@ -73,6 +73,9 @@ struct Sim {
     /// Nodes; default: three, every fourth seed five
     #[arg(long)]
     nodes: Option<u32>,
+    /// All seeds in full mode: QUIC and TLS over simulated UDP; default: every seventh
+    #[arg(long)]
+    full: bool,
     /// Plant a bug: leaders resume after a restart without an election
     #[arg(long)]
     leader_restore: bool,
@@ -132,7 +135,8 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
     let (nodes, seconds, leader_restore) = (args.nodes, args.seconds, args.leader_restore);
     let options = |seed| {
         let base = sim::Options::new(seed);
-        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, leader_restore, ..base }
+        let full = args.full || base.full;
+        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, leader_restore, full, ..base }
     };
     let many = Many {
         seed: args.seed,

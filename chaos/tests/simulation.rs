@@ -8,7 +8,7 @@ use std::process::Command;
 fn hash_of(seed: u64, nodes: u32) -> String {
     let (seed, nodes) = (seed.to_string(), nodes.to_string());
     let ran = Command::new(env!("CARGO_BIN_EXE_highwater-chaos"))
-        .args(["sim", "--seed", &seed, "--nodes", &nodes, "--seconds", "10"])
+        .args(["sim", "--seed", &seed, "--nodes", &nodes, "--seconds", "4"])
         .output()
         .unwrap();
     let text = String::from_utf8(ran.stdout).unwrap();
@@ -18,8 +18,12 @@ fn hash_of(seed: u64, nodes: u32) -> String {
 
 #[test]
 fn the_same_seed_gives_the_same_history_in_two_processes() {
-    for (seed, nodes) in [(7, 3), (8, 5)] {
-        assert_eq!(hash_of(seed, nodes), hash_of(seed, nodes), "seed {seed} of {nodes} nodes");
-    }
-    assert_ne!(hash_of(7, 3), hash_of(9, 3), "the seed decides");
+    // Every seventh is in full mode: with QUIC and TLS.
+    let seeds = [(7, 3), (8, 5)];
+    let [full, frames] = seeds.map(|(seed, nodes)| {
+        let hash = hash_of(seed, nodes);
+        assert_eq!(hash, hash_of(seed, nodes), "seed {seed} of {nodes} nodes");
+        hash
+    });
+    assert_ne!(full, frames, "the seed decides");
 }

@@ -1,15 +1,22 @@
-//! The seam for time, randomness, tasks and threads.
+//! The seam for time, randomness, tasks, threads and UDP sockets.
 //!
 //! Monotonic time is `tokio::time` everywhere (virtual in simulation). All else that a program takes from its
 //! surroundings comes from an [`Env`]. In simulation every task belongs to a node's [`TaskSet`]: whatever a task
 //! spawns, by whichever library, joins the same set, so that a crash drops all that ran on the node.
 
+mod quic;
+
+pub use quic::{AnyId, Datagrams, Socket};
+
 use std::{
     cell::RefCell,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
 };
 use tokio::task::AbortHandle;
 
@@ -27,7 +34,8 @@ enum Kind {
         epoch_ms: u64,
         start: tokio::time::Instant,
         skew_ms: std::sync::atomic::AtomicI64,
-        dawdles: std::sync::atomic::AtomicBool,
+        dawdles: AtomicBool,
+        datagrams: std::sync::OnceLock<Arc<dyn Datagrams>>,
         tasks: TaskSet,
     },
 }
@@ -48,6 +56,7 @@ impl Env {
             start: tokio::time::Instant::now(),
             skew_ms: Default::default(),
             dawdles: Default::default(),
+            datagrams: Default::default(),
             tasks,
         }))
     }
@@ -63,7 +72,7 @@ impl Env {
             Kind::Real(_) => wall_ms(),
             Kind::Simulated { epoch_ms, start, skew_ms, .. } => {
                 let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-                (epoch_ms + elapsed).saturating_add_signed(skew_ms.load(std::sync::atomic::Ordering::Relaxed))
+                (epoch_ms + elapsed).saturating_add_signed(skew_ms.load(Relaxed))
             }
         }
     }
@@ -71,7 +80,7 @@ impl Env {
     /// Simulation: moves the wall clock by `ms` from now on.
     pub fn jump_clock(&self, ms: i64) {
         if let Kind::Simulated { skew_ms, .. } = &*self.0 {
-            skew_ms.fetch_add(ms, std::sync::atomic::Ordering::Relaxed);
+            skew_ms.fetch_add(ms, Relaxed);
         }
     }
 
@@ -94,14 +103,14 @@ impl Env {
     /// Simulation: from now on [`Env::dawdle`] gives a little time now and then.
     pub fn let_dawdle(&self) {
         if let Kind::Simulated { dawdles, .. } = &*self.0 {
-            dawdles.store(true, std::sync::atomic::Ordering::Relaxed);
+            dawdles.store(true, Relaxed);
         }
     }
 
     /// A little time for others to come in between, at a place where on a real node another thread could; else none.
     pub fn dawdle(&self) -> Option<std::time::Duration> {
         match &*self.0 {
-            Kind::Simulated { dawdles, .. } if dawdles.load(std::sync::atomic::Ordering::Relaxed) => {
+            Kind::Simulated { dawdles, .. } if dawdles.load(Relaxed) => {
                 let late = self.random_below(16) == 0;
                 late.then(|| std::time::Duration::from_millis(1 + self.random_below(4)))
             }
@@ -161,24 +170,48 @@ thread_local! {
 
 /// All tasks of one simulated node's life.
 #[derive(Clone, Default)]
-pub struct TaskSet(Arc<Mutex<Tasks>>);
+pub struct TaskSet(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    label: u64,
+    paused: AtomicBool,
+    tasks: Mutex<Tasks>,
+}
 
 #[derive(Default)]
 struct Tasks {
-    label: u64,
     dead: bool,
     handles: Vec<AbortHandle>,
+    /// Of tasks that were to run while the set was paused.
+    waiting: Vec<Waker>,
 }
 
 impl TaskSet {
     /// An empty set that a simulation knows by this label.
     pub fn labelled(label: u64) -> TaskSet {
-        TaskSet(Arc::new(Mutex::new(Tasks { label, ..Tasks::default() })))
+        TaskSet(Arc::new(Shared { label, ..Shared::default() }))
     }
 
     /// Its label; 0 without one.
     pub fn label(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).label
+        self.0.label
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on no task of the set runs, as in a process that was stopped: what comes in waits, and time goes on.
+    pub fn pause(&self) {
+        self.0.paused.store(true, Relaxed);
+    }
+
+    /// The tasks run again, those first that waited longest.
+    pub fn resume(&self) {
+        self.0.paused.store(false, Relaxed);
+        let waiting = std::mem::take(&mut self.tasks().waiting);
+        waiting.iter().for_each(Waker::wake_by_ref);
     }
 
     /// The set of the task that is being polled on this thread.
@@ -203,7 +236,7 @@ impl TaskSet {
 
     /// Registers a task that was spawned elsewhere.
     pub fn keep(&self, handle: AbortHandle) {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks();
         if tasks.dead {
             handle.abort();
         } else {
@@ -216,11 +249,12 @@ impl TaskSet {
 
     /// Drops all tasks of the set, and whatever they would still spawn.
     pub fn crash(&self) {
-        let handles = {
-            let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (handles, waiting) = {
+            let mut tasks = self.tasks();
             tasks.dead = true;
-            std::mem::take(&mut tasks.handles)
+            (std::mem::take(&mut tasks.handles), std::mem::take(&mut tasks.waiting))
         };
+        drop(waiting);
         handles.iter().for_each(AbortHandle::abort);
     }
 }
@@ -271,6 +305,10 @@ fn spend() -> bool {
 impl<F: Future> Future for Tagged<F> {
     type Output = F::Output;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if self.set.0.paused.load(Relaxed) {
+            self.set.tasks().waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
         if !spend() {
             return Poll::Pending;
         }

@@ -41,6 +41,22 @@ impl QuicDialer {
         Ok(Self { v4, v6, loopback: config(Way::Loopback)?, network: config(Way::Network)?, server_name: None })
     }
 
+    /// Dials from an endpoint that exists already, as a simulation's; `prepare` sees how each kind of address is dialled.
+    pub fn over(
+        endpoint: Endpoint,
+        tls: rustls::ClientConfig,
+        prepare: impl Fn(&mut ClientConfig),
+    ) -> Result<Self, ConnectError> {
+        let config = |way| {
+            let config = quic::client_config(tls.clone(), way);
+            let mut config = config.map_err(|error| ConnectError::Setup { why: error.to_string() })?;
+            prepare(&mut config);
+            Ok(config)
+        };
+        let (loopback, network) = (config(Way::Loopback)?, config(Way::Network)?);
+        Ok(Self { v4: endpoint, v6: None, loopback, network, server_name: None })
+    }
+
     /// Expects certificates for this name, whatever host is dialled.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());

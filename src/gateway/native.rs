@@ -12,7 +12,8 @@ use crate::{
         quic::{self, QuicConnection, Way, server_config},
     },
 };
-use quinn::{ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use highwater_raft::env::AnyId;
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -37,7 +38,8 @@ impl Gateway {
         let tls = tls::server_config(identity, roots, clients)?;
         let config = |way| server_config(tls.clone(), way).map(Arc::new).map_err(|error| refused(&error));
         let (loopback, network) = (config(Way::Loopback)?, config(Way::Network)?);
-        let (socket, granted) = quic::bind(listener.bind).map_err(|error| refused(&error))?;
+        let env = &self.0.env;
+        let (socket, granted) = env.bind_udp(listener.bind, quic::bind).map_err(|error| refused(&error))?;
         if granted < quic::SOCKET_BUFFER_BYTES {
             tracing::warn!(
                 bytes = granted,
@@ -45,8 +47,7 @@ impl Gateway {
                 wanted = quic::SOCKET_BUFFER_BYTES
             );
         }
-        let (endpoint, runtime) = (endpoint_config(identity, &self.0.env), Arc::new(TokioRuntime));
-        let endpoint = Endpoint::new(endpoint, Some((*network).clone()), socket, runtime);
+        let endpoint = env.endpoint(endpoint_config(identity, env), Some((*network).clone()), socket);
         let endpoint = endpoint.map_err(|error| refused(&error))?;
         let (gateway, listening) = (self.clone(), endpoint.clone());
         self.start(move || gateway.accept(listening, loopback));
@@ -102,23 +103,6 @@ fn endpoint_config(identity: &Identity, env: &Env) -> EndpointConfig {
     config.cid_generator(move || Box::new(AnyId(env.clone())));
     quic::take_large_packets(&mut config);
     config
-}
-
-/// Random connection ids.
-struct AnyId(Env);
-
-impl ConnectionIdGenerator for AnyId {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&self.0.random_u64().to_be_bytes())
-    }
-
-    fn cid_len(&self) -> usize {
-        size_of::<u64>()
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }
 
 async fn handshake(incoming: Incoming, config: Option<Arc<ServerConfig>>) -> Result<QuicConnection, LinkClosed> {

@@ -39,6 +39,7 @@ pub struct Builder {
     network: Option<Arc<dyn Network>>,
     listen: bool,
     native_address: Option<String>,
+    certificates: Option<tls::Pem>,
     boot: Option<BootId>,
     #[cfg(feature = "testing")]
     leader_restore: bool,
@@ -53,6 +54,7 @@ impl Builder {
             network: None,
             listen: true,
             native_address: None,
+            certificates: None,
             boot: None,
             #[cfg(feature = "testing")]
             leader_restore: false,
@@ -87,6 +89,12 @@ impl Builder {
     /// What clients are told to dial, for clients that dial by something else than the first native listener.
     pub fn native_address(mut self, address: impl Into<String>) -> Self {
         self.native_address = Some(address.into());
+        self
+    }
+
+    /// Certificates and key instead of the files that the config names.
+    pub fn certificates(mut self, pem: tls::Pem) -> Self {
+        self.certificates = Some(pem);
         self
     }
 
@@ -127,7 +135,8 @@ impl Builder {
     async fn build(self, env: Env, arbiters: Arbiters) -> Result<Node, NodeError> {
         #[cfg(feature = "testing")]
         let leader_restore = self.leader_restore;
-        let Self { config, disk, network, listen, native_address, boot, .. } = self;
+        let Self { config, disk, network, listen, native_address, certificates, boot, .. } = self;
+        let certificates = Certificates { config: config.tls.clone(), given: certificates };
         let node = config.node.id;
         let boot = boot.unwrap_or_else(|| BootId(env.random_u64()));
         let disk = match disk {
@@ -145,7 +154,7 @@ impl Builder {
                 (Arc::new(Solo) as Arc<dyn Network>, None)
             }
             None => {
-                let quic = dial(&config, boot, &env).await?;
+                let quic = dial(&config, &certificates, boot, &env).await?;
                 (quic.clone() as Arc<dyn Network>, Some(quic))
             }
         };
@@ -207,8 +216,11 @@ impl Builder {
             phases: phases.clone(),
             metrics,
         });
-        let listeners =
-            if listen { open_listeners(&config, &gateway, facts.clone(), &phases, &env).await? } else { Vec::new() };
+        let listeners = if listen {
+            open_listeners(&config, &certificates, &gateway, &facts, &phases, &env).await?
+        } else {
+            Vec::new()
+        };
         let addresses = addresses(&config, &listeners, native_address);
         let failure = Failure::default();
         let inner = Inner {
@@ -272,14 +284,42 @@ fn timing(config: &Config) -> Timing {
     }
 }
 
-async fn dial(config: &Config, boot: BootId, env: &Env) -> Result<Arc<QuicNetwork>, NodeError> {
-    let identity = Identity {
-        cluster_name: config.cluster.name.clone(),
-        node: config.node.id.into(),
-        ca_pem: read(&config.tls.ca)?,
-        cert_pem: read(&config.tls.certificate)?,
-        key_pem: read(&config.tls.key)?,
-    };
+/// As texts, or in the files that the config names: those are read when they are needed.
+struct Certificates {
+    config: crate::config::Tls,
+    given: Option<tls::Pem>,
+}
+
+impl Certificates {
+    fn of_peer(&self, config: &Config) -> Result<Identity, NodeError> {
+        let (ca_pem, cert_pem, key_pem) = match self.given.clone() {
+            Some(given) => (given.ca.into(), given.certificate.into(), given.key.into()),
+            None => (read(&self.config.ca)?, read(&self.config.certificate)?, read(&self.config.key)?),
+        };
+        let (cluster_name, node) = (config.cluster.name.clone(), config.node.id.into());
+        Ok(Identity { cluster_name, node, ca_pem, cert_pem, key_pem })
+    }
+
+    fn of_listener(&self) -> Result<(tls::Identity, tls::Roots), tls::TlsError> {
+        match &self.given {
+            Some(given) => {
+                Ok((tls::Identity::from_pem(&given.certificate, &given.key)?, tls::Roots::from_pem(&given.ca)?))
+            }
+            None => Ok((
+                tls::Identity::read(&self.config.certificate, &self.config.key)?,
+                tls::Roots::read(&self.config.ca)?,
+            )),
+        }
+    }
+}
+
+async fn dial(
+    config: &Config,
+    certificates: &Certificates,
+    boot: BootId,
+    env: &Env,
+) -> Result<Arc<QuicNetwork>, NodeError> {
+    let identity = certificates.of_peer(config)?;
     let (peer, control) = config.advertised_to_peers();
     let mut options = quic::Options::new(identity, boot, config.node.peer_bind, config.node.control_bind);
     options.advertised = Some((peer.to_string(), control.to_string()));
@@ -293,8 +333,9 @@ fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
 
 async fn open_listeners(
     config: &Config,
+    certificates: &Certificates,
     gateway: &Gateway,
-    facts: Arc<NodeFacts>,
+    facts: &Arc<NodeFacts>,
     phases: &Phases,
     env: &Env,
 ) -> Result<Vec<SocketAddr>, NodeError> {
@@ -305,8 +346,7 @@ async fn open_listeners(
         let address = match listener.kind {
             ListenerKind::Native => {
                 let tls_failed = |error: tls::TlsError| failed(error.to_string());
-                let identity = tls::Identity::read(&config.tls.certificate, &config.tls.key).map_err(tls_failed)?;
-                let roots = tls::Roots::read(&config.tls.ca).map_err(tls_failed)?;
+                let (identity, roots) = certificates.of_listener().map_err(tls_failed)?;
                 let native = gateway.listen(listener, &identity, &roots).map_err(listen_failed)?;
                 let address = native.local_addr().map_err(|error| failed(error.to_string()))?;
                 let stopping = phases.clone();

@@ -28,6 +28,7 @@
 
 mod cluster;
 pub mod link;
+pub mod quic;
 
 pub use cluster::{Builder, Outage, TestCluster};
 

@@ -81,18 +81,54 @@ pub struct Authority {
     certificate_pem: String,
     key: KeyPair,
     now_s: u64,
+    keys: Keys,
+}
+
+/// Where private keys come from.
+enum Keys {
+    /// The system's entropy.
+    Random,
+    /// A seed and how many were made: the same keys, and so the same certificates, in each run of a simulation.
+    #[cfg(feature = "testing")]
+    Seeded(u64, std::sync::atomic::AtomicU64),
+}
+
+impl Keys {
+    fn next(&self) -> Result<KeyPair, TlsError> {
+        match self {
+            Keys::Random => KeyPair::generate_for(&PKCS_ED25519).map_err(refused),
+            #[cfg(feature = "testing")]
+            Keys::Seeded(seed, count) => {
+                // RFC 8410: a PKCS#8 key of Ed25519 is this and 32 bytes that may be any.
+                let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+                let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                [*seed, count, 0, 0].iter().for_each(|part| der.extend_from_slice(&part.to_be_bytes()));
+                KeyPair::try_from(der).map_err(refused)
+            }
+        }
+    }
 }
 
 impl Authority {
     /// Makes a CA, in memory. `now_ms` by the wall clock.
     pub fn create(cluster: &str, for_days: u32, now_ms: u64) -> Result<Self, TlsError> {
+        Self::create_with(cluster, for_days, now_ms, Keys::Random)
+    }
+
+    /// Makes a CA whose keys and certificates are a function of the seed: worth nothing outside of a simulation.
+    #[cfg(feature = "testing")]
+    pub fn seeded(cluster: &str, for_days: u32, seed: u64) -> Result<Self, TlsError> {
+        Self::create_with(cluster, for_days, 0, Keys::Seeded(seed, Default::default()))
+    }
+
+    fn create_with(cluster: &str, for_days: u32, now_ms: u64, keys: Keys) -> Result<Self, TlsError> {
         if !is_cluster_name(cluster) {
             return Err(TlsError::Name { what: "cluster", name: cluster.into() });
         }
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(refused)?;
+        let key = keys.next()?;
         let now_s = now_ms / 1_000;
         let certificate = params(cluster, now_s, for_days).self_signed(&key).map_err(refused)?;
-        Ok(Self { cluster: cluster.into(), certificate_pem: certificate.pem(), key, now_s })
+        Ok(Self { cluster: cluster.into(), certificate_pem: certificate.pem(), key, now_s, keys })
     }
 
     /// Reads `ca.pem` and `ca.key` of `directory` and checks that they are this cluster's.
@@ -108,7 +144,8 @@ impl Authority {
             what: "private key",
             why: error.to_string(),
         })?;
-        let authority = Self { cluster: cluster.into(), certificate_pem, key, now_s: now_ms / 1_000 };
+        let now_s = now_ms / 1_000;
+        let authority = Self { cluster: cluster.into(), certificate_pem, key, now_s, keys: Keys::Random };
         match authority.signs_what_it_believes()? {
             true => Ok(authority),
             false => Err(TlsError::OtherAuthority { file: certificate.display().to_string(), cluster: cluster.into() }),
@@ -178,7 +215,7 @@ impl Authority {
         leaf.extended_key_usages = usages.to_vec();
         leaf.use_authority_key_identifier_extension = true;
         set_validity(&mut leaf, self.now_s, for_days);
-        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(refused)?;
+        let key = self.keys.next()?;
         let ca = params(&self.cluster, self.now_s, FOR_DAYS_DEFAULT);
         let certificate = leaf.signed_by(&key, &Issuer::from_params(&ca, &self.key)).map_err(refused)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })

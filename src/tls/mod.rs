@@ -46,6 +46,23 @@ pub enum ClientCertificates {
     Required,
 }
 
+/// What a node shows and believes, as texts instead of files.
+#[derive(Clone)]
+pub struct Pem {
+    /// The CA's certificate.
+    pub ca: String,
+    /// The node's certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pem(…)")
+    }
+}
+
 /// A certificate with what leads to its CA, and its private key.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,

@@ -2,7 +2,7 @@
 //! and go, a watcher that asks for the watermark, and somebody who makes and deletes topics. Each writes down what it did and
 //! saw.
 
-use super::{link::SimDialer, world::World};
+use super::world::World;
 use crate::history::{Value, What};
 use highwater::{
     client::{
@@ -20,15 +20,13 @@ pub(super) fn topic() -> TopicName {
 
 /// A client of its own for a process.
 pub(super) async fn connect(world: &World, process: u32) -> Client {
-    let dialer = SimDialer::new(Duration::from_micros(world.env.random_below(2_000)));
-    world.know_dialer(process, dialer.clone());
+    let delay = Duration::from_micros(world.env.random_below(2_000));
+    let dialer = world.way_of(process, delay).dialer();
     loop {
-        let mut builder = Client::builder()
-            .dialer(Arc::new(dialer.clone()))
-            .host(Arc::new(world.host()))
-            .name(format!("process {process}"));
+        let mut builder =
+            Client::builder().dialer(dialer.clone()).host(Arc::new(world.host())).name(format!("process {process}"));
         for node in 1..=world.options.nodes {
-            builder = builder.bootstrap(format!("node-{node}"));
+            builder = builder.bootstrap(world.net.bootstrap(node));
         }
         match builder.connect().await {
             Ok(client) => return client,

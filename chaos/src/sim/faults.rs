@@ -1,7 +1,6 @@
 //! Faults as data: what a storm draws from its seed, what a script holds, and how each is made.
 
-use super::world::World;
-use highwater_raft::{NodeId, testing::network::Timing, transport::Lane};
+use super::{net::Rough, world::World};
 use serde::{Deserialize, Serialize};
 use std::{rc::Rc, time::Duration};
 
@@ -146,6 +145,9 @@ pub struct Step {
     pub fault: Fault,
 }
 
+/// Below QUIC a connection that breaks is one that hears nothing for so long.
+const GAP_MS: u64 = 700;
+
 pub(super) async fn wait(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
@@ -174,36 +176,36 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             }
         }
         Fault::Alone { node, clients, ms } => {
-            world.hub.isolate(NodeId(node));
+            world.isolate(node);
             if clients {
                 world.cut_clients(node);
             }
             parted(world, ms).await;
         }
         Fault::OneWay { from, to, ms } => {
-            world.hub.block(NodeId(from), NodeId(to));
+            world.net.block(from, to);
             parted(world, ms).await;
         }
         Fault::Bridge { node, ms } => {
             let others: Vec<u32> = world.everybody().filter(|other| *other != node).collect();
             let (left, right) = others.split_at(others.len() / 2);
             for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
-                world.hub.partition(NodeId(a), NodeId(b));
+                world.net.partition(a, b);
             }
             parted(world, ms).await;
         }
         Fault::Break { from, to } => {
-            for lane in [Lane::Control, Lane::Data, Lane::Bulk] {
-                world.hub.break_connection(NodeId(from), NodeId(to), lane);
-            }
+            world.net.break_connection(from, to);
             world.cut_clients(from);
+            if world.options.full {
+                // QUIC mends what is shorter.
+                parted(world, GAP_MS).await;
+            }
         }
         Fault::Slow { jitter_ms, break_one_in, ms } => {
-            world.hub.set_timing(Timing { jitter: Duration::from_millis(jitter_ms), ..Timing::default() });
-            world.hub.break_one_in(break_one_in);
+            world.net.be(Rough { jitter_ms, break_one_in, ..Rough::default() });
             wait(ms).await;
-            world.hub.set_timing(Timing::default());
-            world.hub.break_one_in(0);
+            world.net.be(Rough::default());
         }
         Fault::Stall { node, ms } => world.on_disk(node, |disk| disk.stall(Duration::from_millis(ms))),
         Fault::Full { node, ms } => {
@@ -226,8 +228,7 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             world.start(node).await;
         }
         Fault::Deaf { process, ms } => {
-            world.deafen(process, Duration::from_millis(ms));
-            wait(ms).await;
+            world.deafen(process, Duration::from_millis(ms)).await;
         }
         Fault::Transfer { partition, unreachable } => transfer(world, partition, unreachable).await,
     }
@@ -253,7 +254,7 @@ async fn until_unsynced(world: &World, node: u32) {
 async fn parted(world: &World, ms: u64) {
     world.sums.borrow_mut().partitions += 1;
     wait(ms).await;
-    world.hub.heal();
+    world.net.heal();
 }
 
 async fn transfer(world: &Rc<World>, partition: u32, unreachable: bool) {
@@ -261,11 +262,11 @@ async fn transfer(world: &Rc<World>, partition: u32, unreachable: bool) {
     let to = from % world.options.nodes + 1;
     if unreachable {
         world.sums.borrow_mut().partitions += 1;
-        world.hub.partition(NodeId(from), NodeId(to));
+        world.net.partition(from, to);
     }
     let asked = super::clients::transfer(world, partition, to);
     let _ = tokio::time::timeout(Duration::from_secs(3), asked).await;
     if unreachable {
-        world.hub.heal();
+        world.net.heal_between(from, to);
     }
 }

@@ -73,6 +73,7 @@ pub fn run_many(
             "{ran} seeds in {seconds} s: {}",
             serde_json::to_string(&Sums { reached: BTreeMap::new(), ..sums.clone() })?
         ));
+        say(sums.hours());
         say(table(&sums));
         if many.until_caught {
             say(caught.map_or_else(

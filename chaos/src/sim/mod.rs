@@ -3,10 +3,12 @@
 //!
 //! ```text
 //!  seed ─▶ runtime (paused clock, seeded scheduler)
-//!            ├─ nodes 1..n: Env::simulated + SimDisk + SimNetwork, each life in a TaskSet ─▶ facts ─┐
+//!            ├─ nodes 1..n: Env::simulated + SimDisk + network, each life in a TaskSet ─▶ facts ─┐
 //!            ├─ clients: producers, readers, a listener, a group, watchers, topics that come and go ─▶ history ─▶ checker
 //!            └─ nemesis: faults drawn from the seed, or as a script says
 //! ```
+//! The network is of frames (transport replaced at its seam), or in full mode of datagrams with quinn and TLS above them.
+//!
 //! A run has three parts: set up, storm (`seconds` of virtual time), then healing: everything must become available again
 //! within a bound, and the final reads are taken.
 
@@ -15,6 +17,7 @@ mod faults;
 mod finish;
 mod many;
 mod nemesis;
+mod net;
 mod pipeline;
 mod script;
 mod sometimes;
@@ -51,12 +54,15 @@ pub struct Options {
     pub retention_ms: Option<u64>,
     /// Faults instead of those that the seed draws.
     pub script: Option<Rc<Vec<Step>>>,
+    /// Full mode: QUIC and TLS over simulated UDP, between nodes and to clients. Otherwise whole frames in memory.
+    pub full: bool,
     /// Leaders resume after a restart without an election: the planted bug that the checker has to find.
     pub leader_restore: bool,
 }
 
 impl Options {
-    /// 60 virtual seconds. Every fourth seed has five nodes, every third one retention that takes records away.
+    /// 60 virtual seconds. Every fourth seed has five nodes, every third one retention that takes records away, every seventh is
+    /// in full mode.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -65,6 +71,7 @@ impl Options {
             seconds: 60,
             retention_ms: seed.is_multiple_of(3).then_some(8_000),
             script: None,
+            full: seed.is_multiple_of(7),
             leader_restore: false,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{
     faults::{self, Fault, Step},
+    net::Rough,
     world::World,
 };
 use std::rc::Rc;
@@ -55,8 +56,8 @@ pub(super) async fn storm(world: Rc<World>) {
         }
         None => draw_on(&world).await,
     }
-    world.hub.heal();
-    world.hub.break_one_in(0);
+    world.net.heal();
+    world.net.be(Rough::default());
     world.everybody().for_each(|node| world.on_disk(node, |disk| disk.fill_up(false)));
     for node in world.everybody() {
         world.start(node).await;

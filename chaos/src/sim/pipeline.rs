@@ -1,11 +1,10 @@
 //! A producer that is not idempotent and waits for nothing: it fills a link with batches of one record and never sends one again.
 //! Whatever the broker takes of them keeps its order.
 
-use super::{clients, link::SimDialer, world::World};
+use super::{clients, world::World};
 use crate::history::What;
 use highwater::{
     batch::{Builder, Compression},
-    client::Dialer,
     types::{AckLevel, NodeId, TopicId},
     wire::{Connection, Frame, Hello, LinkClosed, LinkReceiver, Message, Produce},
 };
@@ -17,8 +16,7 @@ const FRAMES: u64 = 400;
 /// Sends until the storm is over; each link is a process of its own, from `process` on.
 pub(super) async fn produce(world: Rc<World>, process: u32) {
     let client = clients::connect(&world, process).await;
-    let dialer = SimDialer::new(Duration::from_micros(500));
-    world.know_dialer(process + 1, dialer.clone());
+    let dialer = world.way_of(process + 1, Duration::from_micros(500)).dialer();
     let topic = loop {
         match client.topic(&clients::topic()).await {
             Ok(topic) => break topic.id,
@@ -31,7 +29,8 @@ pub(super) async fn produce(world: Rc<World>, process: u32) {
         links += 1;
         let partition = u32::try_from(world.env.random_below(world.options.partitions.into())).unwrap_or(0);
         let node = world.leader_of(partition).unwrap_or(1);
-        let connection = tokio::time::timeout(Duration::from_secs(1), dialer.dial(Some(NodeId(node)), "")).await;
+        let address = world.net.bootstrap(node);
+        let connection = tokio::time::timeout(Duration::from_secs(1), dialer.dial(Some(NodeId(node)), &address)).await;
         if let Ok(Ok(connection)) = connection {
             let _ = fill(&world, &connection, links, topic, partition).await;
             connection.close("done");

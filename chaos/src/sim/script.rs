@@ -18,6 +18,9 @@ pub struct Script {
     /// Records older than this go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<u64>,
+    /// QUIC and TLS over simulated UDP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     /// Interesting states that it reached; a run that reaches one no more says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reaches: Vec<String>,
@@ -39,6 +42,7 @@ impl Script {
             nodes: options.nodes,
             seconds: options.seconds,
             retention_ms: options.retention_ms,
+            full: options.full,
             reaches: outcome.sums.reached.keys().cloned().collect(),
             faults: outcome.faults.clone(),
         }
@@ -78,6 +82,7 @@ impl Script {
             nodes: self.nodes,
             seconds: self.seconds,
             retention_ms: self.retention_ms,
+            full: self.full,
             script: Some(Rc::new(self.faults.clone())),
             ..Options::new(self.seed)
         }

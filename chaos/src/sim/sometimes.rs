@@ -36,6 +36,10 @@ pub struct Sums {
     pub partitions: u64,
     /// Losses of power of all nodes at once.
     pub blackouts: u64,
+    /// Virtual time of runs in frames mode, with set-up and healing.
+    pub frames_ms: u64,
+    /// The same in full mode.
+    pub full_ms: u64,
     /// How often each interesting state was reached.
     pub reached: BTreeMap<String, u64>,
 }
@@ -54,9 +58,21 @@ impl Sums {
         self.bytes_lost += other.bytes_lost;
         self.partitions += other.partitions;
         self.blackouts += other.blackouts;
+        self.frames_ms += other.frames_ms;
+        self.full_ms += other.full_ms;
         for (what, times) in &other.reached {
             *self.reached.entry(what.clone()).or_default() += times;
         }
+    }
+
+    pub(super) fn add_time(&mut self, full: bool, ms: u64) {
+        *(if full { &mut self.full_ms } else { &mut self.frames_ms }) += ms;
+    }
+
+    /// Simulated hours per mode, for a person.
+    pub fn hours(&self) -> String {
+        let hours = |ms: u64| ms as f64 / 3_600_000.0;
+        format!("simulated: {:.2} h of frames, {:.2} h of QUIC over UDP", hours(self.frames_ms), hours(self.full_ms))
     }
 
     /// What is below the least that a storm of so many seconds has to reach.

@@ -1,6 +1,10 @@
 //! The world of one run: nodes with their disks and lives, the network, the history, and what all tasks ask of them.
 
-use super::{Options, Step, Sums, clients, finish, link, nemesis, pipeline};
+use super::{
+    Options, Step, Sums, clients, finish, link, nemesis,
+    net::{self, Net, Way},
+    pipeline,
+};
 use crate::{
     history::{Fact, History, What},
     observe,
@@ -8,18 +12,15 @@ use crate::{
 use futures_util::future::BoxFuture;
 use highwater::{
     client::{Client, Delivery, Host, NewTopic},
-    config::Config,
+    config::{Config, Listener, ListenerKind},
     controller::machine::ReplicaState,
     node::Node,
     wire::LinkClosed,
 };
 use highwater_raft::{
-    BootId, NodeId,
+    BootId,
     env::{Env, TaskSet},
-    testing::{
-        disk::{SimDisk, SimLimits},
-        network::{Hub, Timing},
-    },
+    testing::disk::{SimDisk, SimLimits},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -47,9 +48,9 @@ const POLLS_MAX: u64 = 20_000_000;
 pub(super) struct World {
     pub(super) options: Options,
     pub(super) env: Env,
-    pub(super) hub: Hub,
+    pub(super) net: Net,
     pub(super) sums: RefCell<Sums>,
-    pub(super) dialers: RefCell<Vec<(u32, link::SimDialer)>>,
+    ways: RefCell<Vec<(u32, Way)>>,
     history: Rc<RefCell<History>>,
     begun: Instant,
     calm: Cell<bool>,
@@ -91,13 +92,13 @@ struct Life {
 /// Runs a world; gives what was stuck, if anything, and what was reached.
 pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Option<String>, Sums, Vec<Step>) {
     let env = Env::simulated(options.seed, EPOCH_MS, TaskSet::default());
-    let hub = Hub::new(env.random_u64(), Timing::default());
+    let net = Net::new(&options, env.random_u64());
     let (stopped, stops) = mpsc::unbounded_channel();
     let world = Rc::new(World {
         env: env.clone(),
-        hub,
+        net,
         sums: RefCell::default(),
-        dialers: RefCell::default(),
+        ways: RefCell::default(),
         history,
         begun: Instant::now(),
         calm: Cell::new(false),
@@ -131,7 +132,8 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
         world.crash(node);
         link::set_door(node, None);
     }
-    let sums = world.sums.borrow().clone();
+    let mut sums = world.sums.borrow().clone();
+    sums.add_time(world.options.full, world.now() / 1_000);
     (stuck, sums, world.drawn.take())
 }
 
@@ -379,7 +381,7 @@ impl World {
                 place.starting = false;
             }
             let Err(why) = started else { return };
-            self.hub.cut(NodeId(id));
+            self.net.cut(id);
             self.fault(format!("node {id} does not start: {why}"));
             if self.damaged.get().is_some_and(|(node, _)| node == id) && attempt > 1 {
                 // A disk that was damaged may be of no use at all: then the node gets another.
@@ -413,14 +415,16 @@ impl World {
             place.disk.clone()
         };
         let boot = BootId(env.random_u64());
-        let network = self.hub.join(NodeId(id), boot, &env);
-        let builder = Node::builder(config(&self.options, id))
+        let builder = Node::builder(config(&self.options, &self.net, id))
             .env(env.clone())
             .boot(boot)
             .disk(disk)
-            .network(network)
-            .native_address(format!("node-{id}"))
             .leader_restore(self.options.leader_restore);
+        let builder = match (self.net.join(id, boot, &env), self.net.place(id)) {
+            (Some(network), _) => builder.network(network).native_address(self.net.bootstrap(id)),
+            (None, Some((_, pem))) => builder.certificates(pem),
+            (None, None) => unreachable!("frames or an address"),
+        };
         let node = match tasks.tag(builder.start()).await {
             Ok(node) => Rc::new(node),
             Err(error) => {
@@ -469,7 +473,7 @@ impl World {
             let mut nodes = self.nodes.borrow_mut();
             let Some(place) = nodes.get_mut(&id) else { return false };
             let Some(life) = place.life.take() else { return false };
-            self.hub.cut(NodeId(id));
+            self.net.cut(id);
             place.disk.crash();
             place.keeps = keeps;
             life
@@ -477,7 +481,10 @@ impl World {
         link::set_door(id, None);
         life.tasks.crash();
         drop(life);
-        self.cut_clients(id);
+        if !self.options.full {
+            // Below QUIC nobody tells them.
+            self.cut_clients(id);
+        }
         true
     }
 
@@ -506,22 +513,35 @@ impl World {
         });
     }
 
-    /// Breaks the connections of all clients to a node.
+    /// Parts all clients from a node.
     pub(super) fn cut_clients(&self, node: u32) {
-        self.dialers.borrow().iter().for_each(|(_, dialer)| dialer.cut(node));
+        self.net.cut_clients(node, self.ways.borrow().iter().map(|(_, way)| way));
     }
 
-    /// The way of a process to the nodes; one that it had before is forgotten.
-    pub(super) fn know_dialer(&self, process: u32, dialer: link::SimDialer) {
-        let mut dialers = self.dialers.borrow_mut();
-        dialers.retain(|(of, _)| *of != process);
-        dialers.push((process, dialer));
+    /// A way to the nodes for a process; one that it had before is forgotten.
+    pub(super) fn way_of(&self, process: u32, delay: Duration) -> Way {
+        let way = self.net.way(&self.env, process, delay);
+        let mut ways = self.ways.borrow_mut();
+        ways.retain(|(of, _)| *of != process);
+        ways.push((process, way.clone()));
+        way
     }
 
-    /// Cuts a client off from all nodes.
-    pub(super) fn deafen(&self, process: u32, time: Duration) {
-        let dialers = self.dialers.borrow();
-        dialers.iter().filter(|(of, _)| *of == process).for_each(|(_, dialer)| dialer.deafen(time));
+    /// Cuts a client off from all nodes for a while.
+    pub(super) async fn deafen(&self, process: u32, time: Duration) {
+        let way = self.ways.borrow().iter().find(|(of, _)| *of == process).map(|(_, way)| way.clone());
+        if let Some(way) = &way {
+            self.net.deafen(way, time);
+        }
+        tokio::time::sleep(time).await;
+        if let Some(way) = &way {
+            self.net.hear(way);
+        }
+    }
+
+    /// A node hears none of the others, nor they it, until healed.
+    pub(super) fn isolate(&self, node: u32) {
+        self.everybody().filter(|other| *other != node).for_each(|other| self.net.partition(node, other));
     }
 
     pub(super) fn unsynced_bytes(&self, node: u32) -> u64 {
@@ -550,7 +570,7 @@ fn node_of(label: u64) -> u32 {
 }
 
 /// A node's config: small files, so that they are recycled, and segments, so that they are sealed, within a run.
-fn config(options: &Options, id: u32) -> Config {
+fn config(options: &Options, net: &Net, id: u32) -> Config {
     let small = |n: u32| u16::try_from(n).expect("few nodes");
     let mut config = Config::local(small(id), small(options.nodes));
     config.cluster.name = "sim".into();
@@ -560,6 +580,25 @@ fn config(options: &Options, id: u32) -> Config {
     config.log.free_bytes_min = 1 << 20;
     config.retention.check_ms = 1_000;
     config.listeners.0.clear();
+    if let Some(address) = net.address_of(id) {
+        (config.node.peer_bind, config.node.control_bind) =
+            ((address, net::PEER).into(), (address, net::CONTROL).into());
+        for seed in &mut config.cluster.seeds {
+            if let Some(address) = net.address_of(seed.id.0) {
+                seed.peer = std::net::SocketAddr::new(address, net::PEER).into();
+                seed.control = std::net::SocketAddr::new(address, net::CONTROL).into();
+            }
+        }
+        let bind = (address, net::NATIVE).into();
+        let native = Listener {
+            kind: ListenerKind::Native,
+            bind,
+            advertised: None,
+            anonymous: true,
+            client_certificates: false,
+        };
+        config.listeners.0.push(native);
+    }
     config
 }
 

@@ -58,6 +58,8 @@ struct World {
     durable_names: BTreeMap<String, u64>,
     pending_names: Vec<NameChange>,
     syncs_to_fail: u32,
+    writes_to_fail: u32,
+    reads_to_fail: u32,
     full: bool,
     stall_until: Option<tokio::time::Instant>,
     lost: u64,
@@ -189,6 +191,22 @@ impl SimDisk {
     /// The next sync of a file fails, and what it was to make durable is lost for good.
     pub fn fail_next_sync(&self) {
         self.world().syncs_to_fail += 1;
+    }
+
+    /// The next write fails when some of its sectors are written.
+    pub fn fail_next_write(&self) {
+        self.world().writes_to_fail += 1;
+    }
+
+    /// The next read fails.
+    pub fn fail_next_read(&self) {
+        self.world().reads_to_fail += 1;
+    }
+
+    /// What was to fail and was not asked for does not fail any more.
+    pub fn fail_nothing(&self) {
+        let mut world = self.world();
+        (world.syncs_to_fail, world.writes_to_fail, world.reads_to_fail) = (0, 0, 0);
     }
 
     /// From now on no file grows (`true`), or may again (`false`).
@@ -416,8 +434,13 @@ impl SimFile {
 impl File for SimFile {
     fn write_at<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let bytes = parts.concat();
+            let mut bytes = parts.concat();
             self.disk.unless_over().await;
+            let fails = std::mem::replace(&mut self.disk.world().writes_to_fail, 0) > 0;
+            if fails {
+                let sectors = self.disk.env.random_below((bytes.len() / SECTOR) as u64 + 1);
+                bytes.truncate(usize::try_from(sectors).expect("small") * SECTOR);
+            }
             // In the page cache at once: a crash while the call waits may keep it or not.
             self.may_grow(position + bytes.len() as u64)?;
             {
@@ -427,7 +450,10 @@ impl File for SimFile {
                 inode.pending.push(Change::Write(position, bytes));
             }
             self.disk.wait(self.disk.limits.access_max).await;
-            Ok(())
+            match fails {
+                true => Err(io::Error::other(format!("simulated write failure of {}", self.path))),
+                false => Ok(()),
+            }
         })
     }
 
@@ -435,6 +461,10 @@ impl File for SimFile {
         Box::pin(async move {
             self.disk.wait(self.disk.limits.access_max).await;
             let mut world = self.disk.world();
+            if world.reads_to_fail > 0 {
+                world.reads_to_fail = 0;
+                return Err(io::Error::other(format!("simulated read failure of {}", self.path)));
+            }
             let current = &world.inode(self.inode).current;
             let start = usize::try_from(position).unwrap_or(usize::MAX).min(current.len());
             let end = start.saturating_add(len).min(current.len());

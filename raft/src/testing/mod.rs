@@ -1,4 +1,5 @@
-//! Simulated disk and network.
+//! Simulated disk and networks: of messages, and of datagrams below QUIC.
 
 pub mod disk;
 pub mod network;
+pub mod wire;

@@ -1,23 +1,17 @@
 //! Sockets and QUIC settings, with the limits that depend on each other.
 
 use super::{Options, StartError};
-use crate::{
-    env::Env,
-    transport::{Lane, tls::Credentials},
-};
+use crate::transport::{Lane, tls::Credentials};
 use quinn::{
     AckFrequencyConfig, ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
     congestion::CubicConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use std::{
-    fmt,
-    future::Future,
     io,
     net::{SocketAddr, UdpSocket},
-    pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// What each socket's buffers should hold: with the usual 208 KiB QUIC loses packets by itself.
@@ -166,33 +160,6 @@ pub(super) fn warn_of_buffers(granted: usize) {
             "UDP socket buffers are small, so windows are; run: \
              sysctl -w net.core.rmem_max={SOCKET_BYTES} net.core.wmem_max={SOCKET_BYTES}"
         );
-    }
-}
-
-/// quinn's runtime: tokio's timers and sockets, tasks by [`Env`].
-pub(super) struct EnvRuntime(pub(super) Env);
-
-impl fmt::Debug for EnvRuntime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EnvRuntime")
-    }
-}
-
-impl quinn::Runtime for EnvRuntime {
-    fn new_timer(&self, at: Instant) -> Pin<Box<dyn quinn::AsyncTimer>> {
-        quinn::TokioRuntime.new_timer(at)
-    }
-
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future);
-    }
-
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
-        quinn::TokioRuntime.wrap_udp_socket(socket)
-    }
-
-    fn now(&self) -> Instant {
-        quinn::TokioRuntime.now()
     }
 }
 

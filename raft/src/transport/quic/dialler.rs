@@ -113,8 +113,9 @@ impl Dialler {
     async fn connect(&self) -> Result<Connection, String> {
         let address = self.link.address(self.lane);
         let remote = resolve(&address, &self.endpoint).await?;
-        let config =
+        let mut config =
             self.profile.client(&self.shared.credentials, self.lane, remote).map_err(|error| error.to_string())?;
+        self.shared.env.seed_dialling(&mut config);
         let name = dns_name(&self.shared.options.identity.cluster_name, self.link.node);
         let connecting =
             self.endpoint.connect_with(config, remote, &name).map_err(|error| format!("{address}: {error}"))?;

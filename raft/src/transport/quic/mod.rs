@@ -28,16 +28,19 @@ use super::{
     Inbox, Lane, Network, Peer, SendError,
     tls::{Credentials, Identity, IdentityError},
 };
-use crate::{BootId, NodeId, Payload, env::Env};
+use crate::{
+    BootId, NodeId, Payload,
+    env::{Env, Socket},
+};
 use arc_swap::ArcSwap;
-use config::{EnvRuntime, Profile};
+use config::Profile;
 use hello::Close;
 use link::Link;
 use quinn::{Endpoint, VarInt};
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -165,13 +168,13 @@ impl QuicNetwork {
     /// Binds both sockets; connections are made and taken once inbox and peers are set.
     pub async fn start(options: Options, env: Env) -> Result<Arc<QuicNetwork>, StartError> {
         let credentials = options.identity.credentials(&env)?;
-        let bound = |address| config::bind(address).map_err(|error| StartError::Bind { address, error });
+        let bound = |address| env.bind_udp(address, config::bind).map_err(|error| StartError::Bind { address, error });
         let (data_socket, granted) = bound(options.address)?;
         let (control_socket, _) = bound(options.control_address)?;
         config::warn_of_buffers(granted);
         let profile = Arc::new(Profile::new(&options, granted)?);
         let local_of =
-            |socket: &UdpSocket, address| socket.local_addr().map_err(|error| StartError::Bind { address, error });
+            |socket: &Socket, address| socket.local_addr().map_err(|error| StartError::Bind { address, error });
         let local = (local_of(&data_socket, options.address)?, local_of(&control_socket, options.control_address)?);
         let (address, control_address) =
             options.advertised.clone().unwrap_or_else(|| (local.0.to_string(), local.1.to_string()));
@@ -375,12 +378,11 @@ struct Running {
 }
 
 impl Running {
-    fn listen(&self, socket: UdpSocket) -> Result<Endpoint, StartError> {
+    fn listen(&self, socket: Socket) -> Result<Endpoint, StartError> {
         let address = if self.control { self.shared.options.control_address } else { self.shared.options.address };
         let server = self.profile.server(&self.shared.credentials, address)?;
-        let runtime = Arc::new(EnvRuntime(self.shared.env.clone()));
-        Endpoint::new(self.profile.endpoint()?, Some(server), socket, runtime)
-            .map_err(|error| StartError::Bind { address, error })
+        let listening = self.shared.env.endpoint(self.profile.endpoint()?, Some(server), socket);
+        listening.map_err(|error| StartError::Bind { address, error })
     }
 
     async fn run(mut self, quic: Endpoint, mut links: mpsc::UnboundedReceiver<Arc<Link>>) {

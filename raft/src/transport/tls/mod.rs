@@ -191,4 +191,4 @@ impl fmt::Debug for Clock {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -4,13 +4,13 @@ use rcgen::{
 };
 
 /// A CA for tests.
-pub(in crate::transport) struct Ca {
+pub(crate) struct Ca {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
-    pub(in crate::transport) fn new() -> Ca {
+    pub(crate) fn new() -> Ca {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -19,7 +19,7 @@ impl Ca {
     }
 
     /// The identity of a node; valid until the end of `until_year`.
-    pub(in crate::transport) fn identity_until(&self, cluster: &str, node: u32, until_year: i32) -> Identity {
+    pub(crate) fn identity_until(&self, cluster: &str, node: u32, until_year: i32) -> Identity {
         let node = NodeId(node);
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = CertificateParams::new(vec![dns_name(cluster, node)]).unwrap();
@@ -37,7 +37,7 @@ impl Ca {
         }
     }
 
-    pub(in crate::transport) fn identity(&self, cluster: &str, node: u32) -> Identity {
+    pub(crate) fn identity(&self, cluster: &str, node: u32) -> Identity {
         self.identity_until(cluster, node, 2999)
     }
 }

@@ -1,7 +1,8 @@
 //! The replicas of this node: opened, made and removed as the metadata says.
 //!
 //! **Invariant:** a snapshot older than one that this node has acted on is not acted on: the newest version that was is
-//! durable before its first step. (After a restart the snapshot is at first as old as the last checkpoint.)
+//! durable before its first step. (After a restart the snapshot is at first as old as the last checkpoint.) Nor is one that
+//! knows this node by another directory: the replicas that it names were made in that one, and are lost.
 
 use super::error::NodeError;
 use crate::{
@@ -37,6 +38,8 @@ use tokio::{
 const SEEN: &str = "metadata-seen";
 const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
+/// Replicas that are removed side by side before the metadata is looked at again: new ones do not wait for old ones.
+const REMOVED_AT_ONCE: usize = 32;
 /// A replica that fails twice within this time stays out: what made it fail is in its log, most likely.
 const STEADY: Duration = Duration::from_secs(600);
 
@@ -263,7 +266,10 @@ impl Hosting {
     async fn step(&self) -> Result<(), NodeError> {
         let metadata = self.0.controller.metadata();
         let seen = self.0.directory.noted(SEEN).and_then(|bytes| Some(u64::from_be_bytes(bytes[..].try_into().ok()?)));
-        if metadata.cluster_id.is_none() || seen.is_some_and(|seen| metadata.version < seen) {
+        let knows = |node: &controller::machine::Node| node.directory == Some(self.0.directory.id());
+        if seen.is_some_and(|seen| metadata.version < seen)
+            || !metadata.nodes.get(&self.0.controller.node()).is_some_and(knows)
+        {
             return Ok(());
         }
         let mut here: BTreeMap<_, _> = self.all().into_iter().map(|(group, hosted)| (group, hosted.replica)).collect();
@@ -286,11 +292,14 @@ impl Hosting {
             let version = Bytes::copy_from_slice(&metadata.version.to_be_bytes());
             self.0.directory.note(SEEN, version).await.map_err(NodeError::Storage)?;
         }
-        for step in &steps {
-            if let Step::Remove { group } = step {
-                self.remove(*group).await?;
-            }
-        }
+        // Nobody waits for what goes; only a replica that another one replaces must be gone before.
+        let hosts = |group| reopen.iter().any(|step| matches!(step, Step::Host { group: it, .. } if *it == group));
+        let gone = steps.iter().filter_map(|step| match step {
+            Step::Remove { group } => Some(*group),
+            Step::Host { .. } => None,
+        });
+        let (replaced, deleted): (Vec<_>, Vec<_>) = gone.partition(|group| hosts(*group));
+        self.remove(&replaced).await?;
         let mut result = Ok(());
         let known = std::mem::take(&mut self.troubles().damaged);
         for step in reopen {
@@ -314,6 +323,10 @@ impl Hosting {
                 }
             }
         }
+        self.remove(&deleted[..deleted.len().min(REMOVED_AT_ONCE)]).await?;
+        if deleted.len() > REMOVED_AT_ONCE {
+            self.0.again.notify_one();
+        }
         result
     }
 
@@ -335,11 +348,17 @@ impl Hosting {
         }
     }
 
-    async fn remove(&self, group: GroupId) -> Result<(), NodeError> {
-        tracing::info!(group = group.0, "removing a replica");
-        self.close(group).await;
-        self.0.controller.leaders().forget(group);
-        self.0.host.remove(group).await.map_err(NodeError::Storage)
+    async fn remove(&self, groups: &[GroupId]) -> Result<(), NodeError> {
+        let one = |group: &GroupId| {
+            let group = *group;
+            async move {
+                tracing::info!(group = group.0, "removing a replica");
+                self.close(group).await;
+                self.0.controller.leaders().forget(group);
+                self.0.host.remove(group).await.map_err(NodeError::Storage)
+            }
+        };
+        futures_util::future::try_join_all(groups.iter().map(one)).await.map(drop)
     }
 
     /// A replica is damaged and not open: tells the controller, which plans another one.

@@ -140,11 +140,13 @@ impl Seeds {
         register: machine::RegisterNode,
     ) -> Result<ReplicaId, NodeError> {
         tracing::error!(why, "the controller's replica is damaged: another one takes its place");
-        if let Some(replica) = damaged {
-            let group = crate::controller::GROUP;
-            let faulty = machine::Command::ReplicaFaulty(machine::ReplicaFaulty { group, replica });
-            self.execute(&faulty).await?;
+        let known = self.register(register.clone()).await?;
+        if damaged != Some(known) {
+            // The directory as a whole is another one by now, and registering it has said so.
+            return Ok(known);
         }
+        let faulty = machine::ReplicaFaulty { group: crate::controller::GROUP, replica: known };
+        self.execute(&machine::Command::ReplicaFaulty(faulty)).await?;
         self.register(register).await
     }
 

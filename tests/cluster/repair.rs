@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 
 const PARTITIONS: u32 = 3;
 /// Small files, so that some megabytes make segments and checkpoints of all kinds.
-const SMALL: &str = "\n[log]\nwal_file_bytes = 1_048_576\nsegment_bytes = 1_048_576\ncache_bytes = 1_048_576\nfree_bytes_min = 134_217_728\n";
+const SMALL: &str = "\n[log]\nwal_file_bytes = 4_194_304\nsegment_bytes = 1_048_576\ncache_bytes = 4_194_304\nfree_bytes_min = 134_217_728\n";
 
 type Acked = BTreeMap<(u32, u64), String>;
 

@@ -6,7 +6,7 @@ use super::{
     entry::Owner,
     open,
     record::Record,
-    replay::DAMAGED,
+    replay::{DAMAGED, LIFE},
     state::{Shared, State},
 };
 use crate::{DirectoryId, GroupId, ReplicaId, disk::Disk, env::Env};
@@ -100,9 +100,10 @@ impl Directory {
         Ok(Directory { inner })
     }
 
-    /// Random at first start, stored.
+    /// Random at first start, stored; another one since the directory as a whole was found damaged.
     pub fn id(&self) -> DirectoryId {
-        self.inner.core.common.id
+        let since = self.noted(LIFE).and_then(|bytes| Some(u64::from_be_bytes(bytes[..].try_into().ok()?)));
+        since.map_or(self.inner.core.common.id, DirectoryId)
     }
 
     /// All groups, ascending.

@@ -39,7 +39,7 @@ pub(super) async fn open(disk: Arc<dyn Disk>, options: Options, env: Env) -> Res
     disk.sync_directory("").await?;
     let stored = identity(&*disk).await?;
     let id = stored.unwrap_or_else(|| DirectoryId(env.random_u64()));
-    let recovered = recover(&*disk, id, stored.is_none()).await?;
+    let recovered = recover(&*disk, id, stored.is_none(), &env).await?;
     let common = Arc::new(Common::new(id, disk, options, env));
     let (wal, recovered, jobs_rx) = first_file(&common, recovered).await?;
     if stored.is_none() {

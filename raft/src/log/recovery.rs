@@ -20,6 +20,7 @@ use super::{
 use crate::{
     DirectoryId, GroupId,
     disk::{Disk, File},
+    env::Env,
 };
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -72,7 +73,7 @@ async fn load(disk: &dyn Disk, id: DirectoryId, sequence: u64) -> Result<(Scan, 
 }
 
 /// Replays what is in the folder. `fresh`: the directory was never used.
-pub(super) async fn recover(disk: &dyn Disk, id: DirectoryId, fresh: bool) -> Result<Recovered, OpenError> {
+pub(super) async fn recover(disk: &dyn Disk, id: DirectoryId, fresh: bool, env: &Env) -> Result<Recovered, OpenError> {
     let Names { sequences, spares } = names(disk).await?;
     let mut out = Recovered {
         replay: Replay::default(),
@@ -102,7 +103,7 @@ pub(super) async fn recover(disk: &dyn Disk, id: DirectoryId, fresh: bool) -> Re
     }
     let live: Vec<u64> = out.files.iter().map(|(sequence, ..)| *sequence).collect();
     out.junk = sequences.iter().filter(|s| !live.contains(s)).map(|s| walfiles::path(*s)).collect();
-    out.replay.finish();
+    out.replay.finish(|| DirectoryId(env.random_u64()));
     Ok(out)
 }
 

@@ -5,12 +5,14 @@ use super::{
     record::{Hard, Record, Table, kind},
     scan::{Element, Frame, Parsed, Scan, describe, group_of},
 };
-use crate::GroupId;
+use crate::{DirectoryId, GroupId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The note that tells of damage to the directory as a whole.
 pub(super) const DAMAGED: &str = "log.damaged";
+/// The note that holds the directory's id since the last damage to it as a whole.
+pub(super) const LIFE: &str = "log.life";
 
 /// Groups and notes as of the last record taken.
 #[derive(Default)]
@@ -93,6 +95,9 @@ impl Replay {
             (None, Some(Parsed::Record(record))) => self.apply_directory(record),
             // A record of a group that was removed since by a later table.
             (Some(_), None) if replica.is_none() && item.kind != kind::CREATE => {}
+            (Some(_), None) if item.kind == kind::CREATE => {
+                self.damaged_directory(file, frame.at, "it is not known which replica was made");
+            }
             (Some(group), None) => {
                 let why = format!("{} in WAL file {file:016x} at {} do not verify", describe(item), frame.at);
                 self.damaged_group(group, (file, frame.at), why);
@@ -157,10 +162,12 @@ impl Replay {
         }
     }
 
-    /// Marks what must not be opened.
-    pub(super) fn finish(&mut self) {
+    /// Marks what must not be opened. After damage to the directory as a whole nobody knows which replicas were made in
+    /// it, so it goes on as another one: `life` gives its id.
+    pub(super) fn finish(&mut self, life: impl FnOnce() -> DirectoryId) {
         if let Some(why) = &self.all_faulty {
             self.notes.insert(DAMAGED.into(), why.clone().into());
+            self.notes.insert(LIFE.into(), Bytes::copy_from_slice(&life().0.to_be_bytes()));
         }
         for known in self.groups.values_mut() {
             if let Some(why) = &self.all_faulty {

@@ -205,6 +205,9 @@ async fn a_log_without_its_newest_file_is_not_taken_for_a_shorter_one() {
     local(async {
         let (mut world, partition) = cluster(24).await;
         let expected = fill(&world, partition, 0, 40, 64 << 10).await;
+        // What was made last stands in the newest file alone: nothing that is left speaks of it.
+        let late = TopicPartition { topic: world.topic("late", 1, 3).await, partition: 0 };
+        let of_late = fill(&world, late, 0, 3, 10).await;
         seal().await;
         let before = replicas_of(&world, 1);
         world.crash(1);
@@ -222,6 +225,7 @@ async fn a_log_without_its_newest_file_is_not_taken_for_a_shorter_one() {
         let after = replicas_of(&world, 1);
         assert!(before.iter().all(|(group, replica)| after[group] != *replica), "{before:?} {after:?}");
         serves(&world, 1, partition, &expected).await;
+        serves(&world, 1, late, &of_late).await;
     })
     .await;
 }

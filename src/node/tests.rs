@@ -22,6 +22,7 @@ use highwater_raft::{
 use std::collections::BTreeMap;
 use tokio::task::LocalSet;
 
+mod behind;
 mod expiry;
 mod groups;
 mod metrics;

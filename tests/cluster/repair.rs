@@ -67,8 +67,8 @@ impl Ledger {
         self.cluster.start(3);
         self.cluster.ready();
         let log = support::wait("it is said", || {
-            let log = self.cluster.log_of(3);
-            log.contains(said).then(|| log[from..].to_owned())
+            let log = self.cluster.log_of(3).split_off(from);
+            log.contains(said).then_some(log)
         });
         for line in log.lines().filter(|line| line.contains("ERROR")).take(3) {
             eprintln!("{what}: {line}");
@@ -123,6 +123,23 @@ fn find(cluster: &Cluster, node: u32, bytes: &[u8]) -> (PathBuf, u64) {
     found.last().expect("the record is in the log")
 }
 
+/// A frame of the write-ahead log begins with this, on a page of its own; its directory follows behind so many bytes.
+const FRAME: [u8; 4] = *b"HWWF";
+const PAGE: u64 = 4_096;
+const DIRECTORY: u64 = 36;
+
+/// Where the frame begins that this byte belongs to.
+fn frame_of(path: &Path, at: u64) -> u64 {
+    let file = fs::File::open(path).unwrap();
+    let mut starts = (0..=at / PAGE).rev().map(|page| page * PAGE);
+    let begins = |start: &u64| {
+        let mut magic = [0; FRAME.len()];
+        file.read_exact_at(&mut magic, *start).unwrap();
+        magic == FRAME
+    };
+    starts.find(begins).expect("a frame begins before it")
+}
+
 fn flip(path: &Path, at: u64) {
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
@@ -135,15 +152,15 @@ fn flipped_bits_and_a_missing_file_of_the_log_are_said_and_repaired() {
     let _turn = support::turn();
     let mut ledger = Ledger::new("", (1_500, 0));
     // A record of a frame that was synced long ago; one of the last frame, which is sealed; a frame's directory.
-    for (what, needle, back) in [
-        ("a record", "before 000300", 0),
-        ("a record of the last flush", "and after 000299", 0),
-        ("a frame's directory", "before 000600", 4_096),
+    for (what, needle, in_directory, said) in [
+        ("a record", "before 000300", false, "the group is faulty"),
+        ("a record of the last flush", "and after 000299", false, "the group is faulty"),
+        ("a frame's directory", "before 000600", true, "the directory's write-ahead log is damaged"),
     ] {
         ledger.cluster.kill(3);
         let (path, at) = find(&ledger.cluster, 3, needle.as_bytes());
-        flip(&path, if back == 0 { at } else { at / back * back + 20 });
-        ledger.back(what, "faulty");
+        flip(&path, if in_directory { frame_of(&path, at) + DIRECTORY } else { at });
+        ledger.back(what, said);
         ledger.whole_without_node_1();
     }
     ledger.cluster.kill(3);

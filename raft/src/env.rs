@@ -318,3 +318,39 @@ impl<F: Future> Future for Tagged<F> {
         poll
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, rc::Rc, time::Duration};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_set_stands_still_and_goes_on_where_it_was() {
+        let local = tokio::task::LocalSet::new();
+        let (tasks, ticks) = (TaskSet::default(), Rc::new(Cell::new(0)));
+        let counts = ticks.clone();
+        local
+            .run_until(async {
+                tasks.spawn_local(async move {
+                    loop {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        counts.set(counts.get() + 1);
+                    }
+                });
+                tokio::time::sleep(Duration::from_millis(55)).await;
+                assert_eq!(ticks.get(), 5);
+                tasks.pause();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(ticks.get(), 5, "nothing runs");
+                tasks.resume();
+                tokio::time::sleep(Duration::from_millis(25)).await;
+                assert_eq!(ticks.get(), 8, "the one that was due, and two more");
+                tasks.pause();
+                tasks.crash();
+                tasks.resume();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!((ticks.get(), Rc::strong_count(&ticks)), (8, 1), "a crash ends what is paused");
+            })
+            .await;
+    }
+}

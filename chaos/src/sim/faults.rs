@@ -75,6 +75,35 @@ pub enum Fault {
         /// For how long.
         ms: u64,
     },
+    /// Links have weather: messages are late, and below QUIC also lost, repeated and overtaken.
+    Weather {
+        /// Only what this node sends; 0: any.
+        from: u32,
+        /// Only what this node is sent; 0: any. In frames a single link has no weather of its own.
+        to: u32,
+        /// Milliseconds on top of each, at random from 0.
+        jitter_ms: u64,
+        /// Of a thousand.
+        lost: u16,
+        /// Of a thousand.
+        twice: u16,
+        /// Of a thousand, by up to 300 ms.
+        late: u16,
+        /// For how long.
+        ms: u64,
+    },
+    /// A process stands still, as if stopped by a signal: what it is sent waits, its timers go on.
+    Pause {
+        /// Which node.
+        node: u32,
+        /// For how long.
+        ms: u64,
+    },
+    /// Some faults at once.
+    Together {
+        /// They begin together; it is over when the last of them is.
+        faults: Vec<Fault>,
+    },
     /// A disk does nothing for a while.
     Stall {
         /// Whose.
@@ -91,6 +120,16 @@ pub enum Fault {
     },
     /// The next sync of a disk fails: the node stops, and is started again.
     SyncError {
+        /// Whose.
+        node: u32,
+    },
+    /// The next write of a disk fails when part of it is written.
+    WriteError {
+        /// Whose.
+        node: u32,
+    },
+    /// The next read of a disk fails.
+    ReadError {
         /// Whose.
         node: u32,
     },
@@ -135,6 +174,60 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// All kinds: a set of storms has each of them.
+    pub const KINDS: [&str; 21] = [
+        "crash",
+        "kill",
+        "crash_leader",
+        "blackout",
+        "alone",
+        "one_way",
+        "bridge",
+        "break",
+        "slow",
+        "weather",
+        "pause",
+        "together",
+        "stall",
+        "full",
+        "sync_error",
+        "write_error",
+        "jump",
+        "flip",
+        "wipe",
+        "deaf",
+        "transfer",
+    ];
+
+    fn name(&self) -> &'static str {
+        match self {
+            Fault::Crash { .. } => "crash",
+            Fault::Kill { .. } => "kill",
+            Fault::CrashLeader { .. } => "crash_leader",
+            Fault::Blackout { .. } => "blackout",
+            Fault::Alone { .. } => "alone",
+            Fault::OneWay { .. } => "one_way",
+            Fault::Bridge { .. } => "bridge",
+            Fault::Break { .. } => "break",
+            Fault::Slow { .. } => "slow",
+            Fault::Weather { .. } => "weather",
+            Fault::Pause { .. } => "pause",
+            Fault::Together { .. } => "together",
+            Fault::Stall { .. } => "stall",
+            Fault::Full { .. } => "full",
+            Fault::SyncError { .. } => "sync_error",
+            Fault::WriteError { .. } => "write_error",
+            Fault::ReadError { .. } => "read_error",
+            Fault::Jump { .. } => "jump",
+            Fault::Flip { .. } => "flip",
+            Fault::Wipe { .. } => "wipe",
+            Fault::Deaf { .. } => "deaf",
+            Fault::Transfer { .. } => "transfer",
+        }
+    }
+}
+
 /// What lies between two faults, and the second of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -155,6 +248,7 @@ pub(super) async fn wait(ms: u64) {
 /// Makes a fault; returns when it is over.
 pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
     world.fault(serde_json::to_string(fault).unwrap_or_default());
+    world.sums.borrow_mut().make(fault.name());
     match fault.clone() {
         Fault::Crash { node, down_ms } => crash(world, node, down_ms).await,
         Fault::CrashLeader { partition, down_ms } => match world.leader_of(partition) {
@@ -207,6 +301,23 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             wait(ms).await;
             world.net.be(Rough::default());
         }
+        Fault::Weather { from, to, jitter_ms, lost, twice, late, ms } => {
+            let rough = Rough { jitter_ms, lost, twice, late, ..Rough::default() };
+            world.net.be_between(from, to, rough);
+            wait(ms).await;
+            world.net.be_between(from, to, Rough::default());
+        }
+        Fault::Pause { node, ms } => {
+            if let Some(tasks) = world.tasks_of(node) {
+                tasks.pause();
+                wait(ms).await;
+                tasks.resume();
+            }
+        }
+        Fault::Together { faults } => {
+            let all: Vec<_> = faults.iter().map(|fault| Box::pin(make(world, fault))).collect();
+            futures_util::future::join_all(all).await;
+        }
         Fault::Stall { node, ms } => world.on_disk(node, |disk| disk.stall(Duration::from_millis(ms))),
         Fault::Full { node, ms } => {
             world.on_disk(node, |disk| disk.fill_up(true));
@@ -214,6 +325,8 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             world.on_disk(node, |disk| disk.fill_up(false));
         }
         Fault::SyncError { node } => world.on_disk(node, |disk| disk.fail_next_sync()),
+        Fault::WriteError { node } => world.on_disk(node, |disk| disk.fail_next_write()),
+        Fault::ReadError { node } => world.on_disk(node, |disk| disk.fail_next_read()),
         Fault::Jump { node, by_ms } => world.jump(node, by_ms),
         Fault::Flip { node, within, draw, down_ms } => {
             world.flip(node, &within, draw);

@@ -56,13 +56,15 @@ pub struct Options {
     pub script: Option<Rc<Vec<Step>>>,
     /// Full mode: QUIC and TLS over simulated UDP, between nodes and to clients. Otherwise whole frames in memory.
     pub full: bool,
+    /// The storm has pauses, weather, failing reads and writes and several faults at once too.
+    pub wide: bool,
     /// Leaders resume after a restart without an election: the planted bug that the checker has to find.
     pub leader_restore: bool,
 }
 
 impl Options {
     /// 60 virtual seconds. Every fourth seed has five nodes, every third one retention that takes records away, every seventh is
-    /// in full mode.
+    /// in full mode; those and every fifth have a wide storm.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -72,6 +74,7 @@ impl Options {
             retention_ms: seed.is_multiple_of(3).then_some(8_000),
             script: None,
             full: seed.is_multiple_of(7),
+            wide: seed.is_multiple_of(7) || seed.is_multiple_of(5),
             leader_restore: false,
         }
     }

@@ -3,7 +3,7 @@
 //! Faults speak of nodes and mean the same in both modes, but for what only datagrams can do (loss, repetition, disorder), which
 //! QUIC hides from frames.
 
-use super::{Options, link::SimDialer};
+use super::{Options, link::SimDialer, sometimes};
 use highwater::{
     client::{Dialer, QuicDialer},
     testing::quic::Certificates,
@@ -175,6 +175,30 @@ impl Net {
             }
             Net::Full(lan) => lan.wire.set_weather(rough.weather()),
         }
+    }
+
+    /// From now on what goes from one node to another is like this; 0: any node.
+    pub(super) fn be_between(&self, from: u32, to: u32, rough: Rough) {
+        let Net::Full(lan) = self else { return self.be(rough) };
+        if (from, to) == (0, 0) {
+            return self.be(rough);
+        }
+        let some = |one: u32| if one == 0 { 1..=lan.nodes } else { one..=one };
+        for (from, to) in some(from).flat_map(|from| some(to).map(move |to| (from, to))) {
+            lan.wire.set_weather_of(lan.of(from), lan.of(to), rough.weather());
+        }
+    }
+
+    /// In full mode: what became of datagrams, as interesting states.
+    pub(super) fn reached(&self) -> Vec<(&'static str, u64)> {
+        let Net::Full(lan) = self else { return Vec::new() };
+        let counts = lan.wire.counts();
+        vec![
+            (sometimes::LOST, counts.lost),
+            (sometimes::TWICE, counts.twice),
+            (sometimes::LATE, counts.late),
+            (sometimes::BLOCKED, counts.blocked),
+        ]
     }
 
     /// Clients and a node hear nothing of each other until healed; in frames their connections just break.

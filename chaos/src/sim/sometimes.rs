@@ -1,10 +1,11 @@
 //! What runs reached. A storm that reached nothing proves nothing: a run below the minima fails, and so does a set of runs that
 //! never came to one of the interesting states.
 
+use super::Fault;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// States that a set of runs must reach, as `observe::reached` of the product names them; the first one is the world's own.
-const INTERESTING: [&str; 13] = [
+const INTERESTING: [&str; 17] = [
     LOSSY,
     "leader change with produce in flight",
     "checkpoint installed",
@@ -18,7 +19,15 @@ const INTERESTING: [&str; 13] = [
     "trim past a follower",
     "group handed to a new home",
     "watermark below a client's position",
+    LOST,
+    TWICE,
+    LATE,
+    BLOCKED,
 ];
+pub(super) const LOST: &str = "datagram lost";
+pub(super) const TWICE: &str = "datagram came twice";
+pub(super) const LATE: &str = "datagram overtaken by those of 300 ms";
+pub(super) const BLOCKED: &str = "datagram stopped on one way or both";
 const LOSSY: &str = "unsynced bytes really lost";
 
 /// What a run, or a set of them, reached.
@@ -40,6 +49,8 @@ pub struct Sums {
     pub frames_ms: u64,
     /// The same in full mode.
     pub full_ms: u64,
+    /// Faults by kind.
+    pub made: BTreeMap<&'static str, u64>,
     /// How often each interesting state was reached.
     pub reached: BTreeMap<String, u64>,
 }
@@ -60,6 +71,9 @@ impl Sums {
         self.blackouts += other.blackouts;
         self.frames_ms += other.frames_ms;
         self.full_ms += other.full_ms;
+        for (what, times) in &other.made {
+            *self.made.entry(what).or_default() += times;
+        }
         for (what, times) in &other.reached {
             *self.reached.entry(what.clone()).or_default() += times;
         }
@@ -67,6 +81,16 @@ impl Sums {
 
     pub(super) fn add_time(&mut self, full: bool, ms: u64) {
         *(if full { &mut self.full_ms } else { &mut self.frames_ms }) += ms;
+    }
+
+    pub(super) fn make(&mut self, kind: &'static str) {
+        *self.made.entry(kind).or_default() += 1;
+    }
+
+    pub(super) fn reach(&mut self, what: &str, times: u64) {
+        if times > 0 {
+            *self.reached.entry(what.into()).or_default() += times;
+        }
     }
 
     /// Simulated hours per mode, for a person.
@@ -88,9 +112,10 @@ impl Sums {
         if what == LOSSY { self.lossy_crashes } else { self.reached.get(what).copied().unwrap_or(0) }
     }
 
-    /// Interesting states that were never reached.
+    /// Interesting states that were never reached, and kinds of faults that were never made.
     pub fn never(&self) -> Vec<&'static str> {
-        INTERESTING.into_iter().filter(|what| self.times(what) == 0).collect()
+        let states = INTERESTING.into_iter().filter(|what| self.times(what) == 0);
+        states.chain(Fault::KINDS.into_iter().filter(|kind| !self.made.contains_key(kind))).collect()
     }
 }
 

@@ -133,6 +133,7 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
         link::set_door(node, None);
     }
     let mut sums = world.sums.borrow().clone();
+    world.net.reached().into_iter().for_each(|(what, times)| sums.reach(what, times));
     sums.add_time(world.options.full, world.now() / 1_000);
     (stuck, sums, world.drawn.take())
 }
@@ -363,6 +364,11 @@ impl World {
     /// The node, if it lives.
     pub(super) fn node(&self, node: u32) -> Option<Rc<Node>> {
         self.nodes.borrow().get(&node)?.life.as_ref().map(|life| life.node.clone())
+    }
+
+    /// The tasks of a node's life, if it lives.
+    pub(super) fn tasks_of(&self, node: u32) -> Option<TaskSet> {
+        self.nodes.borrow().get(&node)?.life.as_ref().map(|life| life.tasks.clone())
     }
 
     /// Starts a node that is down; tries again when its disk is full or fails.

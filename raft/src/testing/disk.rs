@@ -515,3 +515,28 @@ impl File for SimFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::TaskSet;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_fails_leaves_whole_sectors_and_a_read_fails_once() {
+        let env = Env::simulated(3, 0, TaskSet::default());
+        let disk = SimDisk::new(env, SimLimits::default());
+        let file = disk.open("file", true).await.unwrap();
+        let bytes = Bytes::from(vec![7; 10 * SECTOR]);
+        disk.fail_next_write();
+        file.write_at(0, std::slice::from_ref(&bytes)).await.unwrap_err();
+        let torn = file.len().await.unwrap();
+        assert!(torn < bytes.len() as u64 && torn.is_multiple_of(SECTOR as u64), "{torn} bytes");
+        file.write_at(0, std::slice::from_ref(&bytes)).await.unwrap();
+        disk.fail_next_read();
+        file.read_at(0, bytes.len()).await.unwrap_err();
+        assert_eq!(file.read_at(0, bytes.len()).await.unwrap(), bytes);
+        disk.fail_next_sync();
+        disk.fail_nothing();
+        file.sync().await.unwrap();
+    }
+}

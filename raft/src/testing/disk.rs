@@ -32,6 +32,13 @@ pub struct SimLimits {
     pub access_max: Duration,
 }
 
+impl SimLimits {
+    /// Large enough, and nothing takes time.
+    pub fn instant() -> Self {
+        Self { sync_max: Duration::ZERO, access_max: Duration::ZERO, ..Self::default() }
+    }
+}
+
 impl Default for SimLimits {
     fn default() -> Self {
         Self { bytes: 1 << 30, sync_max: Duration::from_micros(800), access_max: Duration::from_micros(60) }
@@ -47,9 +54,42 @@ pub struct SimDisk {
     life: u64,
 }
 
+/// Something that happened to a disk, at the moment it took effect.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Bytes came into the page cache.
+    Wrote {
+        /// The file.
+        inode: u64,
+        /// Where.
+        position: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// A file was cut or extended, in the page cache.
+    Length {
+        /// The file.
+        inode: u64,
+        /// Its length now.
+        len: u64,
+    },
+    /// The first changes of a file since its last sync are on the medium.
+    Synced {
+        /// The file.
+        inode: u64,
+        /// How many.
+        changes: usize,
+    },
+    /// A name was given, taken or changed, in memory.
+    Named(NameChange),
+    /// Names in a folder are on the medium.
+    FolderSynced(String),
+}
+
 #[derive(Default)]
 struct World {
     life: u64,
+    journal: Option<Vec<Step>>,
     frozen: bool,
     inodes: BTreeMap<u64, Inode>,
     inode_next: u64,
@@ -65,10 +105,14 @@ struct World {
     lost: u64,
 }
 
-#[derive(Clone)]
-enum NameChange {
+/// A change to the names of files.
+#[derive(Clone, Debug)]
+pub enum NameChange {
+    /// This name is this file.
     Link(String, u64),
+    /// No file has this name.
     Unlink(String),
+    /// The file of the first name has the second.
     Rename(String, String),
 }
 
@@ -91,14 +135,34 @@ impl World {
     fn inode(&mut self, id: u64) -> &mut Inode {
         self.inodes.get_mut(&id).expect("an open file has an inode")
     }
+    fn note(&mut self, step: impl FnOnce() -> Step) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(step());
+        }
+    }
 }
 
-fn put(into: &mut Vec<u8>, position: u64, bytes: &[u8]) {
+/// Writes into a file's bytes; a gap before them is zeros.
+pub(crate) fn put(into: &mut Vec<u8>, position: u64, bytes: &[u8]) {
     let start = usize::try_from(position).expect("simulated files are small");
+    if into.len() == start {
+        return into.extend_from_slice(bytes);
+    }
     if into.len() < start + bytes.len() {
         into.resize(start + bytes.len(), 0);
     }
     into[start..start + bytes.len()].copy_from_slice(bytes);
+}
+
+impl NameChange {
+    /// Makes the change.
+    pub fn apply(&self, names: &mut BTreeMap<String, u64>) {
+        apply_name(names, self);
+    }
+    /// Whether a sync of this folder makes it durable.
+    pub fn is_in(&self, folder: &str) -> bool {
+        touches(self, folder)
+    }
 }
 
 fn apply_name(names: &mut BTreeMap<String, u64>, change: &NameChange) {
@@ -134,8 +198,44 @@ impl SimDisk {
         Arc::new(Self { env, limits, world: Arc::default(), life: 0 })
     }
 
+    /// A disk on which these files are, synced.
+    pub fn holding(env: Env, limits: SimLimits, files: BTreeMap<String, Vec<u8>>) -> Arc<Self> {
+        let disk = Self::new(env, limits);
+        let mut guard = disk.world();
+        let world = &mut *guard;
+        for (inode, (path, content)) in (1..).zip(files) {
+            let mut above = folder(&path);
+            while !above.is_empty() {
+                world.folders.insert(above.into());
+                above = folder(above);
+            }
+            let synced = Inode { current: content.clone(), synced: content, pending: Vec::new() };
+            world.inodes.insert(inode, synced);
+            world.names.insert(path, inode);
+            world.inode_next = inode;
+        }
+        world.durable_names = world.names.clone();
+        drop(guard);
+        disk
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on all that happens is noted.
+    pub fn keep_journal(&self) {
+        self.world().journal = Some(Vec::new());
+    }
+
+    /// How much was noted.
+    pub fn journal_len(&self) -> usize {
+        self.world().journal.as_ref().map_or(0, Vec::len)
+    }
+
+    /// All that was noted.
+    pub fn journal(&self) -> Vec<Step> {
+        self.world().journal.clone().unwrap_or_default()
     }
 
     /// Freezes: nothing asked of this life completes from now on, and nothing more becomes durable.
@@ -245,6 +345,9 @@ impl SimDisk {
 
     /// Waits as a device would; a future of a life that is over never ends.
     async fn wait(&self, most: Duration) {
+        if self.limits.sync_max.is_zero() {
+            return self.unless_over().await;
+        }
         let us = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
         let until = tokio::time::Instant::now() + Duration::from_micros(1 + self.env.random_below(us));
         let stall = self.world().stall_until;
@@ -270,6 +373,7 @@ impl SimDisk {
     fn change_names(&self, change: NameChange) {
         let mut world = self.world();
         apply_name(&mut world.names, &change);
+        world.note(|| Step::Named(change.clone()));
         world.pending_names.push(change);
     }
 }
@@ -378,6 +482,7 @@ impl Disk for SimDisk {
             for change in &done {
                 apply_name(&mut world.durable_names, change);
             }
+            world.note(|| Step::FolderSynced(path.into()));
             Ok(())
         })
     }
@@ -445,6 +550,7 @@ impl File for SimFile {
             self.may_grow(position + bytes.len() as u64)?;
             {
                 let mut world = self.disk.world();
+                world.note(|| Step::Wrote { inode: self.inode, position, bytes: bytes.clone().into() });
                 let inode = world.inode(self.inode);
                 put(&mut inode.current, position, &bytes);
                 inode.pending.push(Change::Write(position, bytes));
@@ -484,6 +590,7 @@ impl File for SimFile {
                 world.inode(self.inode).pending.drain(..upto);
                 return Err(io::Error::other(format!("simulated sync failure of {}", self.path)));
             }
+            world.note(|| Step::Synced { inode: self.inode, changes: upto });
             let inode = world.inode(self.inode);
             for change in inode.pending.drain(..upto) {
                 match change {
@@ -507,6 +614,7 @@ impl File for SimFile {
             self.disk.wait(self.disk.limits.access_max).await;
             self.may_grow(len)?;
             let mut world = self.disk.world();
+            world.note(|| Step::Length { inode: self.inode, len });
             let inode = world.inode(self.inode);
             let len = usize::try_from(len).expect("simulated files are small");
             inode.current.resize(len, 0);

@@ -1,6 +1,7 @@
 //! One conformance suite for simulated and real disk, and what only a simulated disk can show.
 
 mod conformance;
+mod crash;
 mod damage;
 mod golden;
 mod model;

@@ -11,6 +11,7 @@ macro_rules! check {
 }
 
 mod any_order;
+mod offsets;
 mod scenarios;
 
 pub(super) const AT: At = At { index: 1, term: 1, stamp_ms: 0 };

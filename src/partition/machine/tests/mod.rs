@@ -1,6 +1,7 @@
 //! Scenarios: commands in, replies and state out. After each command the state goes through a checkpoint.
 
 mod any_order;
+mod producers;
 
 use super::*;
 use crate::types::ProducerId;

@@ -133,6 +133,9 @@ pub const TERM_MAX: u64 = i32::MAX as u64;
 
 // ---- nodes and ids
 
+/// No counter of a replicated machine gets there in the life of a cluster: a checkpoint that says so is damaged, and one may be
+/// added to any that is read.
+pub const COUNTER_END: u64 = 1 << 62;
 /// Node ids are below this; seeds' first replica ids are their node ids, all later ones begin here.
 pub const NODE_ID_END: u32 = 1 << 16;
 /// Seeds of a cluster: the voters of the controller group to begin with.

@@ -27,6 +27,8 @@
 //! **Invariant:** nothing here runs outside of the test's thread, sleeps in real time or touches a file or a socket.
 
 mod cluster;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod link;
 pub mod quic;
 

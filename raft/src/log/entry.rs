@@ -13,6 +13,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes of an entry's head.
 pub(super) const HEAD: usize = 32;
+/// No log gets there: what names a higher index is not ours, and one may be added to any that is.
+pub(super) const INDEX_END: u64 = 1 << 62;
 /// Payloads whose parts are this large on average are shared, never copied; others are copied once, so that they pin no
 /// receive buffer and so that replication and apply find one part instead of a thousand.
 pub(super) const SHARE_FROM: usize = 16 << 10;
@@ -71,7 +73,7 @@ impl EntryHead {
         head.advance(3);
         let id = LogId { term: head.get_u64_le(), index: head.get_u64_le() };
         let payload_crc = head.get_u32_le();
-        (head.get_u32_le() == crc).then_some(Self { len, kind, id, payload_crc })
+        (head.get_u32_le() == crc && id.index < INDEX_END).then_some(Self { len, kind, id, payload_crc })
     }
 
     /// Bytes of head and payload.

@@ -27,6 +27,8 @@ const MAGIC: u32 = 0x4657_5748;
 pub(super) const VERSION: u16 = 1;
 /// The frame holds nothing: it only proves that the one before was synced.
 const SEAL: u16 = 1;
+/// No frame has so many bytes, and no directory so many flushes: beyond it sums could overflow.
+const END: u64 = 1 << 48;
 /// Parts from here on go to the disk as they are; smaller neighbours are gathered.
 const GATHER_BELOW: usize = 16 << 10;
 
@@ -39,7 +41,7 @@ impl Seed {
         let crc = crc32c::crc32c_append(0x4857_4157, &directory.0.to_le_bytes());
         Self(crc32c::crc32c_append(crc, &file.to_le_bytes()))
     }
-    fn crc(self, bytes: &[u8]) -> u32 {
+    pub(super) fn crc(self, bytes: &[u8]) -> u32 {
         crc32c::crc32c_append(self.0, bytes)
     }
 }
@@ -127,7 +129,7 @@ fn put_item(into: &mut BytesMut, item: &Item) {
     into.put_bytes(0, 3);
 }
 
-fn footer(seed: Seed, sync_seq: u64, before: u32, header_crc: u32) -> (Vec<u8>, u32) {
+pub(super) fn footer(seed: Seed, sync_seq: u64, before: u32, header_crc: u32) -> (Vec<u8>, u32) {
     let mut footer = Vec::with_capacity(FOOTER);
     footer.put_u64_le(sync_seq);
     footer.put_u32_le(before);
@@ -210,7 +212,7 @@ pub(super) fn parse(seed: Seed, bytes: &[u8]) -> Front {
     }
     let items: Vec<Item> = bytes[HEADER..covered].chunks_exact(ITEM).map(item).collect();
     let sum = items.iter().try_fold(0u64, |sum, i| sum.checked_add(i.len));
-    if sum != Some(body) {
+    if sum != Some(body) || body >= END || sync_seq >= END {
         return Front::Bad;
     }
     let (_, digest) = footer(seed, sync_seq, before, crc);

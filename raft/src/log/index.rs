@@ -102,7 +102,7 @@ impl SparseIndex {
         let known = from.try_get_u32_le().ok()? == MAGIC && from.try_get_u32_le().ok()? == u32::from(VERSION);
         let ours = from.try_get_u64_le().ok()? == first && from.try_get_u64_le().ok()? == segment_bytes;
         let count = from.try_get_u64_le().ok()?;
-        if !known || !ours || from.len() as u64 != count * LINE as u64 {
+        if !known || !ours || Some(from.len() as u64) != count.checked_mul(LINE as u64) {
             return None;
         }
         let lines = (0..count).map(|_| Line {

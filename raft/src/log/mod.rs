@@ -26,6 +26,8 @@ mod directory;
 mod entry;
 mod error;
 mod frame;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod group;
 mod index;
 mod load;

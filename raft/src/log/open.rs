@@ -60,7 +60,10 @@ async fn identity(disk: &dyn Disk) -> Result<Option<DirectoryId>, OpenError> {
     if !disk.list("").await?.iter().any(|name| name == IDENTITY) {
         return Ok(None);
     }
-    let bytes = disk.open(IDENTITY, false).await?.read_at(0, 64).await?;
+    decode_identity(&disk.open(IDENTITY, false).await?.read_at(0, 64).await?).map(Some)
+}
+
+pub(super) fn decode_identity(bytes: &Bytes) -> Result<DirectoryId, OpenError> {
     let damaged = |why: &str| OpenError::Damaged { file: IDENTITY.into(), why: why.into() };
     if bytes.len() != 22 {
         return Err(damaged("its length is wrong"));
@@ -73,7 +76,7 @@ async fn identity(disk: &dyn Disk) -> Result<Option<DirectoryId>, OpenError> {
     if version != VERSION {
         return Err(OpenError::Version { file: IDENTITY.into(), found: version, known: VERSION });
     }
-    Ok(Some(DirectoryId(id)))
+    Ok(DirectoryId(id))
 }
 
 pub(super) fn encode_identity(id: DirectoryId) -> Bytes {

@@ -3,7 +3,7 @@
 //! Records of a group are applied in WAL order to its [`Hard`] state, by the WAL thread (for the table that starts the
 //! next file) and by recovery with the same function.
 
-use super::{Checkpoint, LogId};
+use super::{Checkpoint, LogId, entry::INDEX_END};
 use crate::{GroupId, ReplicaId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -294,7 +294,8 @@ impl Take {
         self.0.try_get_u64_le().ok()
     }
     pub(super) fn id(&mut self) -> Option<LogId> {
-        Some(LogId { term: self.u64()?, index: self.u64()? })
+        let id = LogId { term: self.u64()?, index: self.u64()? };
+        (id.index < INDEX_END).then_some(id)
     }
     pub(super) fn bytes(&mut self) -> Option<Bytes> {
         let len = self.u32()? as usize;

@@ -155,8 +155,8 @@ impl Frame {
         if let Some(bytes) = self.entries.get(&i) {
             let owner = Owner { group: GroupId(item.group), replica: replica? };
             let heads = entry::decode(owner, bytes)?;
-            let dense = heads.iter().zip(item.first..).all(|((head, _), index)| head.id.index == index);
-            if !dense || heads.len() as u64 != item.end - item.first {
+            let named = item.first.checked_add(heads.len() as u64) == Some(item.end);
+            if !named || !heads.iter().zip(item.first..).all(|((head, _), index)| head.id.index == index) {
                 return None;
             }
             let base = self.at + start;

@@ -15,7 +15,7 @@
 use super::{
     Applied, Entry, LogId, Stamp,
     core::damaged,
-    entry::{Owner, payload_crc},
+    entry::{INDEX_END, Owner, payload_crc},
     frame::same_crc,
     index::SparseIndex,
     open::GROUPS,
@@ -205,6 +205,9 @@ impl Cursor {
         let (term, index, offset, offset_end) =
             (head.get_u64_le(), head.get_u64_le(), head.get_u64_le(), head.get_u64_le());
         let max_timestamp = head.get_i64_le();
+        if index >= INDEX_END {
+            return Err(self.bad("has an index that no log has"));
+        }
         let payload = self.buffer.slice(ENTRY + note..ENTRY + note + len).into();
         if !same_crc(head.get_u32_le(), payload_crc(&payload)) {
             return Err(self.bad("has a payload that does not verify"));

@@ -66,7 +66,7 @@ impl Raw {
         let (first, end) = range(record);
         Raw { group: group.map_or(NO_GROUP, |g| g.0), kind: record.kind(), first, end, parts: vec![record.encode()] }
     }
-    fn piece(&self) -> Piece<'_> {
+    pub(super) fn piece(&self) -> Piece<'_> {
         let len = self.parts.iter().map(|p| p.len() as u64).sum();
         Piece { group: self.group, kind: self.kind, first: self.first, end: self.end, parts: &self.parts, len }
     }

@@ -24,8 +24,10 @@ use std::{
 pub(super) const FOLDER: &str = "wal";
 /// Spares that are kept; what retires beyond that is removed.
 pub(super) const SPARES: usize = 2;
+/// No directory fills so many files: there is always a next one.
+const SEQUENCE_END: u64 = 1 << 62;
 const ZEROS: usize = 1 << 20;
-const NEWEST: &str = "wal/newest";
+pub(super) const NEWEST: &str = "wal/newest";
 const MAGIC: u32 = 0x4e57_5748;
 /// Version of the newest file's note.
 pub(super) const VERSION: u16 = 1;
@@ -37,7 +39,7 @@ pub(super) fn path(sequence: u64) -> String {
 /// The sequence in a file's name.
 pub(super) fn sequence(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal")?;
-    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?.filter(|sequence| *sequence < SEQUENCE_END)
 }
 
 /// Files with live records; the highest is the one that is written.
@@ -119,7 +121,7 @@ pub(super) async fn newest(disk: &dyn Disk, id: DirectoryId) -> io::Result<Optio
     };
     let bytes = file.read_at(0, 64).await?;
     let sequence = bytes.get(16..24).map_or(0, |mut part| part.get_u64_le());
-    if bytes != encode_newest(id, sequence) {
+    if bytes != encode_newest(id, sequence) || sequence >= SEQUENCE_END {
         tracing::warn!("{NEWEST} does not verify: a missing newest file would go unnoticed this time");
         return Ok(None);
     }

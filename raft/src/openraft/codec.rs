@@ -23,6 +23,8 @@ const VERSION: u8 = 1;
 
 /// Terms are leader epochs of clients: positive in 32 bits.
 const TERM_MAX: u64 = i32::MAX as u64;
+/// Indexes are counted up from: a message has far fewer entries than there are numbers left.
+const INDEX_MAX: u64 = 1 << 62;
 
 /// Bytes that do not decode.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +171,7 @@ impl Request {
             4 => Request::PreVote(take_vote_request(&mut body)?),
             5 => {
                 let vote = take_vote(&mut body)?;
-                let last = log::LogId { term: body.try_get_u64_le()?, index: body.try_get_u64_le()? };
+                let last = take_id(&mut body)?;
                 let offset = body.try_get_u64_le()?;
                 let membership = take_bytes(&mut body)?;
                 Request::Snapshot { vote, checkpoint: log::Checkpoint { last, offset, membership, machine: body } }
@@ -348,8 +350,7 @@ fn take_append(body: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malforme
     if count.saturating_mul(13) > body.remaining() {
         return malformed(format!("{count} entries in {} bytes", body.remaining()));
     }
-    let first = prev_log_id.as_ref().map_or(Some(0), |prev| prev.index.checked_add(1));
-    let Some(first) = first else { return malformed("the index after the last") };
+    let first = prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
     let mut heads = Vec::with_capacity(count);
     for _ in 0..count {
         heads.push((body.try_get_u64_le()?, body.try_get_u8()?, body.try_get_u32_le()? as usize));
@@ -402,8 +403,16 @@ fn put_log_id(out: &mut BytesMut, id: Option<&LogId>) {
 fn take_log_id(body: &mut Bytes) -> Result<Option<LogId>, Malformed> {
     Ok(match body.try_get_u8()? {
         0 => None,
-        _ => Some(LogId::new_term_index(body.try_get_u64_le()?, body.try_get_u64_le()?)),
+        _ => Some(log_id(take_id(body)?)),
     })
+}
+
+fn take_id(body: &mut Bytes) -> Result<log::LogId, Malformed> {
+    let id = log::LogId { term: body.try_get_u64_le()?, index: body.try_get_u64_le()? };
+    if id.term > TERM_MAX || id.index > INDEX_MAX {
+        return malformed(format!("no log has an entry {id:?}"));
+    }
+    Ok(id)
 }
 
 fn put_membership(out: &mut BytesMut, membership: &Membership) {

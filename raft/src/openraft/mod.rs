@@ -15,6 +15,8 @@ mod apply;
 mod change;
 mod codec;
 mod driver;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod network;
 mod node;
 mod pace;

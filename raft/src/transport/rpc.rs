@@ -433,5 +433,24 @@ fn behind(message: &Payload, mut skip: usize) -> Payload {
     Payload::new(parts.collect::<Vec<Bytes>>())
 }
 
+/// The fuzz target of headers. Promises: what splits joins to bytes that split to the same.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    // In two parts: a header may lie across them.
+    let (front, rest) = data.split_at(data.len() / 3);
+    let message = Payload::new([front, rest].map(Bytes::copy_from_slice));
+    let Some((header, body)) = Header::split(&message) else { return };
+    assert_eq!(body.len() + HEADER_BYTES, data.len());
+    assert_eq!(Header::split(&header.before(&body)), Some((header, body)));
+}
+
+/// Inputs to begin with.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let kinds = [Kind::Call, Kind::Tell, Kind::Answer, Kind::Dropped, Kind::NotServed];
+    let header = |kind| Header { kind, service: 2, id: 77, key: 1024 };
+    kinds.map(|kind| header(kind).before(&Bytes::from_static(b"body").into()).contiguous().to_vec()).into()
+}
+
 #[cfg(test)]
 mod tests;

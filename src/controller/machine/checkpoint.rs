@@ -1,6 +1,7 @@
 //! The controller's state as bytes: a version byte, then an rmp-serde map. Ordered, so equal states are equal bytes.
 
 use super::{ControllerMachine, Metadata};
+use crate::limits;
 use bytes::Bytes;
 use highwater_raft::machine::Damaged;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<ControllerMachine, Damaged> {
     let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { metadata, next_group, next_replica, next_producer_block } = stored;
     let mut metadata = metadata.into_owned();
+    if [next_group, next_replica, next_producer_block, metadata.version].iter().any(|n| *n >= limits::COUNTER_END) {
+        return Err(damaged("a counter is beyond all that can have been counted".into()));
+    }
     metadata.names = metadata.topics.iter().map(|(name, topic)| (topic.id, name.clone())).collect();
     if metadata.names.len() != metadata.topics.len() {
         return Err(damaged("two topics have the same id".into()));

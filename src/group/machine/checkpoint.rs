@@ -1,7 +1,10 @@
 //! A home's state as bytes: a version byte, then an rmp-serde map. Ordered, so equal states are equal bytes.
 
 use super::{Group, HomeMachine, TopicFacts};
-use crate::types::{Generation, GroupName, TopicId};
+use crate::{
+    limits,
+    types::{Generation, GroupName, TopicId},
+};
 use bytes::Bytes;
 use highwater_raft::machine::Damaged;
 use serde::{Deserialize, Serialize};
@@ -54,6 +57,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<HomeMachine, Damaged> {
     let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let topics = stored.topics.into_owned();
     let groups = stored.groups.into_owned();
+    let generations = groups.values().map(|group| group.generation.0).chain([stored.generation_floor.0]);
+    let counters = generations.chain([stored.next_group, stored.next_member, stored.next_session]);
+    if counters.into_iter().any(|n| n >= limits::COUNTER_END) {
+        return Err(damaged("a counter is beyond all that can have been counted".into()));
+    }
+    if let Some(facts) = topics.values().find(|facts| facts.partitions > limits::PARTITIONS_PER_TOPIC_MAX) {
+        return Err(damaged(format!("topic {} has {} partitions", facts.name, facts.partitions)));
+    }
     let names: BTreeMap<_, _> = topics.iter().map(|(id, facts)| (facts.name.clone(), *id)).collect();
     if names.len() != topics.len() {
         return Err(damaged("two topics have the same name".into()));

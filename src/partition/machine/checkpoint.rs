@@ -67,6 +67,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
     }
     let stored: Stored = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { log_start, next_offset, stamp_ms, epochs, producers } = stored;
+    if i64::try_from(next_offset).is_err() {
+        return Err(damaged(format!("next offset {next_offset} is beyond the range of offsets")));
+    }
     if log_start > next_offset {
         return Err(damaged(format!("log start {log_start} above next offset {next_offset}")));
     }
@@ -80,6 +83,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
     for (id, StoredProducer { epoch, stamp_ms, batches }) in producers {
         if batches.len() > limits::PRODUCER_BATCHES_REMEMBERED as usize {
             return Err(damaged(format!("producer {id} has {} batches", batches.len())));
+        }
+        let ends = |(_, records, base): &(u32, u32, u64)| base.checked_add(u64::from(*records));
+        if batches.iter().any(|batch| ends(batch).is_none_or(|end| end > next_offset)) {
+            return Err(damaged(format!("producer {id} has a batch beyond the next offset {next_offset}")));
         }
         let batches =
             batches.into_iter().map(|(sequence, records, base_offset)| Appended { sequence, records, base_offset });

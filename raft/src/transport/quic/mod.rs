@@ -408,3 +408,48 @@ impl Running {
 
 #[cfg(test)]
 mod tests;
+
+/// The fuzz target of what comes over a connection: the first words, and the lengths of messages. Promises: words that
+/// decode encode to the same; messages come out whole, no longer than allowed, however the bytes are cut.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    const MESSAGE_MAX: usize = 1 << 20;
+    let Some((cut, stream)) = data.split_first() else { return };
+    if let Ok(said) = rmp_serde::from_slice::<hello::Hello>(stream) {
+        let again = rmp_serde::to_vec_named(&said).expect("plain values in memory always encode");
+        assert_eq!(rmp_serde::from_slice::<hello::Hello>(&again).expect("what was encoded decodes"), said);
+        let _ = hello::lane_of(said.lane);
+    }
+    if let Ok(said) = rmp_serde::from_slice::<hello::Welcome>(stream) {
+        let again = rmp_serde::to_vec_named(&said).expect("plain values in memory always encode");
+        assert_eq!(rmp_serde::from_slice::<hello::Welcome>(&again).expect("what was encoded decodes"), said);
+    }
+    let framed = |step: usize| {
+        let (mut framer, mut out) = (outbox::Framer::new(MESSAGE_MAX), Vec::new());
+        let ended = stream.chunks(step.max(1)).try_for_each(|came| framer.feed(came, |message| out.push(message)));
+        (out, ended.is_err())
+    };
+    let (messages, refused) = framed(stream.len());
+    assert!(messages.iter().map(|message| message.len() + 4).sum::<usize>() <= stream.len());
+    assert_eq!(framed(usize::from(*cut)), (messages, refused));
+}
+
+/// Inputs to begin with.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let said = hello::Hello {
+        version: hello::VERSION,
+        cluster: "prod".into(),
+        cluster_id: Some([7; 16]),
+        node: NodeId(2),
+        boot: BootId(99),
+        lane: 1,
+        address: "host:7421".into(),
+        control_address: "host:7422".into(),
+    };
+    let answer = hello::Welcome { version: hello::VERSION, cluster_id: None, node: NodeId(1), boot: BootId(5) };
+    let encoded = [rmp_serde::to_vec_named(&said), rmp_serde::to_vec_named(&answer)];
+    let words = encoded.map(|bytes| bytes.expect("plain values in memory always encode"));
+    let framed = b"\x03\0\0\0abc\0\0\0\0\x01\0\0\0x".to_vec();
+    words.into_iter().chain([framed]).map(|bytes| [&[5], &bytes[..]].concat()).collect()
+}

@@ -159,9 +159,7 @@ async fn open(files: Files) -> Result<(Seen, Arc<SimDisk>), String> {
         let group = directory.group(id).unwrap();
         seen.groups.insert(id, read(&group, replica).await?);
     }
-    for key in ["cluster"] {
-        seen.notes.extend(directory.noted(key).map(|value| (key.to_owned(), value)));
-    }
+    seen.notes.extend(directory.noted("cluster").map(|value| ("cluster".to_owned(), value)));
     if let Some(why) = directory.damaged() {
         return Err(why);
     }

@@ -19,8 +19,15 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Kill real nodes under load, and count what is lost
-    Run(real::Args),
+    /// Do faults to real nodes under load, and count what is lost
+    Run(Box<real::Args>),
+    /// One node of a scenario
+    #[command(hide = true)]
+    Serve {
+        /// Its config file
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Run whole clusters in virtual time, each from a seed
     Sim(Sim),
     /// Run kept scripts: seeds with their faults written out
@@ -96,7 +103,8 @@ struct Sim {
 fn main() -> ExitCode {
     observe::install();
     let result = match Args::parse().command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(*args),
+        Command::Serve { config } => highwater::cli::serve(&config).map(|_| true),
         Command::Sim(sim) => simulate(&sim),
         Command::Replay { scripts } => replay(&scripts),
         #[cfg(feature = "sabotage")]
@@ -125,8 +133,11 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{}", report.line());
+        report.not_applied.iter().for_each(|what| println!("not done on this machine: {what}"));
+        println!("{}", report.deeds());
+        report.failures.iter().for_each(|what| println!("{what}"));
         report.evidence.iter().for_each(|a| println!("{} in partition {}: {}", a.kind, a.partition, a.evidence));
+        println!("{}", report.line());
     }
     Ok(report.is_good())
 }

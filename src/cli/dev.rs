@@ -216,8 +216,8 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// Asks a node's health endpoint.
-pub(super) async fn is_ready(address: &str) -> bool {
+/// Asks a node's health endpoint, `host:port`.
+pub async fn is_ready(address: &str) -> bool {
     let ask = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
         stream

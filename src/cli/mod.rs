@@ -18,7 +18,9 @@ mod produce;
 mod serve;
 mod topic;
 
+pub use dev::is_ready;
 pub use find::{ClusterFile, ClusterNode, DEV_FILE, find};
+pub use serve::serve;
 
 use crate::{
     advice::Advice,
@@ -118,7 +120,7 @@ pub fn main() -> ExitCode {
     let context = Context { cluster: args.cluster, output: args.output };
     let result = match args.command {
         Command::Dev(args) => block_on(dev::run(args)),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve(&args.config),
         Command::Config(command) => config::run(command),
         Command::Cert(command) => cert::run(command),
         Command::Topic(command) => block_on(topic::run(context, command)),

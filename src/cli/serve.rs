@@ -2,7 +2,10 @@
 //! SIGINT stops it at once; both leave a sealed log and exit code 0. A failure of the node is exit code 1.
 
 use crate::node::Node;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Which node.
@@ -10,11 +13,15 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) struct Args {
     /// The node's config file
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = super::config::load(&args.config)?;
+/// Runs a node from its config file until a signal or a failure ends it.
+///
+/// # Errors
+/// When the file is wrong, the node cannot start, or fails.
+pub fn serve(config: &Path) -> anyhow::Result<ExitCode> {
+    let config = super::config::load(config)?;
     super::start_logging("info,openraft=error");
     // The node has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -247,6 +247,7 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
         let details = runtime.block_on(client.admin().describe_group(&group.parse().unwrap()));
         details.ok().filter(|d| d.partitions.iter().filter(|p| p.member.is_some()).count() == PARTITIONS as usize)
     };
+    let alone_before = wait("the group of one has all partitions", || generation("alone")).generation;
     let pair = wait("two members share the partitions", || generation("pair").filter(|d| d.members.len() == 2));
 
     let acks: Vec<_> = (0..3).map(|_| Arc::new(Mutex::new(Vec::new()))).collect();
@@ -314,6 +315,7 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
     wait("the group of one has all", || (count(&alone) >= lines).then_some(()));
     wait("the group of two has all", || (members.iter().map(|m| count(&m.1)).sum::<u64>() >= lines).then_some(()));
     let pair_now = wait("the group of two is whole", || generation("pair"));
+    let alone_now = wait("the group of one is whole", || generation("alone")).generation;
     over.store(true, Relaxed);
     runtime.block_on(reading).unwrap();
     for (program, _, _) in &mut members {
@@ -333,8 +335,12 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
         "group of two: {shares:?} records, {again:?}, generation {} -> {}; group of one: {again_alone:?}",
         pair.generation, pair_now.generation
     );
+    assert!(again.said == again.times && again_alone.said == again_alone.times, "what comes again says so");
     if pair.generation == pair_now.generation {
         assert_eq!(again, Again::default(), "no member left or timed out");
+    }
+    if alone_before == alone_now {
+        assert_eq!(again_alone, Again::default(), "the member did not leave or time out");
     }
 }
 

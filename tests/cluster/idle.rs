@@ -12,7 +12,7 @@ const QUIET: Duration = Duration::from_secs(8);
 fn a_thousand_idle_groups_cost_next_to_nothing() {
     let _turn = support::turn();
     let groups = support::number("HIGHWATER_GROUPS", 1_000);
-    let time = Duration::from_secs(support::number("HIGHWATER_SECONDS", 5));
+    let time = Duration::from_secs(support::number("HIGHWATER_IDLE_SECONDS", 10));
     let cluster = Cluster::three("\n[log]\nwal_file_bytes = 16_777_216\nfree_bytes_min = 134_217_728\n");
     let runtime = support::runtime();
     runtime.block_on(async {

@@ -55,7 +55,8 @@ async fn press(mut link: Link, frame: Frame, count: Arc<Count>, until: Instant) 
 #[test]
 fn overload_is_refused_by_name_and_leaves_no_trace() {
     let _turn = support::turn();
-    let time = Duration::from_secs(support::number("HIGHWATER_SECONDS", 4));
+    let time =
+        Duration::from_secs(support::number("HIGHWATER_OVERLOAD_SECONDS", if cfg!(debug_assertions) { 4 } else { 60 }));
     let more = format!(
         "\n[log]\nwal_file_bytes = 16_777_216\ncache_bytes = 16_777_216\nfree_bytes_min = 134_217_728\n\n[pools]\nproduce_bytes = {POOL}\n"
     );

@@ -22,8 +22,9 @@ impl Gaps {
         self.kills.push((Instant::now(), partitions));
     }
 
-    pub(super) fn kills(&self) -> u64 {
-        self.kills.len() as u64
+    /// Kills of nodes that led a partition.
+    pub(super) fn count(&self) -> u64 {
+        self.kills.iter().filter(|(_, led)| !led.is_empty()).count() as u64
     }
 
     /// Median and maximum over kills of the longest gap of a partition that the node led, milliseconds.

@@ -22,9 +22,19 @@ pub(super) struct Load {
     begun: Instant,
     history: Rc<RefCell<History>>,
     acks: Acks,
+    /// When each was acknowledged, and how long that took.
+    latencies: RefCell<Vec<(Duration, Duration)>>,
     /// Offsets that the group got, per partition.
     got: RefCell<BTreeMap<u32, std::collections::BTreeSet<u64>>>,
     ends: RefCell<Option<BTreeMap<u32, u64>>>,
+}
+
+/// A record without an outcome.
+struct Open {
+    partition: u32,
+    value: Value,
+    sent: Instant,
+    receipt: highwater::client::producer::Receipt,
 }
 
 /// Records of one producer that may be unacknowledged.
@@ -41,6 +51,7 @@ impl Load {
             begun: Instant::now(),
             history: Rc::default(),
             acks: Acks::default(),
+            latencies: RefCell::default(),
             got: RefCell::default(),
             ends: RefCell::default(),
         }
@@ -55,7 +66,18 @@ impl Load {
     }
 
     pub(super) fn acked(&self) -> usize {
-        self.acks.borrow().values().map(Vec::len).sum()
+        self.latencies.borrow().len()
+    }
+
+    /// Acknowledged within the last second.
+    pub(super) fn rate(&self) -> usize {
+        let since = self.begun.elapsed().saturating_sub(Duration::from_secs(1));
+        self.latencies.borrow().iter().rev().take_while(|(at, _)| *at > since).count()
+    }
+
+    /// When each record was acknowledged since the start, and how long that took.
+    pub(super) fn acked_at(&self) -> Vec<(Duration, Duration)> {
+        self.latencies.borrow().clone()
     }
 
     pub(super) fn note_fault(&self, text: String) {
@@ -78,7 +100,7 @@ impl Load {
     pub(super) async fn produce(self: Rc<Self>, process: u32, rate: u32, end: Instant) -> anyhow::Result<()> {
         let producer =
             self.client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(60)).build();
-        let mut open: VecDeque<(u32, Value, highwater::client::producer::Receipt)> = VecDeque::new();
+        let mut open: VecDeque<Open> = VecDeque::new();
         let mut count = 0u64;
         let begun = Instant::now();
         while Instant::now() < end {
@@ -97,7 +119,7 @@ impl Load {
             let record = Record::new(self.topic.clone(), bytes).partition(partition);
             let receipt = producer.send(record).await?;
             self.note(process, What::Send { partition, value });
-            open.push_back((partition, value, receipt));
+            open.push_back(Open { partition, value, sent: Instant::now(), receipt });
         }
         let _ = producer.close().await;
         self.settle(process, &mut open, true).await;
@@ -105,28 +127,24 @@ impl Load {
     }
 
     /// Writes down outcomes in the order of sends; waits for all of them when `wait`.
-    async fn settle(
-        &self,
-        process: u32,
-        open: &mut VecDeque<(u32, Value, highwater::client::producer::Receipt)>,
-        wait: bool,
-    ) {
+    async fn settle(&self, process: u32, open: &mut VecDeque<Open>, wait: bool) {
         // Partitions settle apart from each other: what is not ready yet goes back to its place.
         let mut later = VecDeque::new();
-        while let Some((partition, value, mut receipt)) = open.pop_front() {
+        while let Some(mut one) = open.pop_front() {
             let outcome = match wait {
-                true => Some(receipt.await),
-                false => match futures_util::FutureExt::now_or_never(&mut receipt) {
-                    Some(outcome) => Some(outcome),
+                true => (&mut one.receipt).await,
+                false => match futures_util::FutureExt::now_or_never(&mut one.receipt) {
+                    Some(outcome) => outcome,
                     None => {
-                        later.push_back((partition, value, receipt));
-                        None
+                        later.push_back(one);
+                        continue;
                     }
                 },
             };
-            let Some(outcome) = outcome else { continue };
+            let Open { partition, value, sent, .. } = one;
             let what = match outcome {
                 Ok(acked) => {
+                    self.latencies.borrow_mut().push((self.begun.elapsed(), sent.elapsed()));
                     self.acks.borrow_mut().entry(partition).or_default().push(Instant::now());
                     match acked.offset {
                         Some(offset) => What::SendOk { partition, value, offset },

@@ -1,61 +1,85 @@
-//! Real nodes: a load, kills, and a verdict. The nodes are processes that somebody starts again (`highwater dev` does): their
-//! process ids stand in the cluster file.
+//! Real nodes: a load, faults, and a verdict.
+//!
+//! ```text
+//!  scenario ─▶ storm ─▶ target: nodes that `highwater dev` runs, or our own behind proxies, on disks that can lose power
+//!              load  ─▶ history ─▶ checker ─▶ report: one line, JSON, one HTML file
+//! ```
 
+mod cluster;
+mod disks;
 mod gaps;
+mod html;
 mod load;
+mod proxy;
+mod scenario;
+mod storm;
 
-use crate::checker;
-use anyhow::{Context as _, bail};
-use gaps::Gaps;
+pub use scenario::{Ability, Fault, Scenario, Who};
+
+use crate::{checker, history::What};
+use anyhow::Context as _;
+use cluster::{Own, Target};
+use disks::Disks;
 use highwater::{
-    cli::{ClusterFile, find},
     client::{Client, NewTopic},
     tls::{self, Roots},
     types::{Position, TopicName},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use load::Load;
-use std::{collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+use storm::Storm;
 use tokio::time::Instant;
-
-/// Which node is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Victim {
-    /// The leader of a partition of the load, each time of another one
-    Leader,
-    /// Any node
-    Any,
-    /// All nodes at once
-    All,
-}
 
 /// What is run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// A file of faults, done to a cluster of its own [default: kills, as the options say, of a cluster that runs]
+    #[arg(value_name = "SCENARIO")]
+    pub scenario: Option<PathBuf>,
+    /// How long, in minutes [default: what the scenario says]
+    #[arg(long, value_name = "M", requires = "scenario")]
+    pub minutes: Option<f64>,
+    /// Fail when the machine does not allow these
+    #[arg(long, value_enum, value_delimiter = ',', requires = "scenario")]
+    pub require: Vec<Ability>,
+    /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
+    #[arg(long, value_name = "DIR", requires = "scenario")]
+    pub dir: Option<PathBuf>,
+    /// First port of the scenario's nodes, ten each
+    #[arg(long, default_value_t = 7620, requires = "scenario")]
+    pub port: u16,
     /// Which cluster [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
     pub cluster: Option<PathBuf>,
     /// Which node is killed (SIGKILL)
-    #[arg(long, value_enum, default_value_t = Victim::Leader)]
-    pub kill: Victim,
+    #[arg(long, value_enum, default_value_t = Who::Leader, conflicts_with = "scenario")]
+    pub kill: Who,
     /// Time between kills
-    #[arg(long, default_value = "5s", value_parser = duration)]
+    #[arg(long, default_value = "5s", value_parser = duration, conflicts_with = "scenario")]
     pub every: Duration,
     /// How long
-    #[arg(long = "for", default_value = "1m", value_parser = duration)]
+    #[arg(long = "for", default_value = "1m", value_parser = duration, conflicts_with = "scenario")]
     pub total: Duration,
     /// Partitions of the load's topic
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 6, conflicts_with = "scenario")]
     pub partitions: u32,
     /// Producers
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, conflicts_with = "scenario")]
     pub producers: u32,
     /// Records per second and producer at most
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 2_000, conflicts_with = "scenario")]
     pub rate: u32,
     /// Write the history here, one event per line of JSON
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
+    /// Write plots of throughput and latency with the faults in them here
+    #[arg(long, value_name = "FILE", default_value = "highwater-chaos.html")]
+    pub html: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -89,9 +113,17 @@ pub struct Report {
     pub reordered: usize,
     /// Other anomalies.
     pub other: usize,
-    /// Kills.
-    pub kills: u64,
-    /// Longest time without an acknowledgement in a partition that the killed node led, per kill: median, milliseconds.
+    /// How often each kind of fault was done.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Datagrams between nodes that were lost on purpose.
+    pub datagrams_lost: u64,
+    /// Faults of the scenario that this machine does not allow: why.
+    pub not_applied: Vec<String>,
+    /// What went wrong beside the records.
+    pub failures: Vec<String>,
+    /// Nodes that fell while they led a partition of the load.
+    pub failovers: u64,
+    /// Longest time without an acknowledgement in a partition that the fallen node led, per fall: median, milliseconds.
     pub gap_p50_ms: u64,
     /// The worst of them.
     pub gap_max_ms: u64,
@@ -102,46 +134,124 @@ pub struct Report {
 impl Report {
     /// Nothing is wrong.
     pub fn is_good(&self) -> bool {
-        self.lost + self.duplicated + self.reordered + self.other == 0 && self.acked > 0
+        self.lost + self.duplicated + self.reordered + self.other == 0 && self.failures.is_empty() && self.acked > 0
     }
 
     /// One line.
     pub fn line(&self) -> String {
         format!(
-            "acked {} · read {} · lost {} · duplicated {} · reordered {} · other {} · kills {} · write gap p50 {:.1} s max {:.1} s",
+            "acked {} · read {} · lost {} · duplicated {} · reordered {} · other {} · failovers {} · write gap p50 {:.1} s max {:.1} s",
             self.acked,
             self.read,
             self.lost,
             self.duplicated,
             self.reordered,
             self.other,
-            self.kills,
+            self.failovers,
             Duration::from_millis(self.gap_p50_ms).as_secs_f64(),
             Duration::from_millis(self.gap_max_ms).as_secs_f64(),
         )
     }
+
+    /// What was done, in words.
+    pub fn deeds(&self) -> String {
+        let mut deeds: Vec<String> = self.faults.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
+        if self.datagrams_lost > 0 {
+            deeds.push(format!("{} datagrams lost", self.datagrams_lost));
+        }
+        deeds.join(" · ")
+    }
 }
 
-/// Loads, kills, counts.
+/// Loads, does faults, counts.
+///
+/// # Errors
+/// When there is no such cluster or scenario, the machine does not allow what is required, or the cluster does not come back.
 pub async fn run(args: Args) -> anyhow::Result<Report> {
-    let cluster = find(args.cluster.as_deref())?;
+    let Some(path) = &args.scenario else {
+        let scenario = Scenario {
+            about: "kills".into(),
+            partitions: args.partitions,
+            producers: args.producers,
+            rate: args.rate,
+            pause_s: args.every.as_secs_f64(),
+            faults: vec![Fault::Kill { who: args.kill, down_s: 0.0 }],
+            ..Scenario::default()
+        };
+        let target = Target::Dev(args.cluster.clone());
+        return storm(&args, &scenario, &target, args.total, BTreeMap::new()).await;
+    };
+    let scenario = Scenario::read(path)?;
+    let folder = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("highwater-chaos-{}", std::process::id())));
+    std::fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+    let without = probe(&scenario, &args.require, &folder).await?;
+    let report = on_own_nodes(&args, &scenario, &folder, without).await;
+    match &report {
+        Ok(report) if report.is_good() && args.dir.is_none() => std::fs::remove_dir_all(&folder)?,
+        _ => eprintln!("logs and data are in {}", folder.display()),
+    }
+    report
+}
+
+async fn on_own_nodes(
+    args: &Args,
+    scenario: &Scenario,
+    folder: &Path,
+    without: BTreeMap<Ability, String>,
+) -> anyhow::Result<Report> {
+    let needed: BTreeSet<Ability> = scenario.needs().into_iter().filter(|n| !without.contains_key(n)).collect();
+    let disks = match needed.iter().any(|ability| *ability != Ability::Clock) {
+        true => Some(Disks::make(folder, scenario.nodes).await?),
+        false => None,
+    };
+    let clocks = needed.contains(&Ability::Clock);
+    let target = Target::Own(Own::start(folder, (scenario.nodes, args.port), disks, clocks).await?);
+    let total = Duration::from_secs_f64(60.0 * args.minutes.unwrap_or(scenario.minutes));
+    storm(args, scenario, &target, total, without).await
+}
+
+/// What the scenario needs and the machine does not allow, with the reason.
+async fn probe(scenario: &Scenario, require: &[Ability], folder: &Path) -> anyhow::Result<BTreeMap<Ability, String>> {
+    let mut without = BTreeMap::new();
+    for ability in scenario.needs().into_iter().chain(require.iter().copied()).collect::<BTreeSet<_>>() {
+        if let Some(why) = disks::refused(ability, folder).await {
+            anyhow::ensure!(!require.contains(&ability), "{ability:?} is required, and not possible here: {why}");
+            without.insert(ability, why);
+        }
+    }
+    Ok(without)
+}
+
+async fn storm(
+    args: &Args,
+    scenario: &Scenario,
+    target: &Target,
+    total: Duration,
+    without: BTreeMap<Ability, String>,
+) -> anyhow::Result<Report> {
+    let cluster = target.file()?;
     let tls = tls::client_config(&Roots::read(&cluster.ca)?, None)?;
     let client = Client::connect(cluster.addresses(), tls).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
-    client.admin().create_topic(NewTopic::new(topic.clone()).partitions(args.partitions)).await?;
+    client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
 
-    let load = Rc::new(Load::new(client.clone(), topic.clone(), args.partitions));
-    let end = Instant::now() + args.total;
+    let load = Rc::new(Load::new(client.clone(), topic.clone(), scenario.partitions));
+    let end = Instant::now() + total;
     let mut tasks = tokio::task::JoinSet::new();
-    for process in 1..=args.producers {
-        tasks.spawn_local(load.clone().produce(process, args.rate, end));
+    for process in 1..=scenario.producers {
+        tasks.spawn_local(load.clone().produce(process, scenario.rate, end));
     }
     let mut members = tokio::task::JoinSet::new();
     for process in 101..=102 {
         members.spawn_local(load.clone().consume(process, end));
     }
-    let gaps = kill(&args, &load, end).await?;
+    let impossible = without.keys().copied().collect();
+    let done = Storm::new(scenario, target, &load, impossible).run(end).await?;
     while let Some(ended) = tasks.join_next().await {
         ended.context("a producer panicked")??;
     }
@@ -160,70 +270,32 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
     let verdict = checker::check(&history.borrow());
     let (lost, duplicated, reordered) =
         (verdict.count("lost write"), verdict.count("duplicate"), verdict.count("reordered"));
-    let (gap_p50_ms, gap_max_ms) = gaps.summary();
-    Ok(Report {
+    let (gap_p50_ms, gap_max_ms) = done.gaps.summary();
+    let report = Report {
         acked: verdict.acked,
         read: verdict.read,
         lost,
         duplicated,
         reordered,
         other: verdict.anomalies.len() - lost - duplicated - reordered,
-        kills: gaps.kills(),
+        faults: done.faults,
+        datagrams_lost: target.own().map_or(0, |own| own.proxies.dropped()),
+        not_applied: without.iter().map(|(ability, why)| format!("{ability:?}: {why}")).collect(),
+        failures: done.failures,
+        failovers: done.gaps.count(),
         gap_p50_ms,
         gap_max_ms,
         evidence: verdict.anomalies.into_iter().take(10).collect(),
-    })
-}
-
-async fn kill(args: &Args, load: &Rc<Load>, end: Instant) -> anyhow::Result<Gaps> {
-    let mut gaps = Gaps::new(load.acks());
-    let bar = ProgressBar::no_length().with_style(
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    let mut next = Instant::now() + args.every;
-    let mut round = 0;
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        bar.set_message(format!("{} acknowledged, {} kills", load.acked(), gaps.kills()));
-        bar.tick();
-        // The last kill leaves time to see what it does.
-        if Instant::now() < next || next + args.every / 2 > end {
-            continue;
-        }
-        next += args.every;
-        let led = load.leaders().await.unwrap_or_default();
-        for node in victims(args, &led, round)? {
-            let file = find(args.cluster.as_deref())?;
-            if let Some(pid) = pid_of(&file, node)? {
-                let partitions = led.iter().filter(|(_, leader)| **leader == node).map(|(partition, _)| *partition);
-                gaps.killed(partitions.collect());
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-                load.note_fault(format!("node {node} is killed"));
-            }
-        }
-        round += 1;
-    }
-    bar.finish_and_clear();
-    Ok(gaps)
-}
-
-fn victims(args: &Args, led: &BTreeMap<u32, u32>, round: u32) -> anyhow::Result<Vec<u32>> {
-    let nodes: Vec<u32> = find(args.cluster.as_deref())?.nodes.iter().map(|node| node.id).collect();
-    let nth = |of: &[u32]| of.get(round as usize % of.len().max(1)).copied();
-    Ok(match args.kill {
-        Victim::All => nodes,
-        Victim::Any => nth(&nodes).into_iter().collect(),
-        Victim::Leader => led.get(&(round % args.partitions)).copied().or_else(|| nth(&nodes)).into_iter().collect(),
-    })
-}
-
-/// `None` while the node is down.
-fn pid_of(file: &ClusterFile, node: u32) -> anyhow::Result<Option<rustix::process::Pid>> {
-    if file.nodes.iter().all(|node| node.pid.is_none()) {
-        bail!("the cluster file has no process ids: chaos kills nodes that `highwater dev` runs, and starts again");
-    }
-    let pid = file.nodes.iter().find(|n| n.id == node).and_then(|n| n.pid);
-    Ok(pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw))
+    };
+    let noted = history.borrow();
+    let faults = noted.events.iter().filter_map(|event| match &event.what {
+        What::Fault { text } => Some((event.at, text.as_str())),
+        _ => None,
+    });
+    let page = html::page(&scenario.about, &report, &load.acked_at(), &faults.collect::<Vec<_>>());
+    std::fs::write(&args.html, page).with_context(|| format!("could not write {}", args.html.display()))?;
+    eprintln!("plots: {}", args.html.display());
+    Ok(report)
 }
 
 /// Where everything of the load's topic ends, once every partition answers.

@@ -1,0 +1,281 @@
+//! The cluster that faults are done to: one that `highwater dev` runs, or node processes of our own, from config files, with a
+//! proxy before each port that nodes reach each other by.
+
+use super::{
+    disks::Disks,
+    proxy::{Proxies, Rule},
+};
+use anyhow::{Context as _, bail};
+use highwater::{
+    cli::{ClusterFile, find},
+    config::{Address, Config},
+    tls::Authority,
+    types::NodeId,
+};
+use rustix::process::{Pid, Signal};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    process::{Child, Command},
+    time::Instant,
+};
+
+/// How long a node may take to be ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How long a node whose disk fails may take to end.
+const END_MAX: Duration = Duration::from_secs(30);
+/// Ports from node to node; the first six are used.
+const STEP: u16 = 10;
+
+/// Nodes, and what can be done to them.
+pub(super) enum Target {
+    /// Somebody else starts them again.
+    Dev(Option<PathBuf>),
+    /// Ours.
+    Own(Own),
+}
+
+impl Target {
+    pub(super) fn file(&self) -> anyhow::Result<ClusterFile> {
+        match self {
+            Self::Dev(path) => find(path.as_deref()),
+            Self::Own(own) => Ok(own.file()),
+        }
+    }
+
+    pub(super) fn nodes(&self) -> anyhow::Result<Vec<u32>> {
+        Ok(self.file()?.nodes.iter().map(|node| node.id).collect())
+    }
+
+    /// Sends a signal; `false` when the node is down.
+    pub(super) fn signal(&self, node: u32, signal: Signal) -> anyhow::Result<bool> {
+        let file = self.file()?;
+        if file.nodes.iter().all(|node| node.pid.is_none()) && matches!(self, Self::Dev(_)) {
+            bail!("the cluster file has no process ids: chaos kills nodes that `highwater dev` runs, and starts again");
+        }
+        let pid = file.nodes.iter().find(|n| n.id == node).and_then(|n| n.pid);
+        let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) else { return Ok(false) };
+        match rustix::process::kill_process(pid, signal) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn own(&self) -> anyhow::Result<&Own> {
+        match self {
+            Self::Own(own) => Ok(own),
+            Self::Dev(_) => bail!("this fault needs a cluster of the scenario's own"),
+        }
+    }
+}
+
+/// Node processes of one run.
+pub(super) struct Own {
+    folder: PathBuf,
+    configs: Vec<Config>,
+    children: RefCell<Vec<Option<Child>>>,
+    pub(super) proxies: Proxies,
+    pub(super) disks: Option<Disks>,
+    clocks: Option<PathBuf>,
+}
+
+/// Where the library is that gives a process another wall clock.
+pub(super) fn fake_clock() -> Option<PathBuf> {
+    let places = std::fs::read_dir("/usr/lib").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    places.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|path| path.exists())
+}
+
+impl Own {
+    /// Makes certificates and configs in the folder, and starts all nodes.
+    pub(super) async fn start(
+        folder: &Path,
+        (nodes, port): (u16, u16),
+        disks: Option<Disks>,
+        clocks: bool,
+    ) -> anyhow::Result<Self> {
+        let certificates = folder.join("certs");
+        std::fs::create_dir_all(&certificates)?;
+        let authority = Authority::create("chaos", 30, highwater_raft::env::Env::real().now_ms())?;
+        authority.write(&certificates)?;
+        let proxies = Proxies::new();
+        let at = |node: u16, offset: u16| SocketAddr::from(([127, 0, 0, 1], port + STEP * (node - 1) + offset));
+        let mut configs = Vec::new();
+        for id in 1..=nodes {
+            authority.issue_node(NodeId(id.into()), &[], 30)?.write(&certificates, &format!("node-{id}"))?;
+            let mut config = Config::local(id, nodes);
+            config.cluster.name = "chaos".into();
+            for (seed, id) in config.cluster.seeds.iter_mut().zip(1..) {
+                (seed.peer, seed.control) = (Address::from(at(id, 4)), Address::from(at(id, 5)));
+            }
+            (config.node.peer_bind, config.node.control_bind) = (at(id, 1), at(id, 2));
+            for (listener, offset) in config.listeners.0.iter_mut().zip([0, 3]) {
+                listener.bind = at(id, offset);
+            }
+            let place = disks.as_ref().map_or_else(|| folder.join(format!("node-{id}")), |disks| disks.at(id.into()));
+            config.node.data_dir = place.join("data");
+            config.tls.ca = certificates.join("ca.pem");
+            config.tls.certificate = certificates.join(format!("node-{id}.pem"));
+            config.tls.key = certificates.join(format!("node-{id}.key"));
+            // Small, so that files are retired and recycled within minutes.
+            (config.log.wal_file_bytes, config.log.free_bytes_min) = (8 << 20, 64 << 20);
+            proxies.open(id.into(), at(id, 4), config.node.peer_bind).await.with_context(|| busy(at(id, 4)))?;
+            proxies.open(id.into(), at(id, 5), config.node.control_bind).await.with_context(|| busy(at(id, 5)))?;
+            std::fs::write(folder.join(format!("node-{id}.toml")), config.to_toml())?;
+            configs.push(config);
+        }
+        let clocks = if clocks { fake_clock() } else { None };
+        let children = RefCell::new((0..nodes).map(|_| None).collect());
+        let own = Self { folder: folder.to_owned(), configs, children, proxies, disks, clocks };
+        for id in own.ids() {
+            own.set_clock(id, 0)?;
+            own.spawn(id)?;
+        }
+        for id in own.ids() {
+            own.ready(id).await?;
+        }
+        Ok(own)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = u32> + use<> {
+        1..=u32::try_from(self.configs.len()).unwrap_or(0)
+    }
+
+    fn config(&self, node: u32) -> &Config {
+        &self.configs[node as usize - 1]
+    }
+
+    fn file(&self) -> ClusterFile {
+        let children = self.children.borrow();
+        let nodes = self.configs.iter().zip(children.iter()).map(|(config, child)| highwater::cli::ClusterNode {
+            id: config.node.id.0,
+            native: config.listeners.0[0].bind.to_string(),
+            http: config.listeners.0[1].bind.to_string(),
+            config: self.folder.join(format!("node-{}.toml", config.node.id.0)),
+            pid: child.as_ref().and_then(Child::id),
+        });
+        let ca = self.configs[0].tls.ca.clone();
+        ClusterFile { name: "chaos".into(), ca, nodes: nodes.collect(), from_dev: false }
+    }
+
+    /// Starts a node that is down.
+    pub(super) fn spawn(&self, node: u32) -> anyhow::Result<()> {
+        let name = format!("node-{node}");
+        let log = self.folder.join(format!("{name}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("serve").arg("--config").arg(format!("{name}.toml")).current_dir(&self.folder);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        if let Some(library) = &self.clocks {
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock_of(node));
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+        }
+        // Ctrl-C in the terminal reaches this process alone.
+        command.process_group(0);
+        self.children.borrow_mut()[node as usize - 1] = Some(command.spawn()?);
+        Ok(())
+    }
+
+    fn clock_of(&self, node: u32) -> PathBuf {
+        self.folder.join(format!("clock-{node}"))
+    }
+
+    /// The node's wall clock is off by so much from now on.
+    pub(super) fn set_clock(&self, node: u32, by_s: i64) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.clock_of(node), format!("{by_s:+}s\n"))?)
+    }
+
+    /// Waits until a node is ready.
+    pub(super) async fn ready(&self, node: u32) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let address = self.config(node).listeners.0[1].bind.to_string();
+        while !highwater::cli::is_ready(&address).await {
+            let log = || self.folder.join(format!("node-{node}.log"));
+            if let Some(status) = self.ended(node)? {
+                bail!("node {node} ended while it started ({status}); see {}", log().display());
+            }
+            anyhow::ensure!(begun.elapsed() < READY_MAX, "node {node} is not ready; see {}", log().display());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    fn ended(&self, node: u32) -> anyhow::Result<Option<std::process::ExitStatus>> {
+        match &mut self.children.borrow_mut()[node as usize - 1] {
+            Some(child) => Ok(child.try_wait()?),
+            None => Ok(None),
+        }
+    }
+
+    /// SIGKILL, and nothing of it is left.
+    pub(super) async fn kill(&self, node: u32) -> anyhow::Result<()> {
+        let child = self.children.borrow_mut()[node as usize - 1].take();
+        if let Some(mut child) = child {
+            child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node has ended by itself; says whether it did.
+    pub(super) async fn ends(&self, node: u32) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        while self.ended(node)?.is_none() {
+            if begun.elapsed() > END_MAX {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.children.borrow_mut()[node as usize - 1] = None;
+        Ok(true)
+    }
+
+    /// Starts what ended by itself; gives who did.
+    pub(super) fn revive(&self) -> anyhow::Result<Vec<u32>> {
+        let mut revived = Vec::new();
+        for node in self.ids() {
+            if self.ended(node)?.is_some() {
+                self.spawn(node)?;
+                revived.push(node);
+            }
+        }
+        Ok(revived)
+    }
+
+    /// Nothing goes from the node to the others; and nothing to it, if `both`.
+    pub(super) fn cut(&self, node: u32, both: bool) {
+        let cut = Rule { cut: true, ..Rule::default() };
+        for other in self.ids().filter(|other| *other != node) {
+            self.proxies.set(node, other, cut);
+            if both {
+                self.proxies.set(other, node, cut);
+            }
+        }
+    }
+
+    /// The same rule for all directions.
+    pub(super) fn everywhere(&self, rule: Rule) {
+        for from in self.ids() {
+            self.ids().filter(|to| *to != from).for_each(|to| self.proxies.set(from, to, rule));
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for child in self.children.borrow_mut().iter_mut().flatten() {
+            let _ = child.start_kill();
+        }
+        if let Some(disks) = &self.disks {
+            disks.close(u16::try_from(self.configs.len()).unwrap_or(0));
+        }
+    }
+}
+
+fn busy(address: SocketAddr) -> String {
+    format!("{address} is in use: is another run under way? (choose other ports with --port)")
+}

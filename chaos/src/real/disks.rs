@@ -1,0 +1,140 @@
+//! A file system per node that can lose what was not synced, fail, and be full: ext4 in a file, mounted by a loop device.
+//! Root alone can do that.
+
+use super::scenario::Ability;
+use anyhow::Context as _;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+use tokio::process::Command;
+
+/// Bytes of a node's file system; the file has holes.
+const SIZE: u64 = 2 << 30;
+/// `EXT4_IOC_SHUTDOWN`, `_IOR('X', 125, u32)`: from then on nothing reaches the device, and every call fails.
+const SHUTDOWN: rustix::ioctl::Opcode = 0x8004_587d;
+/// Without writing the journal: what was not synced is gone.
+const WITHOUT_LOG: u32 = 2;
+
+/// File systems of one cluster, each mounted in a folder of its own.
+pub(super) struct Disks {
+    folder: PathBuf,
+    fillers: std::cell::RefCell<BTreeMap<u32, PathBuf>>,
+}
+
+impl Disks {
+    pub(super) async fn make(folder: &Path, nodes: u16) -> anyhow::Result<Self> {
+        let disks = Self { folder: folder.to_owned(), fillers: std::cell::RefCell::default() };
+        for node in 1..=u32::from(nodes) {
+            let image = disks.image(node);
+            File::create(&image)?.set_len(SIZE)?;
+            run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()]).await?;
+            std::fs::create_dir_all(disks.at(node))?;
+            disks.mount(node).await?;
+        }
+        Ok(disks)
+    }
+
+    /// Where the node's file system is mounted.
+    pub(super) fn at(&self, node: u32) -> PathBuf {
+        self.folder.join(format!("disk-{node}"))
+    }
+
+    fn image(&self, node: u32) -> PathBuf {
+        self.folder.join(format!("disk-{node}.ext4"))
+    }
+
+    async fn mount(&self, node: u32) -> anyhow::Result<()> {
+        let (image, at) = (self.image(node), self.at(node));
+        run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()]).await
+    }
+
+    /// The power goes: nothing is written any more, not even the journal.
+    pub(super) fn cut(&self, node: u32) -> anyhow::Result<()> {
+        let folder = File::open(self.at(node))?;
+        shutdown(folder.as_fd()).with_context(|| format!("could not cut the power of {}", self.at(node).display()))
+    }
+
+    /// The power comes back: what the device holds is there. Nobody has a file open on it.
+    pub(super) async fn restore(&self, node: u32) -> anyhow::Result<()> {
+        run("umount", &[self.at(node).as_ref()]).await?;
+        self.mount(node).await
+    }
+
+    /// Takes all the space there is.
+    pub(super) fn fill(&self, node: u32) -> anyhow::Result<u64> {
+        let path = self.at(node).join("filler");
+        let file = File::create(&path)?;
+        self.fillers.borrow_mut().insert(node, path);
+        let mut taken = 0;
+        // Large pieces first, as long as they fit.
+        for piece in [64 << 20, 1 << 20, 4_096] {
+            while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), taken, piece).is_ok() {
+                taken += piece;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Gives it back.
+    pub(super) fn empty(&self, node: u32) -> anyhow::Result<()> {
+        match self.fillers.borrow_mut().remove(&node) {
+            Some(path) => Ok(std::fs::remove_file(path)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmounts all, whatever is open on them.
+    pub(super) fn close(&self, nodes: u16) {
+        for node in 1..=u32::from(nodes) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(self.at(node)).output();
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "the only way to lose what was not synced on a real file system")]
+fn shutdown(folder: impl AsFd) -> rustix::io::Result<()> {
+    // SAFETY: the opcode is that of EXT4_IOC_SHUTDOWN, which reads one u32; other file systems refuse it.
+    unsafe { rustix::ioctl::ioctl(folder, rustix::ioctl::Setter::<SHUTDOWN, u32>::new(WITHOUT_LOG)) }
+}
+
+async fn run(program: &str, words: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
+    let output =
+        Command::new(program).args(words).output().await.with_context(|| format!("could not run {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{program} {words:?}: {}", said.trim());
+    Ok(())
+}
+
+/// Why the machine does not allow it; `None` when it does.
+pub(super) async fn refused(ability: Ability, folder: &Path) -> Option<String> {
+    match ability {
+        Ability::Clock => {
+            super::cluster::fake_clock().is_none().then(|| "libfaketime is not installed (package faketime)".into())
+        }
+        Ability::PowerLoss | Ability::FsyncError | Ability::DiskFull => {
+            if !rustix::process::geteuid().is_root() {
+                return Some("only root can mount".into());
+            }
+            let probe = folder.join("probe");
+            let tried = async {
+                std::fs::create_dir_all(&probe)?;
+                let disks = Disks::make(&probe, 1).await?;
+                let lost = disks.at(1).join("lost");
+                std::fs::write(&lost, "not synced")?;
+                disks.cut(1)?;
+                let restored = disks.restore(1).await;
+                let was_lost = !lost.exists();
+                disks.close(1);
+                restored?;
+                anyhow::ensure!(was_lost, "a file that was not synced survived");
+                anyhow::Ok(())
+            };
+            let tried = tried.await;
+            let _ = std::fs::remove_dir_all(&probe);
+            tried.err().map(|error| format!("{error:#}"))
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Does a scenario's faults to a cluster, one after the other, until the time is up.
+
+use super::{
+    cluster::Target,
+    gaps::Gaps,
+    load::Load,
+    proxy::Rule,
+    scenario::{Ability, Fault, Scenario, Who},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::Signal;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How often the storm looks around while it waits.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What was done.
+pub(super) struct Done {
+    pub(super) gaps: Gaps,
+    /// How often each kind of fault was done, to how many nodes altogether.
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    /// What went wrong beside the records.
+    pub(super) failures: Vec<String>,
+}
+
+pub(super) struct Storm<'a> {
+    scenario: &'a Scenario,
+    target: &'a Target,
+    load: &'a Rc<Load>,
+    /// What the machine does not allow.
+    without: BTreeSet<Ability>,
+    done: Done,
+    round: u32,
+    clock_s: BTreeMap<u32, i64>,
+    bar: ProgressBar,
+}
+
+fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
+}
+
+impl<'a> Storm<'a> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        target: &'a Target,
+        load: &'a Rc<Load>,
+        without: BTreeSet<Ability>,
+    ) -> Self {
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
+        let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let done = Done { gaps: Gaps::new(load.acks()), faults: BTreeMap::new(), failures: Vec::new() };
+        Self { scenario, target, load, without, done, round: 0, clock_s: BTreeMap::new(), bar }
+    }
+
+    /// Until `end`; the last fault leaves time to see what it does.
+    pub(super) async fn run(mut self, end: Instant) -> anyhow::Result<Done> {
+        let faults: Vec<&Fault> = {
+            let possible = |fault: &&Fault| fault.needs().is_none_or(|needed| !self.without.contains(&needed));
+            self.scenario.faults.iter().filter(possible).collect()
+        };
+        let mut next = faults.iter().cycle();
+        loop {
+            let until = Instant::now() + self.scenario.pause();
+            let fault = next.next().filter(|fault| until + self.scenario.pause() / 2 + takes(fault) < end);
+            let Some(fault) = fault else { break };
+            self.wait(until - Instant::now()).await?;
+            self.apply(fault).await?;
+            self.round += 1;
+        }
+        self.wait(end.saturating_duration_since(Instant::now())).await?;
+        self.bar.finish_and_clear();
+        Ok(self.done)
+    }
+
+    /// Lets time go by; shows what happens, and starts nodes that ended.
+    async fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            let faults: u64 = self.done.faults.values().sum();
+            let (acked, rate) = (self.load.acked(), self.load.rate());
+            self.bar.set_message(format!("{acked} acknowledged · {rate}/s · {faults} faults"));
+            self.bar.tick();
+            if let Target::Own(own) = self.target {
+                for node in own.revive()? {
+                    self.load.note_fault(format!("node {node} ended by itself and is started again"));
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    async fn victims(&self, who: Who) -> anyhow::Result<(Vec<u32>, BTreeMap<u32, u32>)> {
+        let led = self.load.leaders().await.unwrap_or_default();
+        let nodes = self.target.nodes()?;
+        let nth = nodes.get(self.round as usize % nodes.len().max(1)).copied();
+        let chosen = match who {
+            Who::All => nodes,
+            Who::Any => nth.into_iter().collect(),
+            Who::Leader => led.get(&(self.round % self.scenario.partitions)).copied().or(nth).into_iter().collect(),
+        };
+        Ok((chosen, led))
+    }
+
+    fn note(&mut self, kind: &'static str, node: u32, text: &str) {
+        *self.done.faults.entry(kind).or_default() += 1;
+        self.load.note_fault(format!("node {node} {text}"));
+    }
+
+    /// The node stops serving now: the gaps of what it leads are measured.
+    fn falls(&mut self, node: u32, led: &BTreeMap<u32, u32>) {
+        let of_node = led.iter().filter(|(_, leader)| **leader == node).map(|(partition, _)| *partition);
+        self.done.gaps.killed(of_node.collect());
+    }
+
+    async fn apply(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        match *fault {
+            Fault::Kill { who, down_s } => {
+                let (victims, led) = self.victims(who).await?;
+                for node in &victims {
+                    if self.target.signal(*node, Signal::KILL)? {
+                        self.falls(*node, &led);
+                        self.note(if who == Who::All { "kill of all" } else { "kill" }, *node, "is killed");
+                    }
+                }
+                self.again(&victims, down_s).await
+            }
+            Fault::Pause { who, for_s } => {
+                let (victims, _) = self.victims(who).await?;
+                for node in &victims {
+                    self.target.signal(*node, Signal::STOP)?;
+                    self.note("pause", *node, "stands still");
+                }
+                tokio::time::sleep(secs(for_s)).await;
+                for node in &victims {
+                    self.target.signal(*node, Signal::CONT)?;
+                    self.load.note_fault(format!("node {node} goes on"));
+                }
+                Ok(())
+            }
+            Fault::Alone { who, for_s } | Fault::Mute { who, for_s } => {
+                let both = matches!(fault, Fault::Alone { .. });
+                let (own, (victims, _)) = (self.target.own()?, self.victims(who).await?);
+                for node in &victims {
+                    own.cut(*node, both);
+                    let (kind, text) = if both { ("alone", "is cut off") } else { ("mute", "hears, and is not heard") };
+                    self.note(kind, *node, text);
+                }
+                self.wait(secs(for_s)).await?;
+                own.proxies.heal();
+                self.load.note_fault("the network is whole".into());
+                Ok(())
+            }
+            Fault::Rough { delay_ms, jitter_ms, loss, twice, for_s } => {
+                let own = self.target.own()?;
+                let (delay, jitter) = (Duration::from_millis(delay_ms), Duration::from_millis(jitter_ms));
+                own.everywhere(Rule { cut: false, delay, jitter, loss, twice });
+                *self.done.faults.entry("rough").or_default() += 1;
+                self.load.note_fault(format!("the network is rough: {delay_ms} ms + {jitter_ms}, {loss} % lost"));
+                self.wait(secs(for_s)).await?;
+                own.proxies.heal();
+                self.load.note_fault("the network is whole".into());
+                Ok(())
+            }
+            Fault::Clock { who, by_s } => {
+                let (own, (victims, _)) = (self.target.own()?, self.victims(who).await?);
+                for node in victims {
+                    let now = self.clock_s.entry(node).or_default();
+                    *now += by_s;
+                    own.set_clock(node, *now)?;
+                    self.note("clock jump", node, &format!("has a clock that jumps by {by_s:+} s"));
+                }
+                Ok(())
+            }
+            Fault::PowerLoss { .. } | Fault::SyncError { .. } | Fault::DiskFull { .. } => self.of_disk(fault).await,
+        }
+    }
+
+    async fn of_disk(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        let own = self.target.own()?;
+        let disks = own.disks.as_ref().ok_or_else(|| anyhow::anyhow!("this cluster has no disks of its own"))?;
+        match *fault {
+            Fault::PowerLoss { who, down_s } => {
+                let (victims, led) = self.victims(who).await?;
+                // The disks first: from here on nothing is written anywhere.
+                victims.iter().try_for_each(|node| disks.cut(*node))?;
+                for node in &victims {
+                    self.falls(*node, &led);
+                    let kind = if who == Who::All { "power loss of all" } else { "power loss" };
+                    self.note(kind, *node, "loses power");
+                    own.kill(*node).await?;
+                }
+                for node in &victims {
+                    disks.restore(*node).await?;
+                }
+                self.again(&victims, down_s).await
+            }
+            Fault::SyncError { who } => {
+                for node in self.victims(who).await?.0 {
+                    disks.cut(node)?;
+                    self.note("sync error", node, "has a disk that fails");
+                    if !own.ends(node).await? {
+                        self.done.failures.push(format!("node {node} did not end when its disk failed"));
+                        own.kill(node).await?;
+                    }
+                    disks.restore(node).await?;
+                    own.spawn(node)?;
+                    self.load.note_fault(format!("node {node} is started again"));
+                }
+                Ok(())
+            }
+            Fault::DiskFull { who, for_s } => {
+                let (victims, _) = self.victims(who).await?;
+                for node in &victims {
+                    disks.fill(*node)?;
+                    self.note("disk full", *node, "has a full disk");
+                }
+                self.wait(secs(for_s)).await?;
+                for node in &victims {
+                    disks.empty(*node)?;
+                    self.load.note_fault(format!("node {node} has room again"));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts nodes again that are down; `highwater dev` starts its own.
+    async fn again(&mut self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
+        let Target::Own(own) = self.target else { return Ok(()) };
+        for node in nodes {
+            own.kill(*node).await?;
+        }
+        tokio::time::sleep(secs(down_s)).await;
+        for node in nodes {
+            own.spawn(*node)?;
+            self.load.note_fault(format!("node {node} is started again"));
+        }
+        Ok(())
+    }
+}
+
+/// How long a fault lasts.
+fn takes(fault: &Fault) -> Duration {
+    secs(match *fault {
+        Fault::Kill { down_s, .. } | Fault::PowerLoss { down_s, .. } => down_s,
+        Fault::Pause { for_s, .. }
+        | Fault::Alone { for_s, .. }
+        | Fault::Mute { for_s, .. }
+        | Fault::Rough { for_s, .. }
+        | Fault::DiskFull { for_s, .. } => for_s,
+        Fault::SyncError { .. } | Fault::Clock { .. } => 1.0,
+    })
+}

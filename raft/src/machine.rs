@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every entry carries `(term, n)`. The machine side accepts `n = last + 1` of the entry's own term and skips anything
-//! else, because openraft may refuse proposals in the middle of a pipeline within one term (design, section 3).
+//! else, because openraft may refuse proposals in the middle of a pipeline within one term.
 
 use crate::Payload;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -131,6 +131,14 @@ pub fn decode(payload: &Payload) -> Result<(Head, Vec<Command>), Damaged> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn envelope_v1() {
+        let command = |kind, body: &'static str| Command { kind, body: Bytes::from_static(body.as_bytes()) };
+        let payload = encode(7, 3, 1_700_000_000_000, &[command(1, "records"), command(200, "")]);
+        crate::testing::golden("log/envelope-v1.hex", &payload.contiguous());
+        assert_eq!(ENVELOPE_VERSION, 1);
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]

@@ -498,6 +498,66 @@ mod tests {
         assert_eq!(append.prev_log_id, Some(LogId::new_term_index(2, 4)));
     }
 
+    /// Every kind of request, of reply, of entry, and what is saved: the bytes between nodes and on disks.
+    #[test]
+    fn bytes_are_what_they_were() {
+        use crate::testing::golden;
+        let nodes = BTreeMap::from([(ReplicaId(7), NodeId(1)), (ReplicaId(9), NodeId(2))]);
+        let joint = vec![BTreeSet::from([ReplicaId(7)]), BTreeSet::from([ReplicaId(7), ReplicaId(9)])];
+        let membership = Membership::new(joint, nodes).unwrap();
+        let (vote, at) = (Vote::new_committed(3, ReplicaId(7)), LogId::new_term_index(2, 4));
+        let payload = Payload::new(["ab", "cd"].map(|s| Bytes::from_static(s.as_bytes())));
+        let contents =
+            [Content::Blank, Content::Normal(Proposal { payload, id: None }), Content::Membership(membership.clone())];
+        let entry = |(index, payload)| Entry { log_id: LogId::new_term_index(3, index), payload };
+        let append = |entries| AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(at),
+            entries,
+            leader_commit: Some(LogId::new_term_index(1, 2)),
+        };
+        let asked = |leadership_transfer| VoteRequest { vote, last_log_id: Some(at), leadership_transfer };
+        let (last, parts) =
+            (log::LogId { term: 2, index: 4 }, ["members", "machine"].map(|s| Bytes::from_static(s.as_bytes())));
+        let [members, machine] = parts;
+        let requests = [
+            Request::Append { stream: 6, append: append((5..).zip(contents).map(entry).collect()) },
+            Request::Heartbeat(append(Vec::new())),
+            Request::Vote(asked(true)),
+            Request::PreVote(asked(false)),
+            Request::Snapshot { vote, checkpoint: log::Checkpoint { last, offset: 40, membership: members, machine } },
+            Request::Transfer(TransferLeaderRequest::new(vote, ReplicaId(9), Some(at))),
+            Request::Elect { term: 3 },
+            Request::Greet,
+        ];
+        for request in &requests {
+            let bytes = request.encode(ROUTE).contiguous();
+            golden(&format!("peers/raft-request-{}-v1.hex", request.kind()), &bytes);
+            let (route, read) = Request::decode(&bytes.clone().into()).unwrap();
+            assert_eq!((route, read.encode(ROUTE).contiguous()), (ROUTE, bytes));
+        }
+        let replies = [
+            Reply::UnknownReplica,
+            Reply::Stopped,
+            Reply::StreamEnded,
+            Reply::Append(Ok(Some(at))),
+            Reply::Append(Err(StreamAppendError::Conflict(at))),
+            Reply::Append(Err(StreamAppendError::HigherVote(vote))),
+            Reply::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(at) }),
+            Reply::Snapshot(vote),
+            Reply::Transfer(true),
+        ];
+        for reply in &replies {
+            let bytes = reply.encode().contiguous();
+            golden(&format!("peers/raft-reply-{}.hex", bytes[0]), &bytes);
+            assert_eq!(Reply::decode(&bytes.clone().into()).unwrap().encode().contiguous(), bytes);
+        }
+        golden("log/vote.hex", &encode_vote(&vote));
+        let membership = StoredMembership::new(Some(at), membership);
+        golden("log/beside-checkpoint-v1.hex", &Beside { since_boundary: 17, membership }.encode());
+        assert_eq!(VERSION, 1);
+    }
+
     #[test]
     fn what_a_checkpoint_keeps_comes_back() {
         let nodes = BTreeMap::from([(ReplicaId(1), NodeId(1)), (ReplicaId(2), NodeId(2))]);

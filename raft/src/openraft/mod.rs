@@ -1,4 +1,5 @@
-//! The only place that names openraft. What it is asked for and what it is kept from is in `design.md`, section 5.
+//! The only place that names openraft. It decides what is committed and who may lead; when to elect, how appends are sent
+//! and what is on disk is decided here.
 //!
 //! ```text
 //!  group::Host ─▶ Node ─┬─ Replica ─ proposer ─▶ ╔══════════╗ ─▶ Store   ─▶ log::Group

@@ -246,7 +246,7 @@ impl Replica {
     }
 }
 
-/// openraft's settings; see design, section 5.
+/// openraft's settings: its ticks are off, since the driver elects, and it builds no checkpoints by a policy of its own.
 fn config(options: &HostOptions) -> Config {
     let timing = &options.timing;
     #[cfg(feature = "testing")]

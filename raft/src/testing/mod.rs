@@ -1,6 +1,9 @@
-//! Simulated disk and networks (of messages, and of datagrams below QUIC), and the bodies of fuzz targets.
+//! Simulated disk and networks (of messages, and of datagrams below QUIC), golden files, and the bodies of fuzz targets.
 
 pub mod disk;
 pub mod fuzz;
+mod golden;
 pub mod network;
 pub mod wire;
+
+pub use golden::golden;

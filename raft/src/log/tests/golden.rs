@@ -5,23 +5,11 @@
 use super::super::{checkpoint, entry::Owner, frame, index::SparseIndex, open, record, segment, walfiles};
 use super::*;
 use crate::DirectoryId;
-use std::fmt::Write as _;
 
 const OWNER: Owner = Owner { group: G, replica: ReplicaId(65_536) };
 
 fn golden(name: &str, bytes: &[u8]) {
-    let mut text = String::new();
-    for line in bytes.chunks(32) {
-        line.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
-        text.push('\n');
-    }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/log").join(name);
-    if std::env::var_os("HIGHWATER_GOLDEN").is_some_and(|v| v == "write") {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &text).unwrap();
-    }
-    let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(text, stored, "{name}: the format changed; it needs a new version");
+    crate::testing::golden(&format!("log/{name}"), bytes);
 }
 
 fn state() -> Checkpoint {

@@ -178,3 +178,11 @@ async fn a_link_that_is_deaf_in_one_direction_makes_suspect_in_that_direction() 
         })
         .await;
 }
+
+#[test]
+fn heartbeat_v1() {
+    let ms = Duration::from_millis;
+    let vouched = Vouched { arbiters: vec![ms(3), ms(70_000)], flush: Some(ms(12)) };
+    crate::testing::golden("peers/heartbeat-v1.hex", &Beat { boot: BootId(0x1234), vouched }.encode().contiguous());
+    assert_eq!(BEAT_VERSION, 1);
+}

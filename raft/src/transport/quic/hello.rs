@@ -123,11 +123,15 @@ pub(super) fn explain(error: &ConnectionError) -> String {
 
 pub(super) async fn write<T: Serialize>(stream: &mut SendStream, message: &T) -> Result<(), Close> {
     let broken = Close::Broken { what: "HELLO" };
-    let body = rmp_serde::to_vec_named(message).map_err(|_| broken.clone())?;
-    let length = u32::try_from(body.len()).map_err(|_| broken.clone())?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&body);
+    let bytes = encode(message).ok_or(broken.clone())?;
     stream.write_all(&bytes).await.map_err(|_| broken)
+}
+
+fn encode<T: Serialize>(message: &T) -> Option<Vec<u8>> {
+    let body = rmp_serde::to_vec_named(message).ok()?;
+    let mut bytes = u32::try_from(body.len()).ok()?.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    Some(bytes)
 }
 
 /// Reads a message; the stream's or the message's fault is `Broken`.
@@ -142,4 +146,28 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(|_| broken.clone())?;
     rmp_serde::from_slice(&body).map_err(|_| broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::golden;
+
+    #[test]
+    fn hello_v1() {
+        let (cluster_id, node, boot) = (Some([7; 16]), NodeId(2), BootId(0x1234));
+        let hello = Hello {
+            version: VERSION,
+            cluster: "prod".into(),
+            cluster_id,
+            node,
+            boot,
+            lane: lane_number(Lane::Bulk),
+            address: "host:7421".into(),
+            control_address: "host:7422".into(),
+        };
+        golden("peers/hello-v1.hex", &encode(&hello).unwrap());
+        golden("peers/welcome-v1.hex", &encode(&Welcome { version: VERSION, cluster_id, node, boot }).unwrap());
+        assert_eq!((VERSION, Lane::ALL.map(lane_number)), (1, [0, 1, 2]));
+    }
 }

@@ -166,3 +166,13 @@ async fn over_breaking_connections_order_holds_and_every_call_ends() {
     assert!(answered > 50 && down > 3, "{answered} answered, {down} down");
     assert_eq!(a.rpc.stats().pending, 0);
 }
+
+#[test]
+fn header_is_what_it_was() {
+    let header = Header { kind: Kind::Call, service: BROKER, id: 0x1234, key: 1_024 };
+    let body = Bytes::from_static(b"body").into();
+    crate::testing::golden("peers/rpc-call.hex", &header.before(&body).contiguous());
+    let kinds = [Kind::Call, Kind::Tell, Kind::Answer, Kind::Dropped, Kind::NotServed];
+    assert_eq!(kinds.map(|kind| kind as u8), [1, 2, 3, 4, 5]);
+    assert_eq!([APPEND, VOTE, SNAPSHOT, ELECT, HEARTBEAT, BROKER], [1, 2, 3, 4, 5, 6]);
+}

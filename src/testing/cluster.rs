@@ -44,7 +44,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// So many nodes: 1, 3 or 5. Default: 3.
+    /// So many nodes, 1 to 7; an even number survives no more failures than one node less. Default: 3.
     pub fn nodes(mut self, nodes: u16) -> Self {
         self.nodes = nodes;
         self

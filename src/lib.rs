@@ -5,7 +5,6 @@
 // In layer order, lowest first: a module uses those above it (`tests/tidy.rs` has the list).
 pub mod advice;
 pub mod limits;
-pub mod sabotage;
 pub mod types;
 
 pub mod batch;
@@ -17,6 +16,10 @@ pub mod metrics;
 pub mod tls;
 
 pub mod wire;
+
+// One list of planted bugs, in the lowest crate that has some.
+#[cfg(feature = "node")]
+pub use highwater_raft::sabotage;
 
 #[cfg(feature = "node")]
 pub mod runtime;

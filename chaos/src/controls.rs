@@ -1,51 +1,68 @@
 //! Negative controls: each plants one bug in the product and has the general checker look at histories. What it does not find
 //! there counts as not found, whatever panicked on the way; only a livelock is caught by itself.
 //!
-//! A control runs in a process of its own, since a bug stays planted for good.
+//! A control is a kept script in `chaos/controls`, named like its bug: a seed, and the storm that goes for the weakness or the
+//! faults one by one. The same seed is run without the bug first, and must be clean. A control runs in a process of its own,
+//! since a bug stays planted for good.
 
-use crate::sim::{self, Options};
+use crate::sim::{self, Options, Script};
 use anyhow::Context as _;
-use highwater::sabotage as broker;
-use highwater_raft::sabotage as raft;
+use highwater_raft::sabotage::{self, Bug};
 use serde::{Deserialize, Serialize};
-use std::process::Command;
-
-/// A planted bug, and a seed whose history shows it; `None` while no storm is known that gives it away.
-struct Control {
-    name: &'static str,
-    plant: fn(),
-    seed: Option<u64>,
-}
-
-const CONTROLS: [Control; 15] = {
-    use broker::Bug::*;
-    const fn control(name: &'static str, seed: Option<u64>, plant: fn()) -> Control {
-        Control { name, plant, seed }
-    }
-    [
-        control("ack-before-fsync", Some(1), || raft::plant(raft::Bug::AckBeforeSync)),
-        control("vote-not-synced", None, || raft::plant(raft::Bug::VoteNotSynced)),
-        control("leader-restore", Some(2), || raft::plant(raft::Bug::LeaderRestore)),
-        control("offsets-at-propose", Some(1), || broker::plant(OffsetsAtPropose)),
-        control("unfenced-proposal", None, || broker::plant(Unfenced)),
-        control("producers-dropped", Some(1), || broker::plant(ProducersDropped)),
-        control("park-without-compare", None, || broker::plant(ParkBlind)),
-        control("read-above-watermark", Some(1), || broker::plant(ReadAboveMark)),
-        control("stale-leader", Some(2), || broker::plant(StaleLeader)),
-        control("crc-ignored", None, || raft::plant(raft::Bug::CrcIgnored)),
-        control("wiped-keeps-id", None, || broker::plant(WipedKeepsId)),
-        control("checkpoint-ahead", None, || raft::plant(raft::Bug::CheckpointAhead)),
-        control("recycled-early", None, || raft::plant(raft::Bug::RecycledEarly)),
-        control("generation-unchecked", None, || broker::plant(GenerationUnchecked)),
-        control("credit-overshot", Some(1), || broker::plant(CreditOvershot)),
-    ]
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
 };
 
-/// Virtual seconds of storm.
-const SECONDS: u64 = 20;
+/// Where the scripts are.
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/controls");
+
+/// What is asked of the controls.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// Only these
+    pub only: Vec<String>,
+    /// Instead of the kept seeds: from seed 1 on, at most so many
+    #[arg(long, value_name = "RUNS")]
+    pub search: Option<u64>,
+    /// Without the bugs: from seed 1 on, so many, of which each must be clean
+    #[arg(long, value_name = "RUNS", conflicts_with = "search")]
+    pub clean: Option<u64>,
+    /// At a time
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
+    /// Scripts from here
+    #[arg(long, default_value = FOLDER, hide = true)]
+    pub folder: PathBuf,
+}
+
+/// One control, in this process.
+#[derive(Clone, Debug, clap::Args)]
+pub struct One {
+    /// Which
+    name: String,
+    /// The first seed instead of the kept one
+    #[arg(long)]
+    seed: Option<u64>,
+    /// At most so many
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// No bug is planted
+    #[arg(long)]
+    clean: bool,
+    /// Where its script is
+    #[arg(long, default_value = FOLDER)]
+    folder: PathBuf,
+    /// Write the last run's history here
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Write the last run here as a script
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+}
 
 /// What a control's process prints.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Found {
     /// By which seed's history; absent when none showed it.
     seed: Option<u64>,
@@ -55,76 +72,142 @@ struct Found {
     evidence: Vec<String>,
     /// What else went wrong, which alone proves nothing.
     beside: usize,
+    /// What is wrong without the bug.
+    wrong: Vec<String>,
+    seconds: f64,
 }
 
-/// Runs one control in this process, from `seed` on, until a history shows it or `runs` are over; prints what was found.
+/// Runs one control in this process: its kept seed, without the bug and with it; or from a seed on until a history shows it
+/// or `runs` are over. Prints what was found.
 ///
 /// # Errors
 /// When there is no such control, or this build cannot replay.
-pub fn one(name: &str, seed: u64, runs: u64, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
-    let control = CONTROLS.iter().find(|control| control.name == name).context("there is no such control")?;
-    (control.plant)();
-    let mut found = Found { seed: None, runs: 0, evidence: Vec::new(), beside: 0 };
-    for seed in seed..seed + runs {
-        let options = Options { seconds: SECONDS, ..Options::new(seed) };
-        let outcome = sim::run(&options).map_err(anyhow::Error::msg)?;
-        found.runs += 1;
-        found.beside += outcome.failures.len();
-        let livelock = outcome.stuck.filter(|stuck| stuck.starts_with(sim::LIVELOCK));
-        let evidence: Vec<_> = outcome.verdict.lines().chain(livelock).collect();
-        if !evidence.is_empty() {
-            (found.seed, found.evidence) = (Some(seed), evidence);
-            break;
+pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
+    let bug = *Bug::ALL.iter().find(|bug| bug.name() == args.name).context("there is no such bug")?;
+    let script = read(&args.folder, bug)?;
+    let first = args.seed.unwrap_or(script.seed);
+    let begun = tokio::time::Instant::now();
+    let mut found = Found::default();
+    let mut last = None;
+    if args.clean || args.seed.is_none() {
+        for seed in first..first + args.runs {
+            let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
+            found.runs += 1;
+            if !outcome.is_good() {
+                let lines = outcome.verdict.lines().chain(outcome.stuck.clone()).chain(outcome.failures.clone());
+                found.wrong.extend(lines.map(|line| format!("seed {seed}: {line}")));
+            }
+            last = Some(outcome);
         }
     }
+    if !args.clean {
+        sabotage::plant(bug);
+        found.runs = 0;
+        for seed in first..first + args.runs {
+            let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
+            found.runs += 1;
+            found.beside += outcome.failures.len();
+            let livelock = outcome.stuck.clone().filter(|stuck| stuck.starts_with(sim::LIVELOCK));
+            found.evidence = outcome.verdict.lines().chain(livelock).collect();
+            tracing::info!(seed, stuck = outcome.stuck, failures = ?outcome.failures, "ran");
+            let seed = (!found.evidence.is_empty()).then_some(seed);
+            last = Some(outcome);
+            if seed.is_some() {
+                found.seed = seed;
+                break;
+            }
+        }
+    }
+    found.seconds = begun.elapsed().as_secs_f64();
     say(serde_json::to_string(&found)?);
-    Ok(found.seed.is_some())
+    if let (Some(path), Some(outcome)) = (&args.history, &last) {
+        outcome.history.write(&mut std::io::BufWriter::new(std::fs::File::create(path)?))?;
+    }
+    if let (Some(path), Some(outcome)) = (&args.keep, &last) {
+        let seed = found.seed.unwrap_or(first + args.runs - 1);
+        std::fs::write(path, Script::of(&Options { seed, ..script.options() }, outcome).to_text()?)?;
+    }
+    Ok(found.wrong.is_empty() && (args.clean || found.seed.is_some()))
 }
 
-/// Runs all of them, or those named: each on its kept seed, or over `search` seeds. Gives whether each was caught.
+fn read(folder: &Path, bug: Bug) -> anyhow::Result<Script> {
+    let path = folder.join(format!("{}.json", bug.name()));
+    Script::read(&path).with_context(|| format!("{}", path.display()))
+}
+
+/// Runs all of them, or those named, each in a process of its own. Gives whether each was caught, and was clean without its
+/// bug.
 ///
 /// # Errors
 /// When a process cannot be started or prints no result.
-pub fn all(only: &[String], search: Option<u64>, jobs: usize, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
+pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let begun = tokio::time::Instant::now();
-    let named = |control: &&Control| only.is_empty() || only.iter().any(|name| name == control.name);
-    let (chosen, open): (Vec<_>, Vec<_>) =
-        CONTROLS.iter().filter(named).partition(|control| search.is_some() || control.seed.is_some());
+    let named = |bug: &&Bug| args.only.is_empty() || args.only.iter().any(|name| name == bug.name());
+    let chosen: Vec<Bug> = Bug::ALL.iter().filter(named).copied().collect();
     let program = std::env::current_exe()?;
-    let start = |control: &Control| {
-        let (seed, runs) = search.map_or((control.seed.unwrap_or(1), 1), |runs| (1, runs));
-        Command::new(&program)
-            .args(["control", control.name, "--seed", &seed.to_string(), "--runs", &runs.to_string()])
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
+    let start = |bug: Bug| {
+        let mut command = Command::new(&program);
+        command.args(["control", bug.name(), "--folder"]).arg(&args.folder);
+        if let Some(runs) = args.search.or(args.clean) {
+            command.args(["--seed", "1", "--runs", &runs.to_string()]);
+        }
+        if args.clean.is_some() {
+            command.arg("--clean");
+        }
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn()
     };
-    let mut caught = Vec::new();
-    for some in chosen.chunks(jobs.max(1)) {
-        let running = some.iter().map(|control| start(control)).collect::<Result<Vec<_>, _>>()?;
-        for (control, child) in some.iter().zip(running) {
+    let (mut caught, mut good) = (Vec::new(), 0);
+    for some in chosen.chunks(args.jobs.max(1)) {
+        let running = some.iter().map(|bug| start(*bug)).collect::<Result<Vec<_>, _>>()?;
+        for (bug, child) in some.iter().zip(running) {
             let output = child.wait_with_output()?;
             let text = String::from_utf8_lossy(&output.stdout);
             let found: Found = serde_json::from_str(text.trim())
-                .with_context(|| format!("{} ended with {} and said {text:?}", control.name, output.status))?;
-            say(match found.seed {
-                Some(seed) => {
-                    caught.push(found.runs);
-                    let (runs, kinds) = (found.runs, found.evidence.len());
-                    let first = found.evidence.first().map_or("", String::as_str);
-                    format!("caught  {:22} seed {seed:3}, run {runs:3}, {kinds} kinds: {first}", control.name)
-                }
-                None => format!("MISSED  {:22} in {} runs ({} panics beside)", control.name, found.runs, found.beside),
-            });
+                .with_context(|| format!("{} ended with {} and said {text:?}", bug.name(), output.status))?;
+            say(line(*bug, &found, args.clean.is_some()));
+            found.wrong.iter().for_each(|wrong| say(format!("  without the bug, {wrong}")));
+            caught.extend(found.seed.map(|_| found.runs));
+            good += usize::from(found.wrong.is_empty() && (args.clean.is_some() || found.seed.is_some()));
         }
     }
     caught.sort_unstable();
     let median = caught.get(caught.len() / 2).copied().unwrap_or(0);
-    let seconds = begun.elapsed().as_secs();
-    if !open.is_empty() {
-        let names: Vec<_> = open.iter().map(|control| control.name).collect();
-        say(format!("no seed is known yet for: {}", names.join(", ")));
+    let (of, seconds) = (chosen.len(), begun.elapsed().as_secs());
+    say(match args.clean {
+        Some(runs) => format!("{good}/{of} clean without their bug over {runs} seeds; {seconds} s"),
+        None => format!("{}/{of} caught; median seeds to catch {median}; {seconds} s", caught.len()),
+    });
+    Ok(good == of)
+}
+
+fn line(bug: Bug, found: &Found, clean: bool) -> String {
+    let Found { seed, runs, evidence, beside, wrong, seconds } = found;
+    match seed {
+        Some(seed) => {
+            let first = evidence.first().map_or("", String::as_str);
+            let (name, kinds) = (bug.name(), evidence.len());
+            format!("caught  {name:22} seed {seed:3}, run {runs:3}, {seconds:4.1} s, {kinds} kinds: {first}")
+        }
+        None if clean => {
+            let word = if wrong.is_empty() { "clean" } else { "WRONG" };
+            format!("{word}   {:22} {runs} seeds without the bug, {seconds:.1} s", bug.name())
+        }
+        None => format!("MISSED  {:22} in {runs} runs, {seconds:.1} s ({beside} panics beside)", bug.name()),
     }
-    say(format!("{}/{} caught; median seeds to catch {median}; {seconds} s", caught.len(), chosen.len()));
-    Ok(caught.len() == chosen.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bug_has_a_script_and_every_script_a_bug() {
+        let mut files = std::fs::read_dir(FOLDER).unwrap().count();
+        for bug in Bug::ALL {
+            let script = read(Path::new(FOLDER), *bug).unwrap();
+            assert!(!script.about.is_empty(), "{} says nothing", bug.name());
+            files -= 1;
+        }
+        assert_eq!(files, 0, "a script without a bug");
+    }
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, reason = "a command speaks on stdout")]
 
 use clap::{Parser, Subcommand};
+#[cfg(feature = "sabotage")]
+use highwater_chaos::controls;
 use highwater_chaos::{
     observe, real,
     sim::{self, Many, Script},
@@ -38,29 +40,11 @@ enum Command {
     },
     /// Plant each known bug and see that histories give it away
     #[cfg(feature = "sabotage")]
-    Controls {
-        /// Only these
-        only: Vec<String>,
-        /// Instead of the kept seeds: from seed 1 on, at most so many
-        #[arg(long, value_name = "RUNS")]
-        search: Option<u64>,
-        /// At a time
-        #[arg(long, default_value_t = 1)]
-        jobs: usize,
-    },
+    Controls(controls::Args),
     /// One control, in this process
     #[cfg(feature = "sabotage")]
     #[command(hide = true)]
-    Control {
-        /// Which
-        name: String,
-        /// The first seed
-        #[arg(long)]
-        seed: u64,
-        /// At most so many
-        #[arg(long)]
-        runs: u64,
-    },
+    Control(controls::One),
 }
 
 #[derive(clap::Args)]
@@ -108,9 +92,9 @@ fn main() -> ExitCode {
         Command::Sim(sim) => simulate(&sim),
         Command::Replay { scripts } => replay(&scripts),
         #[cfg(feature = "sabotage")]
-        Command::Controls { only, search, jobs } => highwater_chaos::controls::all(&only, search, jobs, say),
+        Command::Controls(args) => controls::all(&args, say),
         #[cfg(feature = "sabotage")]
-        Command::Control { name, seed, runs } => highwater_chaos::controls::one(&name, seed, runs, say),
+        Command::Control(args) => controls::one(&args, say),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

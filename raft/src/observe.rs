@@ -4,6 +4,8 @@
 //! relaxed load per place; what is costly to compute is asked for only where [`is_on`] says so. Fields are numbers, booleans
 //! and short texts; `fact` names the kind. Whoever listens knows from the task which node speaks.
 
+use crate::{GroupId, ReplicaId};
+
 /// The target of these events.
 pub const TARGET: &str = "highwater::observe";
 
@@ -17,6 +19,36 @@ pub fn is_on() -> bool {
 #[inline]
 pub fn reached(what: &'static str) {
     tracing::trace!(target: TARGET, fact = "reached", what);
+}
+
+/// A replica leads a term from now on.
+#[inline]
+pub(crate) fn leads(group: GroupId, replica: ReplicaId, term: u64) {
+    tracing::trace!(target: TARGET, fact = "leads", group = group.0, replica = replica.0, term);
+}
+
+/// A replica says that its entries below `end` are on disk.
+#[inline]
+pub(crate) fn kept(group: GroupId, replica: ReplicaId, end: u64) {
+    tracing::trace!(target: TARGET, fact = "kept", group = group.0, replica = replica.0, end);
+}
+
+/// A replica takes entries back, from `end` on.
+#[inline]
+pub(crate) fn cut(group: GroupId, replica: ReplicaId, end: u64) {
+    tracing::trace!(target: TARGET, fact = "cut", group = group.0, replica = replica.0, end);
+}
+
+/// A replica starts: its log ends before `end`, its state holds the entries below `state`.
+#[inline]
+pub(crate) fn opened(group: GroupId, replica: ReplicaId, end: u64, state: u64) {
+    tracing::trace!(target: TARGET, fact = "opened", group = group.0, replica = replica.0, end, state);
+}
+
+/// A replica's files are damaged, as it seems to its node.
+#[inline]
+pub(crate) fn faulty(group: GroupId, replica: ReplicaId, why: &str) {
+    tracing::trace!(target: TARGET, fact = "faulty", group = group.0, replica = replica.0, why);
 }
 
 /// A digest of bytes (FNV-1a), for comparing replicas.

@@ -1,21 +1,61 @@
-//! Planted bugs, one switch each, to show that histories give them away. Without the feature `sabotage` every switch is off at
-//! compile time, and so is the place that asks for it.
+//! Planted bugs, one switch each, to show that histories give them away: those of this crate and those of the broker above it,
+//! so that there is one list. Without the feature `sabotage` every switch is off at compile time, and so is the place that
+//! asks for it.
 
-/// A bug of this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
+        /// A bug that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[$doc])* $bug,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Bug] = &[$(Bug::$bug,)*];
+
+            /// What commands call it.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Bug::$bug => $name,)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
     /// An append is reported flushed before it is.
-    AckBeforeSync,
+    AckBeforeSync = "ack-before-fsync",
     /// A vote is given before it is on disk.
-    VoteNotSynced,
+    VoteNotSynced = "vote-not-synced",
     /// A leader resumes its term after a restart.
-    LeaderRestore,
+    LeaderRestore = "leader-restore",
+    /// A batch's offset is what the leader guessed when it proposed it.
+    OffsetsAtPropose = "offsets-at-propose",
+    /// Proposals count whatever their number within the term. The gate would hide it, which proposes nothing more once Raft
+    /// refused something: it stays open then, as it could if it relied on the fence alone.
+    Unfenced = "unfenced-proposal",
+    /// A new term begins without its producers' sequences.
+    ProducersDropped = "producers-dropped",
+    /// A waiter is parked without a look at the mark that it waits for.
+    ParkBlind = "park-without-compare",
+    /// A leader serves what it has proposed and nobody has committed.
+    ReadAboveMark = "read-above-watermark",
+    /// A leader answers without showing that it still is one.
+    StaleLeader = "stale-leader",
     /// Checksums of what lies on disk are not looked at.
-    CrcIgnored,
+    CrcIgnored = "crc-ignored",
+    /// A node with an empty disk keeps the replica ids that it had.
+    WipedKeepsId = "wiped-keeps-id",
     /// A restart checkpoint is written before the entries that it holds are.
-    CheckpointAhead,
+    CheckpointAhead = "checkpoint-ahead",
     /// A write-ahead log file is recycled before what is still needed of it stands elsewhere.
-    RecycledEarly,
+    RecycledEarly = "recycled-early",
+    /// Whoever commits or reports is believed, in whatever generation.
+    GenerationUnchecked = "generation-unchecked",
+    /// What was delivered to a subscription does not count.
+    CreditOvershot = "credit-overshot",
 }
 
 #[cfg(feature = "sabotage")]

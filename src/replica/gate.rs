@@ -57,7 +57,8 @@ impl<D: Domain> Gate<D> {
 
     /// The next entry, if the gate is open and something waits. `last` is the fence's number in this term.
     pub(super) fn next(&mut self, proposal: u64, last: u64) -> Option<Proposal> {
-        let open = !self.mending && !self.over && self.flying.back().is_none_or(|flying| flying.handed_over);
+        let mending = self.mending && !sabotage::on(Bug::Unfenced);
+        let open = !mending && !self.over && self.flying.back().is_none_or(|flying| flying.handed_over);
         if !open || self.waiting.is_empty() {
             return None;
         }
@@ -148,7 +149,8 @@ impl<D: Domain> Gate<D> {
 
     /// Whether all outcomes are known and only a barrier is missing to propose again.
     pub(super) fn wants_barrier(&self) -> bool {
-        self.mending && !self.over && self.flying.iter().all(|flying| flying.failed)
+        let known = |flying: &Flying<D>| flying.failed || sabotage::on(Bug::Unfenced);
+        self.mending && !self.over && self.flying.iter().all(known)
     }
 
     /// This replica still leads: everything that failed waits again, in front of all that came later.
@@ -157,7 +159,10 @@ impl<D: Domain> Gate<D> {
             return;
         }
         self.mending = false;
-        for flying in std::mem::take(&mut self.flying).into_iter().rev() {
+        let (failed, open): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.flying).into_iter().partition(|flying| flying.failed);
+        self.flying = open;
+        for flying in failed.into_iter().rev() {
             for again in flying.commands.into_iter().zip(flying.slots).rev() {
                 self.waiting.push_front(again);
             }

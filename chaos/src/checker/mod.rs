@@ -22,6 +22,10 @@
 //! | `replicas` | replicas differ | two replicas of a partition are not equal at the end |
 //! | | entries differ | two replicas applied different entries at one index |
 //! | | checkpoints differ | two replicas' states differ at one boundary |
+//! | | two leaders | two replicas of a group lead one term |
+//! | `promises` | durable entries lost | a replica started with less than it had said is on disk |
+//! | | state ahead of its log | a replica started with a state of entries that its log does not have |
+//! | | damaged by itself | a node finds its files damaged, and nobody touched them |
 //! | `groups` | group lost | a group never got a record of the final read |
 //! | | group unmarked | a group got an offset twice and the later delivery did not say so |
 //! | | commit regressed | a group's committed offset went back without a reset |
@@ -37,6 +41,7 @@ mod facts;
 mod groups;
 mod marks;
 mod order;
+mod promises;
 mod replicas;
 #[cfg(test)]
 mod tests;
@@ -101,6 +106,7 @@ pub fn check(history: &History) -> Verdict {
     order::check(events, &facts, &mut found);
     marks::check(events, &facts, &mut found);
     replicas::check(events, &mut found);
+    promises::check(events, &mut found);
     groups::check(events, &facts, &mut found);
     wakes::check(events, &mut found);
     credit::check(events, &mut found);

@@ -1,4 +1,4 @@
-//! Replicas are equal: what they serve at the end, what they apply, what their machines are at boundaries.
+//! Replicas are equal: what they serve at the end, what they apply, what their machines are at boundaries. One leads a term.
 
 use super::{Anomaly, anomaly, group_place};
 use crate::history::{Event, Fact, Partition, What};
@@ -7,6 +7,22 @@ use std::collections::BTreeMap;
 pub(super) fn check(events: &[Event], found: &mut Vec<Anomaly>) {
     served(events, found);
     same_at_index(events, found);
+    leaders(events, found);
+}
+
+fn leaders(events: &[Event], found: &mut Vec<Anomaly>) {
+    let mut first: BTreeMap<(u64, u64), (u32, u64)> = BTreeMap::new();
+    for event in events {
+        let What::Saw { fact: Fact::Leads { group, replica, term }, .. } = &event.what else { continue };
+        let (node, one) = *first.entry((*group, *term)).or_insert((event.process, *replica));
+        if one != *replica {
+            let text = format!(
+                "group {group}: replica {one} on node {node} and replica {replica} on node {} lead term {term}",
+                event.process
+            );
+            found.push(anomaly("two leaders", group_place(*group), text));
+        }
+    }
 }
 
 fn served(events: &[Event], found: &mut Vec<Anomaly>) {

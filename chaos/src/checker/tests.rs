@@ -166,6 +166,29 @@ fn replicas_are_equal() {
 }
 
 #[test]
+fn a_term_has_one_leader() {
+    let leads = |life, replica, term| saw(life, Fact::Leads { group: 1, replica, term });
+    assert_eq!(kinds(vec![leads(1, 1, 4), leads(1, 2, 5), leads(2, 1, 6)]), NONE);
+    assert_eq!(kinds(vec![leads(1, 1, 4), leads(1, 2, 4)]), ["two leaders"]);
+}
+
+#[test]
+fn promises_are_kept() {
+    let kept = |end| saw(1, Fact::Kept { group: 1, replica: 1, end });
+    let cut = |end| saw(1, Fact::Cut { group: 1, replica: 1, end });
+    let opened = |end, state| saw(2, Fact::Opened { group: 1, replica: 1, end, state });
+    assert_eq!(kinds(vec![opened(0, 0), kept(5), kept(7), opened(8, 7), kept(9), opened(9, 9)]), NONE);
+    assert_eq!(kinds(vec![kept(5), opened(4, 0)]), ["durable entries lost"]);
+    assert_eq!(kinds(vec![kept(5), cut(3), opened(3, 0)]), NONE, "it was taken back");
+    assert_eq!(kinds(vec![kept(5), cut(3), kept(4), opened(3, 0)]), ["durable entries lost"]);
+    assert_eq!(kinds(vec![kept(5), What::Tampered, opened(4, 0)]), NONE);
+    assert_eq!(kinds(vec![kept(5), opened(5, 6)]), ["state ahead of its log"]);
+    let faulty = saw(1, Fact::Faulty { group: 1, replica: 1, why: "entry 7 is missing".into() });
+    assert_eq!(kinds(vec![faulty.clone()]), ["damaged by itself"]);
+    assert_eq!(kinds(vec![What::Tampered, faulty]), NONE);
+}
+
+#[test]
 fn groups_get_everything_and_are_told() {
     use What::*;
     let again = Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: false };

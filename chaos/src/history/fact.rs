@@ -52,6 +52,53 @@ pub enum Fact {
         /// Because its mark was reached.
         ready: bool,
     },
+    /// A replica leads from now on.
+    Leads {
+        /// The Raft group.
+        group: u64,
+        /// Which replica.
+        replica: u64,
+        /// In which term.
+        term: u64,
+    },
+    /// A replica said that entries are on its disk.
+    Kept {
+        /// The Raft group.
+        group: u64,
+        /// Which replica.
+        replica: u64,
+        /// All below this.
+        end: u64,
+    },
+    /// A replica took entries back, as a new leader wants it.
+    Cut {
+        /// The Raft group.
+        group: u64,
+        /// Which replica.
+        replica: u64,
+        /// From this on.
+        end: u64,
+    },
+    /// A replica started.
+    Opened {
+        /// The Raft group.
+        group: u64,
+        /// Which replica.
+        replica: u64,
+        /// Its log ends before this.
+        end: u64,
+        /// Its state holds the entries below this.
+        state: u64,
+    },
+    /// A replica's files seem damaged to its node.
+    Faulty {
+        /// The Raft group.
+        group: u64,
+        /// Which replica.
+        replica: u64,
+        /// What does not fit.
+        why: String,
+    },
     /// A replica applied an entry.
     Applied {
         /// The Raft group.

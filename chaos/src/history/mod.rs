@@ -140,6 +140,8 @@ pub enum What {
         /// `(offset, value)`.
         records: Vec<(u64, Value)>,
     },
+    /// Somebody changed a node's files behind its back: what it had promised of them counts no more. `process` is the node.
+    Tampered,
     /// A fault was made (for reports; the checker does not look).
     Fault {
         /// Which, in words.

@@ -228,7 +228,8 @@ pub(super) async fn join(world: Rc<World>, process: u32) {
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         };
-        let rounds = 20 + world.env.random_below(100);
+        let least = world.options.storm.member_polls;
+        let rounds = least + world.env.random_below(5 * least);
         for _ in 0..rounds {
             if world.is_over() {
                 break;

@@ -1,8 +1,88 @@
 //! Faults as data: what a storm draws from its seed, what a script holds, and how each is made.
 
 use super::{net::Rough, world::World};
+use crate::history::What;
 use serde::{Deserialize, Serialize};
 use std::{rc::Rc, time::Duration};
+
+/// A node, by its number or by its role when [`Fault::Cast`] was made last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Who {
+    /// This one.
+    Node(u32),
+    /// Whoever had the role.
+    Role(Role),
+}
+
+/// What a node was to a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It led.
+    Leader,
+    /// It followed.
+    First,
+    /// It followed too.
+    Second,
+}
+
+/// Who has which role in a partition.
+#[derive(Default)]
+pub(super) struct Cast {
+    partition: u32,
+    /// The leader's life.
+    life: Option<u64>,
+    nodes: Vec<u32>,
+}
+
+impl Cast {
+    fn node(&self, who: Who) -> Option<u32> {
+        match who {
+            Who::Node(node) => Some(node),
+            Who::Role(role) => self.nodes.get(role as usize).copied(),
+        }
+    }
+
+    /// The leader first; nobody when there is none.
+    fn choose(&mut self, world: &World, partition: u32, draw: u64) {
+        *self = Cast { partition, ..Cast::default() };
+        let Some((life, leader)) = world.leading(partition) else { return };
+        let mut nodes: Vec<u32> = world.voters_of(partition).into_iter().filter(|node| *node != leader).collect();
+        if !draw.is_multiple_of(2) {
+            nodes.reverse();
+        }
+        nodes.insert(0, leader);
+        world.fault(format!("roles in partition {partition}: {nodes:?}"));
+        (self.life, self.nodes) = (Some(life), nodes);
+    }
+
+    async fn change(&mut self, world: &World, ms: u64) {
+        for _ in 0..ms {
+            if let Some((life, leader)) = world.leading(self.partition)
+                && Some(life) != self.life
+                && let Some(place) = self.nodes.iter().position(|node| *node == leader)
+            {
+                self.life = Some(life);
+                self.nodes.swap(0, place);
+                return world.fault(format!("roles now: {:?}", self.nodes));
+            }
+            wait(1).await;
+        }
+    }
+}
+
+/// How a node goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Its process dies: nothing that it wrote is lost.
+    Process,
+    /// Power: what it had not synced is lost.
+    Power,
+    /// The disk with all that is on it.
+    Disk,
+}
 
 /// One fault. Times are virtual milliseconds; nodes count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +252,53 @@ pub enum Fault {
         /// The target is cut off right before.
         unreachable: bool,
     },
+    /// Roles of a partition are given to its voters, the followers' by `draw`. Those that follow are over at once: what they did
+    /// stays until it is undone, or the storm is over.
+    Cast {
+        /// Which partition.
+        partition: u32,
+        /// Odd: the followers' roles the other way round.
+        draw: u64,
+    },
+    /// Waits until the partition's lead changed hands, or was won again by a node that had been down. Its new leader and its old
+    /// one change roles.
+    Recast {
+        /// At most so long.
+        ms: u64,
+    },
+    /// A node is cut off from all others, and from its clients or not.
+    Cut {
+        /// Which.
+        node: Who,
+        /// From clients too.
+        clients: bool,
+    },
+    /// It is cut off no more.
+    Join {
+        /// Which.
+        node: Who,
+    },
+    /// A node goes down.
+    Down {
+        /// Which.
+        node: Who,
+        /// What it loses.
+        loses: Loss,
+    },
+    /// Syncs of some of a node's files take longer, in later lives too.
+    Drag {
+        /// Whose.
+        node: Who,
+        /// Files whose path contains this.
+        within: String,
+        /// So many times as long; 1: as usual again.
+        times: u32,
+    },
+    /// A node that is down starts.
+    Up {
+        /// Which.
+        node: Who,
+    },
 }
 
 impl Fault {
@@ -224,6 +351,13 @@ impl Fault {
             Fault::Wipe { .. } => "wipe",
             Fault::Deaf { .. } => "deaf",
             Fault::Transfer { .. } => "transfer",
+            Fault::Cast { .. } => "cast",
+            Fault::Recast { .. } => "recast",
+            Fault::Cut { .. } => "cut",
+            Fault::Join { .. } => "join",
+            Fault::Down { .. } => "down",
+            Fault::Drag { .. } => "drag",
+            Fault::Up { .. } => "up",
         }
     }
 }
@@ -246,7 +380,7 @@ pub(super) async fn wait(ms: u64) {
 }
 
 /// Makes a fault; returns when it is over.
-pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
+pub(super) async fn make(world: &Rc<World>, cast: &mut Cast, fault: &Fault) {
     world.fault(serde_json::to_string(fault).unwrap_or_default());
     world.sums.borrow_mut().make(fault.name());
     match fault.clone() {
@@ -297,9 +431,10 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             }
         }
         Fault::Slow { jitter_ms, break_one_in, ms } => {
-            world.net.be(Rough { jitter_ms, break_one_in, ..Rough::default() });
+            let usual = world.options.storm.usual();
+            world.net.be(Rough { jitter_ms: usual.jitter_ms.max(jitter_ms), break_one_in, ..usual });
             wait(ms).await;
-            world.net.be(Rough::default());
+            world.net.be(usual);
         }
         Fault::Weather { from, to, jitter_ms, lost, twice, late, ms } => {
             let rough = Rough { jitter_ms, lost, twice, late, ..Rough::default() };
@@ -315,8 +450,9 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             }
         }
         Fault::Together { faults } => {
-            let all: Vec<_> = faults.iter().map(|fault| Box::pin(make(world, fault))).collect();
-            futures_util::future::join_all(all).await;
+            // Each with roles of its own.
+            let alone = async |fault: &Fault| Box::pin(make(world, &mut Cast::default(), fault)).await;
+            futures_util::future::join_all(faults.iter().map(alone)).await;
         }
         Fault::Stall { node, ms } => world.on_disk(node, |disk| disk.stall(Duration::from_millis(ms))),
         Fault::Full { node, ms } => {
@@ -324,9 +460,19 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             wait(ms).await;
             world.on_disk(node, |disk| disk.fill_up(false));
         }
-        Fault::SyncError { node } => world.on_disk(node, |disk| disk.fail_next_sync()),
-        Fault::WriteError { node } => world.on_disk(node, |disk| disk.fail_next_write()),
-        Fault::ReadError { node } => world.on_disk(node, |disk| disk.fail_next_read()),
+        // What these leave may look like damage.
+        Fault::SyncError { node } => {
+            world.note(node, What::Tampered);
+            world.on_disk(node, |disk| disk.fail_next_sync());
+        }
+        Fault::WriteError { node } => {
+            world.note(node, What::Tampered);
+            world.on_disk(node, |disk| disk.fail_next_write());
+        }
+        Fault::ReadError { node } => {
+            world.note(node, What::Tampered);
+            world.on_disk(node, |disk| disk.fail_next_read());
+        }
         Fault::Jump { node, by_ms } => world.jump(node, by_ms),
         Fault::Flip { node, within, draw, down_ms } => {
             world.flip(node, &within, draw);
@@ -344,6 +490,39 @@ pub(super) async fn make(world: &Rc<World>, fault: &Fault) {
             world.deafen(process, Duration::from_millis(ms)).await;
         }
         Fault::Transfer { partition, unreachable } => transfer(world, partition, unreachable).await,
+        Fault::Cast { partition, draw } => cast.choose(world, partition, draw),
+        Fault::Recast { ms } => cast.change(world, ms).await,
+        Fault::Cut { node, clients } => {
+            let Some(node) = cast.node(node) else { return };
+            world.sums.borrow_mut().partitions += 1;
+            world.isolate(node);
+            if clients {
+                world.cut_clients(node);
+            }
+        }
+        Fault::Join { node } => {
+            let Some(node) = cast.node(node) else { return };
+            let others = world.everybody().filter(|other| *other != node);
+            others.for_each(|other| world.net.heal_between(node, other));
+        }
+        Fault::Down { node, loses } => {
+            let Some(node) = cast.node(node) else { return };
+            if loses == Loss::Process {
+                return world.kill(node);
+            }
+            world.crash(node);
+            if loses == Loss::Disk {
+                world.wipe(node);
+            }
+        }
+        Fault::Drag { node, within, times } => {
+            let Some(node) = cast.node(node) else { return };
+            world.on_disk(node, |disk| disk.drag(&within, times));
+        }
+        Fault::Up { node } => {
+            let Some(node) = cast.node(node) else { return };
+            world.start(node).await;
+        }
     }
 }
 

@@ -21,12 +21,14 @@ mod net;
 mod pipeline;
 mod script;
 mod sometimes;
+mod storm;
 mod world;
 
-pub use faults::{Fault, Step};
+pub use faults::{Fault, Loss, Role, Step, Who};
 pub use many::{Many, run_many};
 pub use script::Script;
 pub use sometimes::{Sums, table};
+pub use storm::{Card, Storm};
 
 use crate::{
     checker::{self, Verdict},
@@ -37,6 +39,7 @@ use std::{
     cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
 };
 
 /// What is run.
@@ -52,6 +55,8 @@ pub struct Options {
     pub seconds: u64,
     /// Records older than this go; none, if absent.
     pub retention_ms: Option<u64>,
+    /// What kind of storm the seed draws.
+    pub storm: Arc<Storm>,
     /// Faults instead of those that the seed draws.
     pub script: Option<Rc<Vec<Step>>>,
     /// Full mode: QUIC and TLS over simulated UDP, between nodes and to clients. Otherwise whole frames in memory.
@@ -72,6 +77,7 @@ impl Options {
             partitions: 2,
             seconds: 60,
             retention_ms: seed.is_multiple_of(3).then_some(8_000),
+            storm: Arc::default(),
             script: None,
             full: seed.is_multiple_of(7),
             wide: seed.is_multiple_of(7) || seed.is_multiple_of(5),

@@ -1,97 +1,85 @@
 //! The storm: one fault after the other, drawn from the seed like cards, or as a script says.
 
 use super::{
-    faults::{self, Fault, Step},
+    faults::{self, Cast, Fault, Loss, Step},
     net::Rough,
+    storm::{Card, Storm},
     world::World,
 };
 use std::rc::Rc;
 
-#[derive(Clone, Copy)]
-enum Card {
-    Crash,
-    CrashLeader,
-    Blackout,
-    Alone,
-    OneWay,
-    Break,
-    Stall,
-    Jump,
-    Rare,
-    Wide,
-}
-
 /// Cards on top of the deck of a wide storm.
 const WIDE: usize = 8;
 
-/// A storm that gets through the deck once has had what every storm must have.
-const DECK: [Card; 18] = {
-    use Card::*;
-    [
-        Crash,
-        Crash,
-        Crash,
-        CrashLeader,
-        CrashLeader,
-        CrashLeader,
-        Blackout,
-        Alone,
-        Alone,
-        OneWay,
-        OneWay,
-        Break,
-        Stall,
-        Jump,
-        Rare,
-        Rare,
-        Rare,
-        Rare,
-    ]
-};
-
 /// Makes faults until the storm is over, then heals.
 pub(super) async fn storm(world: Rc<World>) {
+    let mut cast = Cast::default();
+    world.net.be(world.options.storm.usual());
     match world.options.script.clone() {
-        Some(script) => {
-            for Step { pause_ms, fault } in script.iter() {
-                faults::wait(*pause_ms).await;
-                faults::make(&world, fault).await;
-            }
-        }
-        None => draw_on(&world).await,
+        Some(script) => play(&world, &mut cast, &script).await,
+        None => draw_on(&world, &mut cast).await,
     }
     world.net.heal();
     world.net.be(Rough::default());
-    world.everybody().for_each(|node| {
+    for node in world.everybody() {
         world.on_disk(node, |disk| {
             disk.fill_up(false);
             disk.fail_nothing();
+            disk.drag("", 1);
         });
-    });
+    }
     for node in world.everybody() {
         world.start(node).await;
     }
 }
 
-async fn draw_on(world: &Rc<World>) {
+async fn play(world: &Rc<World>, cast: &mut Cast, steps: &[Step]) {
+    for Step { pause_ms, fault } in steps {
+        faults::wait(*pause_ms).await;
+        faults::make(world, cast, fault).await;
+    }
+}
+
+async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
+    let storm = world.options.storm.clone();
     let mut deck = Vec::new();
     while !world.is_calm() {
         if deck.is_empty() {
-            deck = DECK.to_vec();
+            deck = storm.cards();
             if world.options.wide {
                 deck.extend([Card::Wide; WIDE]);
             }
         }
         let card = usize::try_from(world.env.random_below(deck.len() as u64)).unwrap_or(0);
-        let fault = match is_mild(world) {
-            true => draw(world, Card::CrashLeader),
-            false => draw(world, deck.swap_remove(card)),
+        let card = if is_mild(world) { Card::CrashLeader } else { deck.swap_remove(card) };
+        let mut steps = match card {
+            Card::Scene => scene(world, &storm),
+            card => vec![Step { pause_ms: 0, fault: draw(world, card) }],
         };
-        let pause_ms = between(world, 200, 1_500);
-        world.drawn.borrow_mut().push(Step { pause_ms, fault: fault.clone() });
-        faults::wait(pause_ms).await;
-        faults::make(world, &fault).await;
+        if let Some(first) = steps.first_mut() {
+            first.pause_ms += between(world, storm.pause_ms.0, storm.pause_ms.1);
+        }
+        world.drawn.borrow_mut().extend(steps.iter().cloned());
+        play(world, cast, &steps).await;
     }
+}
+
+/// One of the storm's scenes, with other parts and other pauses.
+fn scene(world: &World, storm: &Storm) -> Vec<Step> {
+    let which = usize::try_from(world.env.random_below(storm.scenes.len() as u64)).unwrap_or(0);
+    let mut steps = storm.scenes.get(which).cloned().unwrap_or_default();
+    let takes_a_disk = |step: &Step| matches!(step.fault, Fault::Down { loses: Loss::Disk, .. });
+    if steps.iter().any(takes_a_disk) && !world.is_sound() {
+        return vec![Step { pause_ms: 0, fault: draw(world, Card::Break) }];
+    }
+    for step in &mut steps {
+        let most = step.pause_ms * storm.wobble / 100;
+        step.pause_ms = between(world, step.pause_ms - most, step.pause_ms + most + 1);
+        if let Fault::Cast { partition: of, draw } = &mut step.fault {
+            (*of, *draw) = (partition(world), world.env.random_below(2));
+        }
+    }
+    steps
 }
 
 /// Fewer crashes lost bytes by now than a storm must have, spread over its time.
@@ -121,7 +109,17 @@ fn draw(world: &World, card: Card) -> Fault {
             let by = i64::try_from(world.env.random_below(20_000)).unwrap_or(0) - 10_000;
             Fault::Jump { node: any(world), by_ms: by }
         }
-        Card::Rare => rare(world),
+        Card::Deaf => {
+            let process = 21 + u32::try_from(world.env.random_below(world.options.storm.members.into())).unwrap_or(0);
+            Fault::Deaf { process, ms: between(world, 1_000, 6_000) }
+        }
+        Card::Flip if world.env.random_below(2) == 0 => flip(world, ".seg"),
+        Card::Flip => flip(world, "wal/"),
+        Card::Wipe => match world.fragile() {
+            Some(node) => Fault::Wipe { node, down_ms: between(world, 100, 2_000) },
+            None => Fault::Break { from: 2, to: 1 },
+        },
+        Card::Rare | Card::Scene => rare(world),
         Card::Wide => wide(world),
     }
 }
@@ -165,6 +163,16 @@ fn companion(world: &World) -> Fault {
     }
 }
 
+fn flip(world: &World, within: &str) -> Fault {
+    match world.fragile() {
+        Some(node) => {
+            let draw = world.env.random_u64() >> 1;
+            Fault::Flip { node, within: within.to_owned(), draw, down_ms: down(world) }
+        }
+        None => Fault::Break { from: 1, to: 2 },
+    }
+}
+
 fn rare(world: &World) -> Fault {
     match world.env.random_below(12) {
         0 => Fault::Kill { node: any(world), down_ms: down(world) },
@@ -174,22 +182,9 @@ fn rare(world: &World) -> Fault {
         4 => Fault::SyncError { node: any(world) },
         5 => Fault::Transfer { partition: partition(world), unreachable: false },
         6 | 7 => Fault::Transfer { partition: partition(world), unreachable: true },
-        8 | 9 => Fault::Deaf {
-            process: 21 + u32::try_from(world.env.random_below(2)).unwrap_or(0),
-            ms: between(world, 1_000, 6_000),
-        },
-        10 => match world.fragile() {
-            Some(node) => {
-                // Damaged segments are said and not served; nobody fetches them from a peer yet (chaos/scripts/open).
-                let (within, draw) = ("wal/".to_owned(), world.env.random_u64() >> 1);
-                Fault::Flip { node, within, draw, down_ms: down(world) }
-            }
-            None => Fault::Break { from: 1, to: 2 },
-        },
-        _ => match world.fragile() {
-            Some(node) => Fault::Wipe { node, down_ms: between(world, 100, 2_000) },
-            None => Fault::Break { from: 2, to: 1 },
-        },
+        8 | 9 => draw(world, Card::Deaf),
+        10 => flip(world, "wal/"),
+        _ => draw(world, Card::Wipe),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Kept runs: a seed with the faults that it drew, written out, so that a change of the storm does not lose what was found.
 
-use super::{Options, Outcome, Step, run};
+use super::{Options, Outcome, Step, Storm, run};
 use serde::{Deserialize, Serialize};
-use std::{path::Path, rc::Rc};
+use std::{path::Path, rc::Rc, sync::Arc};
 
 /// A run as a file: one JSON object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,10 +21,14 @@ pub struct Script {
     /// QUIC and TLS over simulated UDP.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// What kind of storm; the ordinary one, if absent.
+    #[serde(default, skip_serializing_if = "Storm::is_ordinary")]
+    pub storm: Storm,
     /// Interesting states that it reached; a run that reaches one no more says so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reaches: Vec<String>,
-    /// The faults, one after the other.
+    /// The faults, one after the other; those that the storm draws, if there are none.
+    #[serde(default)]
     pub faults: Vec<Step>,
 }
 
@@ -43,6 +47,7 @@ impl Script {
             seconds: options.seconds,
             retention_ms: options.retention_ms,
             full: options.full,
+            storm: Storm::clone(&options.storm),
             reaches: outcome.sums.reached.keys().cloned().collect(),
             faults: outcome.faults.clone(),
         }
@@ -83,7 +88,8 @@ impl Script {
             seconds: self.seconds,
             retention_ms: self.retention_ms,
             full: self.full,
-            script: Some(Rc::new(self.faults.clone())),
+            storm: Arc::new(self.storm.clone()),
+            script: (!self.faults.is_empty()).then(|| Rc::new(self.faults.clone())),
             ..Options::new(self.seed)
         }
     }
@@ -97,18 +103,14 @@ mod tests {
     fn kept_scripts_read_and_are_written_as_they_are_read() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
         let mut count = 0;
-        // In `open` are those that show what is not mended yet.
-        let open = std::fs::read_dir(folder.join("open")).into_iter().flatten();
-        for path in std::fs::read_dir(&folder)
-            .unwrap()
-            .chain(open)
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.is_file())
-        {
+        // In `open` are those that show what is not mended yet; controls are scripts too.
+        let folders = [folder.clone(), folder.join("open"), folder.join("../controls")];
+        let kept = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+        for path in kept.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
             let script = Script::read(&path).unwrap();
             let again: Script = serde_json::from_str(&script.to_text().unwrap()).unwrap();
-            assert_eq!((&again.about, &again.faults), (&script.about, &script.faults));
-            assert!(!script.faults.is_empty());
+            assert_eq!((&again.about, &again.faults, &again.storm), (&script.about, &script.faults, &script.storm));
+            assert!(!script.about.is_empty());
             count += 1;
         }
         assert!(count > 0);

@@ -18,7 +18,7 @@ use highwater::{
     wire::LinkClosed,
 };
 use highwater_raft::{
-    BootId,
+    BootId, GroupId,
     env::{Env, TaskSet},
     testing::disk::{SimDisk, SimLimits},
 };
@@ -35,8 +35,6 @@ use tokio::{sync::mpsc, time::Instant};
 const EPOCH_MS: u64 = 1_767_225_600_000;
 /// Set-up and healing each come to an end within this, or the run is stuck.
 const BOUND: Duration = Duration::from_secs(90);
-/// A slow disk: at most moments something is written and not synced.
-const SYNC_MAX: Duration = Duration::from_millis(8);
 /// After damage to one node's files no other's are damaged for so long.
 const HEALS: Duration = Duration::from_secs(20);
 /// Starts of a node in a row that may fail.
@@ -155,7 +153,7 @@ async fn start_again(world: std::rc::Weak<World>, mut stops: mpsc::UnboundedRece
 async fn live(world: &Rc<World>) -> Result<(), String> {
     bounded("the nodes to make a cluster with a topic", async {
         for node in world.everybody() {
-            let disk = SimDisk::new(world.env_of(TaskSet::default()), limits());
+            let disk = SimDisk::new(world.env_of(TaskSet::default()), limits(&world.options));
             world.nodes.borrow_mut().insert(node, Place { disk, keeps: false, starting: false, life: None });
         }
         let starting = world.everybody().map(|node| world.start(node));
@@ -185,7 +183,7 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     tasks.spawn_local(clients::watch(world.clone(), 31));
     tasks.spawn_local(clients::churn(world.clone(), 41));
     let mut members = tokio::task::JoinSet::new();
-    for process in 21..=22 {
+    for process in 21..21 + world.options.storm.members {
         members.spawn_local(clients::join(world.clone(), process));
     }
     let storm = tokio::task::spawn_local(nemesis::storm(world.clone()));
@@ -218,8 +216,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     .await
 }
 
-fn limits() -> SimLimits {
-    SimLimits { sync_max: SYNC_MAX, ..SimLimits::default() }
+fn limits(options: &Options) -> SimLimits {
+    SimLimits { sync_max: Duration::from_micros(options.storm.sync_us), ..SimLimits::default() }
 }
 
 async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> Result<T, String> {
@@ -293,8 +291,23 @@ impl World {
 
     /// Who leads a partition of the topic, if that node lives.
     pub(super) fn leader_of(&self, partition: u32) -> Option<u32> {
-        let (life, node) = self.leaders.borrow().get(&partition).copied()?;
-        self.is_life(node, life).then_some(node)
+        self.leading(partition).map(|(_, node)| node)
+    }
+
+    /// The same, with its life.
+    pub(super) fn leading(&self, partition: u32) -> Option<(u64, u32)> {
+        self.leaders.borrow().get(&partition).copied().filter(|(life, node)| self.is_life(*node, *life))
+    }
+
+    /// The nodes with a voting replica of a partition of the topic.
+    pub(super) fn voters_of(&self, partition: u32) -> Vec<u32> {
+        let group = usize::try_from(partition).ok().and_then(|nth| self.groups.borrow().iter().nth(nth).copied());
+        let known = self.everybody().filter_map(|node| self.node(node)).next();
+        let (Some(group), Some(node)) = (group, known) else { return Vec::new() };
+        let metadata = node.controller().metadata();
+        let Some(placement) = metadata.groups.get(&GroupId(group)) else { return Vec::new() };
+        let votes = placement.replicas.iter().filter(|replica| replica.state == ReplicaState::Voter);
+        votes.map(|replica| replica.node.0).collect()
     }
 
     fn is_life(&self, node: u32, number: u64) -> bool {
@@ -331,6 +344,12 @@ impl World {
                     .then(|| 1 + u32::try_from(self.env.random_below(self.options.nodes.into())).unwrap_or(0))
             }
         }
+    }
+
+    /// Whether any node may lose its disk: all live, no replica is being replaced, and no damage is young.
+    pub(super) fn is_sound(&self) -> bool {
+        let healed = self.damaged.get().is_none_or(|(_, at)| at.elapsed() >= HEALS);
+        healed && self.everybody().all(|node| self.node(node).is_some()) && self.is_whole()
     }
 
     /// Whether no node knows of a replica that is being replaced.
@@ -497,7 +516,7 @@ impl World {
     /// A node that is down gets an empty disk.
     pub(super) fn wipe(&self, id: u32) {
         self.damaged.set(Some((id, Instant::now())));
-        let disk = SimDisk::new(self.env_of(TaskSet::default()), limits());
+        let disk = SimDisk::new(self.env_of(TaskSet::default()), limits(&self.options));
         if let Some(place) = self.nodes.borrow_mut().get_mut(&id) {
             place.disk = disk;
         }
@@ -505,7 +524,10 @@ impl World {
 
     /// A bit of one of the node's files turns.
     pub(super) fn flip(&self, id: u32, within: &str, draw: u64) {
-        self.damaged.set(Some((id, Instant::now())));
+        // Nobody knows of damage in a segment before it is read: then no other node's files are damaged in this run.
+        let hidden = if within.contains("wal") { Duration::ZERO } else { Duration::from_secs(86_400) };
+        let known = self.damaged.get().filter(|(node, _)| *node == id).map(|(_, at)| at);
+        self.damaged.set(Some((id, known.into_iter().chain([Instant::now() + hidden]).max().unwrap_or(self.begun))));
         self.on_disk(id, |disk| {
             let files: Vec<_> =
                 disk.files().into_iter().filter(|(path, len)| *len > 0 && path.contains(within)).collect();
@@ -515,6 +537,7 @@ impl World {
             };
             let byte = (draw >> 8) % len;
             disk.flip_bit(path, byte, u8::try_from(draw >> 40 & 7).unwrap_or(0));
+            self.note(id, What::Tampered);
             self.fault(format!("a bit of {path} turns at byte {byte}"));
         });
     }
@@ -581,8 +604,8 @@ fn config(options: &Options, net: &Net, id: u32) -> Config {
     let mut config = Config::local(small(id), small(options.nodes));
     config.cluster.name = "sim".into();
     config.cluster.home_groups = 2;
-    config.log.wal_file_bytes = 256 << 10;
-    config.log.segment_bytes = 64 << 10;
+    config.log.wal_file_bytes = options.storm.wal_file_bytes;
+    config.log.segment_bytes = options.storm.segment_bytes;
     config.log.free_bytes_min = 1 << 20;
     config.retention.check_ms = 1_000;
     config.listeners.0.clear();

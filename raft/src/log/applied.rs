@@ -10,6 +10,7 @@ use super::{
     segment::{self, ASIDE, Cursor, Segment},
     state::{Place, Shared, State},
 };
+use crate::observe;
 use std::{io, sync::Arc};
 
 /// A segment as a reader needs it.
@@ -192,6 +193,7 @@ impl Group {
         self.core.readers.run(move || async move { replace(&common, owner, &segment, &entries).await }).await??;
         if let Some(known) = self.shared.state().segments.iter_mut().find(|s| s.first == first) {
             (known.damaged, known.index) = (false, None);
+            observe::reached("damaged segment replaced");
         }
         Ok(())
     }

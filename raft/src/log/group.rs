@@ -9,7 +9,7 @@ use super::{
     record::Record,
     state::{Place, Shared, State},
 };
-use crate::{GroupId, ReplicaId};
+use crate::{GroupId, ReplicaId, observe};
 use bytes::Bytes;
 use std::{io, sync::Arc};
 use tokio::sync::oneshot;
@@ -226,6 +226,7 @@ impl Group {
         let (why, mut state) = (why.into(), self.shared.state());
         if state.fault.is_none() {
             tracing::error!(group = %self.id(), replica = %self.replica(), why, "the replica is faulty");
+            observe::faulty(self.id(), self.replica(), &why);
             state.fault = Some(why);
         }
     }

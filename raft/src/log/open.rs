@@ -18,6 +18,7 @@ use crate::{
     DirectoryId, GroupId, ReplicaId,
     disk::Disk,
     env::{Env, LocalFuture},
+    observe,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::{
@@ -156,6 +157,7 @@ async fn groups(common: &Common, mut wal: Wal, replayed: BTreeMap<GroupId, Repla
             Ok(shared) => drop(common.groups().insert(group, shared)),
             Err(why) => {
                 tracing::error!(%group, replica = %owner.replica, why, "the group is faulty");
+                observe::faulty(group, owner.replica, &why);
                 if let Some(hard) = wal.groups.get_mut(&group) {
                     hard.faulty = Some(why.clone());
                 }

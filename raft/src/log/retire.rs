@@ -138,8 +138,10 @@ impl Retirer {
         if sabotage::on(Bug::CheckpointAhead)
             && let Some(found) = &found
         {
+            self.common.disk.create_directory(&segment::folder(shared.owner)).await?;
+            self.common.disk.sync_directory(super::open::GROUPS).await?;
             let path = checkpoint::restart_path(shared.owner);
-            return checkpoint::write(&*self.common.disk, shared.owner, &path, found).await;
+            checkpoint::write(&*self.common.disk, shared.owner, &path, found).await?;
         }
         move_applied(&self.common, core, shared).await?;
         let Some(found) = found else { return Ok(()) };

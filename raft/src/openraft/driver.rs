@@ -161,6 +161,7 @@ impl Driver {
         if self.leads != Some(role.term) {
             self.leads = Some(role.term);
             tracing::debug!(group = %self.replica.shared.group, term = role.term, "leads");
+            observe::leads(self.replica.shared.group, self.replica.shared.replica, role.term);
             self.replica.stirred.send_if_modified(|last| {
                 *last = now;
                 false

@@ -15,7 +15,7 @@ use crate::{
     BootId, GroupId, NodeId, ReplicaId,
     env::Env,
     group::{Event, HostOptions, Member, Owner, Role},
-    log,
+    log, observe,
     sabotage::{self, Bug},
 };
 use ::openraft::{
@@ -136,6 +136,8 @@ impl Replica {
             acked: Mutex::default(),
         });
         let applier = Applier::start(shared.clone()).await?;
+        let end = shared.log.last().map_or(0, |last| last.index + 1);
+        observe::opened(group, replica, end, applier.applied().map_or(0, |index| index + 1));
         shared.tail.load(&shared.log, applier.applied()).await?;
         let config = config(&shared.options).validate().map_err(io::Error::other)?;
         let raft = Raft::new(replica, Arc::new(config), Factory(shared.clone()), Store(shared.clone()), applier);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     group::Event,
-    log,
+    log, observe,
     sabotage::{self, Bug},
 };
 use ::openraft::{
@@ -99,6 +99,19 @@ impl Store {
         start.max(first)..end.min(behind)
     }
 
+    /// What is reported as flushed is there after a restart, unless it was taken back before.
+    fn note_kept(&self, upto: log::LogId) {
+        let shared = &self.0;
+        if !observe::is_on() || shared.log.last().is_none_or(|last| last.index < upto.index) {
+            return;
+        }
+        let terms = shared.log.terms();
+        let at = terms.partition_point(|first| first.index <= upto.index);
+        if at.checked_sub(1).is_some_and(|at| terms[at].term == upto.term) {
+            observe::kept(shared.group, shared.replica, upto.index + 1);
+        }
+    }
+
     /// Entries without the content of commands; no disk is read.
     fn headers(&self, range: Range<u64>) -> io::Result<Vec<Entry>> {
         let terms = self.0.log.terms();
@@ -184,6 +197,7 @@ impl RaftLogStorage<Types> for Store {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         if sabotage::on(Bug::VoteNotSynced) {
+            self.0.log.save_vote(codec::encode_vote(vote), Box::new(|_| ()));
             return Ok(());
         }
         let (done, saved) = oneshot::channel();
@@ -206,17 +220,18 @@ impl RaftLogStorage<Types> for Store {
             }
             batch.push(to_log(entry));
         }
-        let Some(last) = batch.last().map(|entry| entry.index) else {
+        let Some(last) = batch.last().map(|entry| log::LogId { term: entry.term, index: entry.index }) else {
             flushed.io_completed(Ok(()));
             return Ok(());
         };
         if sabotage::on(Bug::AckBeforeSync) {
             shared.log.append(batch, Box::new(|_| ()));
+            self.note_kept(last);
             flushed.io_completed(Ok(()));
             handed_over.into_iter().for_each(|event| shared.owner.event(event));
             return Ok(());
         }
-        let progress = shared.flushed.clone();
+        let store = self.clone();
         shared.log.append(
             batch,
             Box::new(move |result| {
@@ -224,7 +239,8 @@ impl RaftLogStorage<Types> for Store {
                 // Raft first: a commit may wait for it.
                 flushed.io_completed(result);
                 if good {
-                    progress.send_replace(Some(last));
+                    store.0.flushed.send_replace(Some(last.index));
+                    store.note_kept(last);
                 }
             }),
         );
@@ -235,6 +251,7 @@ impl RaftLogStorage<Types> for Store {
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         // Records of one group are durable in order: what follows the truncation is flushed with or after it.
         let log = &self.0.log;
+        observe::cut(self.0.group, self.0.replica, last.as_ref().map_or(0, |last| last.index + 1));
         match last {
             Some(last) => {
                 self.0.tail.truncate(last.index + 1);

@@ -102,6 +102,7 @@ struct World {
     reads_to_fail: u32,
     full: bool,
     stall_until: Option<tokio::time::Instant>,
+    drag: Option<(String, u32)>,
     lost: u64,
 }
 
@@ -319,6 +320,11 @@ impl SimDisk {
         self.world().stall_until = Some(tokio::time::Instant::now() + time);
     }
 
+    /// From now on, in later lives too, syncs of files whose path contains `within` take so many times as long.
+    pub fn drag(&self, within: &str, times: u32) {
+        self.world().drag = (times > 1).then(|| (within.to_owned(), times));
+    }
+
     /// Bytes that a loss of power could take now.
     pub fn unsynced_bytes(&self) -> u64 {
         let world = self.world();
@@ -365,9 +371,11 @@ impl SimDisk {
         }
     }
 
-    async fn sync_wait(&self) {
+    async fn sync_wait(&self, path: &str) {
         let rare = if self.env.random_below(64) == 0 { 10 } else { 1 };
-        self.wait(self.limits.sync_max * rare).await;
+        let drag =
+            self.world().drag.as_ref().map_or(1, |(within, times)| if path.contains(within) { *times } else { 1 });
+        self.wait(self.limits.sync_max * rare * drag).await;
     }
 
     fn change_names(&self, change: NameChange) {
@@ -474,7 +482,7 @@ impl Disk for SimDisk {
 
     fn sync_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            self.sync_wait().await;
+            self.sync_wait(path).await;
             let mut world = self.world();
             let (done, left): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut world.pending_names).into_iter().partition(|change| touches(change, path));
@@ -582,7 +590,7 @@ impl File for SimFile {
         Box::pin(async move {
             self.disk.unless_over().await;
             let upto = self.disk.world().inode(self.inode).pending.len();
-            self.disk.sync_wait().await;
+            self.disk.sync_wait(&self.path).await;
             let mut world = self.disk.world();
             let upto = upto.min(world.inode(self.inode).pending.len());
             if world.syncs_to_fail > 0 {

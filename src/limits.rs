@@ -44,6 +44,8 @@ pub const PRODUCER_EXPIRY_MS: u64 = 24 * 3_600_000;
 pub const PRODUCER_BATCHES_REMEMBERED: u32 = 5;
 /// How long a group waits for a member that lost its connection, in milliseconds.
 pub const SESSION_GRACE_MS_DEFAULT: u64 = 10_000;
+/// A shorter session would be over before an answer is missed.
+pub const SESSION_GRACE_MS_MIN: u64 = 1_000;
 /// Longest grace a member may ask for, in milliseconds: its partitions stand still meanwhile.
 pub const SESSION_GRACE_MS_MAX: u64 = 30 * 60_000;
 /// Groups of one home: each is about 1 KiB of checkpoint, and its cursors.
@@ -177,7 +179,7 @@ const _: () = {
     assert!(CONTROL_POOL_BYTES_DEFAULT >= FRAME_HEAD_BYTES_MAX as u64);
     assert!(REQUEST_BYTES_MIN <= BATCH_BYTES_MAX);
     assert!(TAIL_BYTES_DEFAULT >= 4 * BATCH_BYTES_MAX as u64, "some batches are hot");
-    assert!(SESSION_GRACE_MS_DEFAULT <= SESSION_GRACE_MS_MAX);
+    assert!(SESSION_GRACE_MS_MIN <= SESSION_GRACE_MS_DEFAULT && SESSION_GRACE_MS_DEFAULT <= SESSION_GRACE_MS_MAX);
     assert!(WAL_FILE_BYTES_DEV <= WAL_FILE_BYTES_DEFAULT);
     assert!(WAL_FILE_BYTES_DEV >= 4 * BATCH_BYTES_MAX as u64, "a flush of some batches fits into a file");
     assert!(SEGMENT_BYTES_DEFAULT >= WAL_FILE_BYTES_DEFAULT);

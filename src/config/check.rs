@@ -257,8 +257,12 @@ fn timings(config: &Config, report: &mut Report<'_>) {
     hold((50..=60_000).contains(&raft.transfer_ms), "raft.transfer_ms", "transfer_ms is between 50 and 60000".into());
     hold(config.node.drain_ms <= 600_000, "node.drain_ms", "a stopping node waits ten minutes at most".into());
     hold(
-        (1..=limits::SESSION_GRACE_MS_MAX).contains(&config.groups.session_grace_ms),
+        (limits::SESSION_GRACE_MS_MIN..=limits::SESSION_GRACE_MS_MAX).contains(&config.groups.session_grace_ms),
         "groups.session_grace_ms",
-        format!("session_grace_ms is between 1 and {}: partitions stand still meanwhile", limits::SESSION_GRACE_MS_MAX),
+        format!(
+            "session_grace_ms is between {} and {}: partitions stand still meanwhile",
+            limits::SESSION_GRACE_MS_MIN,
+            limits::SESSION_GRACE_MS_MAX
+        ),
     );
 }

@@ -10,9 +10,6 @@ use crate::{
     wire::{self, Code, Refused},
 };
 
-/// Heartbeats in a session: two may be lost.
-const HEARTBEATS_PER_SESSION: u32 = 3;
-
 pub(super) fn not_home() -> Refused {
     Refused::new(Code::NotHome, "this node is not the group's home now; find it again")
 }
@@ -83,7 +80,7 @@ pub(super) fn started(reply: Option<Reply>) -> Result<wire::Started, Refused> {
 pub(super) fn joined(reply: Option<Reply>) -> Result<wire::Joined, Refused> {
     match reply {
         Some(Reply::Joined { member, session_ms, created, start, .. }) => {
-            Ok(wire::Joined { member, heartbeat_ms: session_ms / HEARTBEATS_PER_SESSION, created, start })
+            Ok(wire::Joined { member, session_ms, created, start })
         }
         other => Err(Refused::new(Code::Internal, format!("a join was answered with {other:?}"))),
     }

@@ -109,7 +109,7 @@ pub(crate) fn samples() -> Vec<Message> {
             start: Some(Position::Earliest),
         }
         .into(),
-        Joined { member: member(), heartbeat_ms: 3000, created: true, start: Position::Offset(5) }.into(),
+        Joined { member: member(), session_ms: 9000, created: true, start: Position::Offset(5) }.into(),
         Heartbeat { group: group(), member: member(), generation: Generation(4), owned: vec![owned], wait_ms: 3000 }
             .into(),
         HeartbeatAnswer { generation: Generation(5), assigned: vec![assigned] }.into(),

@@ -8,15 +8,12 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A shorter session would be over before an answer is missed.
-const SESSION_MIN: Duration = Duration::from_secs(1);
-
 /// Settings of a [`Consumer`].
 pub struct Builder {
     inner: Arc<Inner>,
     options: Options,
     auto_commit: Option<Duration>,
-    session: Duration,
+    session: Option<Duration>,
     start: Option<Position>,
     process_time_max: Duration,
 }
@@ -34,7 +31,7 @@ impl Builder {
                 out_of_range: OutOfRange::default(),
             },
             auto_commit: Some(Duration::from_secs(1)),
-            session: Duration::from_millis(limits::SESSION_GRACE_MS_DEFAULT),
+            session: None,
             start: None,
             process_time_max: Duration::from_secs(300),
         }
@@ -84,9 +81,10 @@ impl Builder {
     }
 
     /// How long the group waits for this member when it does not hear of it, and how long this member goes on when it does not
-    /// hear of the group. Default: 10 s; from 1 s to 30 min, as homes have it too.
+    /// hear of the group; from 1 s to 30 min. Default: what the nodes' config says (`[groups] session_grace_ms`, 10 s).
     pub fn session(mut self, session: Duration) -> Self {
-        self.session = session.clamp(SESSION_MIN, Duration::from_millis(limits::SESSION_GRACE_MS_MAX));
+        let longest = Duration::from_millis(limits::SESSION_GRACE_MS_MAX);
+        self.session = Some(session.clamp(Duration::from_millis(limits::SESSION_GRACE_MS_MIN), longest));
         self
     }
 

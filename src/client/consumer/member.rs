@@ -24,6 +24,7 @@ use crate::{
         pool::{lock, unexpected},
         stats::Counters,
     },
+    limits,
     types::{Generation, GroupName, MemberId, Position, TopicName, TopicPartition},
     wire::{
         Code, Commit, GroupKind, Heartbeat, HeartbeatAnswer, Join, Joined, Leave, Message, Start, StartOffset, Started,
@@ -49,7 +50,8 @@ pub(super) struct Membership {
     group: GroupName,
     home: Home,
     topics: Vec<TopicName>,
-    session: Duration,
+    /// What the program asks for; else the home says.
+    session: Option<Duration>,
     start: Option<Position>,
     auto_commit: bool,
     process_time_max: Duration,
@@ -67,6 +69,8 @@ pub(super) struct Membership {
 struct State {
     joined: bool,
     generation: Generation,
+    /// As the home has it.
+    session: Duration,
     start: Position,
     heard_at: Instant,
 }
@@ -75,7 +79,7 @@ impl Membership {
     pub(super) fn new(
         group: GroupName,
         topics: Vec<TopicName>,
-        session: Duration,
+        session: Option<Duration>,
         start: Option<Position>,
         auto_commit: bool,
         process_time_max: Duration,
@@ -84,6 +88,7 @@ impl Membership {
         let state = State {
             joined: false,
             generation: Generation::default(),
+            session: session.unwrap_or(Duration::from_millis(limits::SESSION_GRACE_MS_DEFAULT)),
             start: start.unwrap_or(Position::Latest),
             heard_at: Instant::now(),
         };
@@ -133,17 +138,20 @@ impl Membership {
             group: self.group.clone(),
             member: Some(self.member.clone()),
             topics: self.topics.clone(),
-            session_ms: u32::try_from(self.session.as_millis()).unwrap_or(u32::MAX),
+            session_ms: self.session.map_or(0, |session| u32::try_from(session.as_millis()).unwrap_or(u32::MAX)),
             kind: GroupKind::Offset,
             start: self.start,
         };
         let (frame, sent_at) = self.home.ask(&shared.inner, join).await.map_err(|e| self.refused(e))?;
-        let Message::Joined(Joined { start, .. }) = frame.message else {
+        let Message::Joined(Joined { start, session_ms, .. }) = frame.message else {
             return Err(unexpected("the group's home", "Join", &frame.message).into());
         };
         Counters::one(&shared.inner.counters.joins);
         let mut state = lock(&self.state);
         (state.joined, state.start, state.generation) = (true, start, Generation::default());
+        if session_ms > 0 {
+            state.session = Duration::from_millis(session_ms.into());
+        }
         state.heard_at = state.heard_at.max(sent_at);
         Ok(())
     }
@@ -168,13 +176,14 @@ impl Membership {
 
     async fn live(&self, shared: &Shared) {
         let mut pause = PAUSE_MIN;
-        let park = (self.session / HEARTBEATS_PER_SESSION).min(PARK_MAX);
-        let mut wait = park;
+        let mut wait = None;
         loop {
+            // A home in another life may have another session for it.
+            let park = (lock(&self.state).session / HEARTBEATS_PER_SESSION).min(PARK_MAX);
             self.release(shared).await;
-            match self.heartbeat(shared, wait).await {
+            match self.heartbeat(shared, wait.unwrap_or(park)).await {
                 Ok(Some(answer)) => {
-                    (pause, wait) = (PAUSE_MIN, park);
+                    (pause, wait) = (PAUSE_MIN, None);
                     self.assigned(shared, &answer);
                     continue;
                 }
@@ -199,7 +208,7 @@ impl Membership {
                 Err(error) => {
                     tracing::debug!(group = %self.group, %error, "heartbeat failed");
                     // The next home is to hear of the member at once: a parked heartbeat shows nothing before its answer.
-                    wait = Duration::ZERO;
+                    wait = Some(Duration::ZERO);
                 }
             }
             tokio::time::sleep(pause).await;
@@ -246,7 +255,8 @@ impl Membership {
 
     /// Whether others may have the partitions by now.
     pub(super) fn is_silent(&self) -> bool {
-        lock(&self.state).heard_at.elapsed() >= self.session
+        let state = lock(&self.state);
+        state.heard_at.elapsed() >= state.session
     }
 
     /// Tells the home how far each partition was given.

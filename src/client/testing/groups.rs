@@ -26,6 +26,8 @@ pub(in crate::client) struct Group {
     pub(in crate::client) committed: BTreeMap<TopicPartition, u64>,
     pub(in crate::client) delivered: BTreeMap<TopicPartition, u64>,
     pub(in crate::client) start: Option<Position>,
+    /// The home's own session, for members that name none.
+    pub(in crate::client) session_ms: Option<u32>,
     /// All that happened, for snapshots.
     pub(in crate::client) story: Vec<String>,
 }
@@ -47,10 +49,11 @@ impl Group {
         if !self.members.contains(&named) {
             self.members.push(named.clone());
         }
+        let session_ms = if join.session_ms == 0 { self.session_ms.unwrap_or(10_000) } else { join.session_ms };
         let start = *self.start.get_or_insert(join.start.unwrap_or(Position::Latest));
         self.story.push(format!("{} joins", self.alias(&named)));
         self.generation += 1;
-        Joined { member: named, heartbeat_ms: 1000, created: false, start }
+        Joined { member: named, session_ms, created: false, start }
     }
 
     /// Takes what the member says; gives an answer when there is one for it now.

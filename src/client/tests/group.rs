@@ -210,6 +210,24 @@ async fn without_a_word_from_the_home_nothing_is_given_after_a_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_names_no_session_has_the_homes() {
+    let world = World::new(2);
+    let topic = world.topic("t", 2);
+    world.with(|state| state.groups.entry(group()).or_default().session_ms = Some(3_000));
+    let client = world.client().await;
+    let mut consumer = client.consumer().start(Position::Earliest).subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    append(&world, &topic, 2, &["a"]);
+    take(&mut consumer, 2).await;
+    world.silence(1);
+    append(&world, &topic, 2, &["b"]);
+    assert_eq!(take(&mut consumer, 1).await, [(1, 1, false)], "node 2 serves its partition while the session lasts");
+    assert_eq!(consumer.poll(Duration::from_secs(4)).await.unwrap(), []);
+    append(&world, &topic, 2, &["c"]);
+    assert_eq!(consumer.poll(Duration::from_secs(2)).await.unwrap(), [], "after 3 s others may have it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_home_that_was_away_is_no_reason_to_give_anything_again() {
     let world = World::new(2);
     let topic = world.topic("t", 2);

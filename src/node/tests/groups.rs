@@ -23,7 +23,7 @@ type Dialled = (u32, Arc<wire::MemoryConnection>);
 
 /// Connections of one client.
 #[derive(Clone, Default)]
-struct Dialer(Arc<Mutex<Vec<Dialled>>>);
+pub(super) struct Dialer(Arc<Mutex<Vec<Dialled>>>);
 
 impl Dialer {
     /// The node is gone, and its connections with it.
@@ -69,7 +69,7 @@ impl client::Host for Host {
     }
 }
 
-async fn connect(dialer: &Dialer, seed: u64) -> Client {
+pub(super) async fn connect(dialer: &Dialer, seed: u64) -> Client {
     let mut builder = Client::builder().dialer(Arc::new(dialer.clone())).host(Arc::new(Host(Mutex::new(seed))));
     for node in 1..=3 {
         builder = builder.bootstrap(node.to_string());
@@ -77,16 +77,16 @@ async fn connect(dialer: &Dialer, seed: u64) -> Client {
     builder.connect().await.unwrap()
 }
 
-fn open_doors(world: &World) {
+pub(super) fn open_doors(world: &World) {
     let nodes = world.alive().map(|node| (node.id().0, node.clone()));
     DOORS.set(nodes.collect());
 }
 
-fn readers() -> GroupName {
+pub(super) fn readers() -> GroupName {
     "readers".parse().unwrap()
 }
 
-fn alpha() -> TopicName {
+pub(super) fn alpha() -> TopicName {
     "alpha".parse().unwrap()
 }
 
@@ -273,7 +273,7 @@ pub(super) async fn beat(node: &Node, member: &wire::Joined, last: &wire::Heartb
         member: member.member.clone(),
         generation: last.generation,
         owned: last.assigned.iter().map(owned).collect(),
-        wait_ms: member.heartbeat_ms,
+        wait_ms: member.session_ms / 3,
     };
     node.groups().heartbeat(heartbeat).await.unwrap()
 }
@@ -326,6 +326,35 @@ async fn a_group_shares_partitions_and_takes_over_from_the_silent() {
         let described = node.groups().describe(wire::DescribeGroup { group }).await.unwrap();
         assert_eq!((described.members.len(), described.partitions.len()), (1, 4));
         assert_eq!(node.groups().list().await.groups.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_member_is_waited_for_as_long_as_the_config_says() {
+    local(async {
+        let world = World::with(1, 43, |config| config.groups.session_grace_ms = 3_000).await;
+        world.topic("alpha", 4, 1).await;
+        open_doors(&world);
+        let (lost, dialer) = (Dialer::default(), Dialer::default());
+        let consumer = connect(&lost, 1).await.consumer();
+        let silent = within(20, consumer.subscribe(readers(), [alpha()])).await.unwrap();
+        while silent.assignment().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut other = within(20, connect(&dialer, 2).await.consumer().subscribe(readers(), [alpha()])).await.unwrap();
+        while (silent.assignment().len(), other.assignment().len()) != (2, 2) {
+            other.poll(Duration::from_millis(50)).await.unwrap();
+        }
+        let silent_since = Instant::now();
+        DOORS.with_borrow_mut(BTreeMap::clear);
+        lost.cut(1);
+        drop(silent);
+        while other.assignment().len() < 4 {
+            other.poll(Duration::from_millis(50)).await.unwrap();
+        }
+        let waited = silent_since.elapsed();
+        assert!(waited >= Duration::from_millis(2_300) && waited < secs(5), "its partitions went after {waited:?}");
     })
     .await;
 }

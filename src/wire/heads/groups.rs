@@ -47,7 +47,8 @@ pub struct Join {
     /// Topics wanted.
     #[serde(rename = "t", default)]
     pub topics: Vec<TopicName>,
-    /// How long the member may be silent before its partitions go to others, milliseconds; 0 is the default.
+    /// How long the member may be silent before its partitions go to others, milliseconds; 0: what the
+    /// node's config says (`[groups] session_grace_ms`).
     #[serde(rename = "w", default)]
     pub session_ms: u32,
     /// How the group consumes; fixed when it is made.
@@ -64,9 +65,9 @@ pub struct Joined {
     /// The member's name from now on.
     #[serde(rename = "m")]
     pub member: MemberId,
-    /// How often to send [`Heartbeat`], milliseconds.
-    #[serde(rename = "h", default)]
-    pub heartbeat_ms: u32,
+    /// How long the member may be silent, milliseconds: what it asked for, or what the node's config says.
+    #[serde(rename = "w", default)]
+    pub session_ms: u32,
     /// Whether this join made the group.
     #[serde(rename = "n", default)]
     pub created: bool,

@@ -1,6 +1,6 @@
-//! Reading: megabytes per second, and the time from a send to the consumer's hand.
+//! Reading: megabytes per second (of what is in memory still, or of what is on disk), and the time from a send to the consumer's hand.
 
-use super::{Bed, lay_bed};
+use super::{Bed, lay_bed, probe::Probe};
 use crate::{
     cli::{Context, advise, output},
     client::{Client, Record},
@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use tokio::time::Instant;
 
 /// `bench consume`
@@ -20,6 +20,10 @@ pub(in crate::cli) struct Args {
     /// Megabytes to write and read
     #[arg(long, default_value_t = 256)]
     megabytes: u64,
+    /// Write nothing: read this topic, which stays. What was written before the nodes were started, or before more than they
+    /// keep in memory (log.cache_bytes, log.tail_bytes), comes from their disks the first time
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["megabytes", "partitions", "replicas"])]
+    topic: Option<TopicName>,
 }
 
 /// `bench latency`
@@ -35,9 +39,13 @@ pub(in crate::cli) struct LatencyArgs {
 #[derive(Serialize)]
 struct Read {
     megabytes: f64,
-    write_mb_per_s: f64,
+    /// Absent where nothing was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_mb_per_s: Option<f64>,
     first_read_mb_per_s: f64,
     second_read_mb_per_s: f64,
+    /// The disk alone, right before.
+    disk: Probe,
 }
 
 #[derive(Serialize)]
@@ -49,6 +57,8 @@ struct Latency {
     to_ack: Quantiles,
     /// How much later than the acknowledgement the parked fetch's record came; 0 where it came first.
     wake_up: Quantiles,
+    /// The disk alone, right before.
+    disk: Probe,
 }
 
 /// Milliseconds.
@@ -78,58 +88,102 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
-    let (topic, _) = lay_bed(&client, &args.bed).await?;
-    let records = (args.megabytes << 20) / args.bed.size.max(1) as u64;
-    let start = Instant::now();
-    let producer = client.producer().linger(Duration::from_millis(2)).batch_bytes(256 << 10).build();
-    let value = Bytes::from(vec![b'x'; args.bed.size]);
-    for n in 0..records {
-        drop(
-            producer
-                .send(Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes())))
-                .await
-                .map_err(advise)?,
-        );
+    let disk = args.bed.probe()?;
+    let (topic, written) = match &args.topic {
+        Some(topic) => (topic.clone(), None),
+        None => {
+            let (topic, _) = lay_bed(&client, &args.bed).await?;
+            let written = write(&client, &topic, &args).await?;
+            (topic, Some(written))
+        }
+    };
+    let first = read(&client, &topic).await?;
+    let second = read(&client, &topic).await?;
+    if written.is_some() {
+        client.admin().delete_topic(&topic).await.map_err(advise)?;
     }
-    producer.close().await?;
-    let written = start.elapsed();
-    let first = read(&client, &topic, args.bed.partitions, records).await?;
-    let second = read(&client, &topic, args.bed.partitions, records).await?;
-    client.admin().delete_topic(&topic).await.map_err(advise)?;
     client.close();
-    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-    let megabytes = (records * args.bed.size as u64) as f64 / 1e6;
     let figures = Read {
-        megabytes,
-        write_mb_per_s: megabytes / written.as_secs_f64(),
-        first_read_mb_per_s: megabytes / first.as_secs_f64(),
-        second_read_mb_per_s: megabytes / second.as_secs_f64(),
+        megabytes: first.megabytes,
+        write_mb_per_s: written.map(|time| first.megabytes / time.as_secs_f64()),
+        first_read_mb_per_s: first.per_s(),
+        second_read_mb_per_s: second.per_s(),
+        disk,
     };
     context.output.value(&figures, || {
+        let written = figures.write_mb_per_s.map(|speed| format!("written {speed:.0} MB/s, ")).unwrap_or_default();
         format!(
-            "{:.0} MB in {} B records: written {:.0} MB/s, read {:.0} MB/s, read again {:.0} MB/s",
-            megabytes, args.bed.size, figures.write_mb_per_s, figures.first_read_mb_per_s, figures.second_read_mb_per_s
+            "{:.0} MB: {written}read {:.0} MB/s, read again {:.0} MB/s\n{}",
+            figures.megabytes,
+            figures.first_read_mb_per_s,
+            figures.second_read_mb_per_s,
+            args.bed.beside(&figures.disk)
         )
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn read(client: &Client, topic: &TopicName, partitions: u32, records: u64) -> anyhow::Result<Duration> {
+/// Fills the topic, and gives the time that it took.
+async fn write(client: &Client, topic: &TopicName, args: &Args) -> anyhow::Result<Duration> {
     let start = Instant::now();
-    let all = (0..partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
+    let producer = client.producer().linger(Duration::from_millis(2)).batch_bytes(256 << 10).build();
+    let value = Bytes::from(vec![b'x'; args.bed.size]);
+    for n in 0..(args.megabytes << 20) / args.bed.size.max(1) as u64 {
+        let record = Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()));
+        drop(producer.send(record).await.map_err(advise)?);
+    }
+    producer.close().await?;
+    Ok(start.elapsed())
+}
+
+/// What was read, of values alone, and in which time.
+struct Volume {
+    megabytes: f64,
+    time: Duration,
+}
+
+impl Volume {
+    fn per_s(&self) -> f64 {
+        self.megabytes / self.time.as_secs_f64()
+    }
+}
+
+/// Reads all that the topic holds now.
+async fn read(client: &Client, topic: &TopicName) -> anyhow::Result<Volume> {
+    let admin = client.admin();
+    let from = admin.list_offsets(topic, Position::Earliest).await.map_err(advise)?;
+    let to = admin.list_offsets(topic, Position::Latest).await.map_err(advise)?;
+    let mut left: BTreeMap<u32, u64> =
+        to.into_iter().filter(|(at, end)| from.get(at).is_none_or(|start| start < end)).collect();
+    anyhow::ensure!(!left.is_empty(), "topic {topic} is empty: produce to it first, or leave out --topic");
+    let start = Instant::now();
+    let all: Vec<_> = left.keys().map(|partition| (topic.clone(), *partition, Position::Earliest)).collect();
     let mut consumer = client.consumer().poll_records_max(10_000).assign(all).await.map_err(advise)?;
-    let mut seen = 0;
-    while seen < records {
+    let mut bytes = 0;
+    while !left.is_empty() {
         let given = consumer.poll(PATIENCE).await.map_err(advise)?;
-        anyhow::ensure!(!given.is_empty(), "{seen} of {records} records came, then none for {} s", PATIENCE.as_secs());
-        seen += given.len() as u64;
+        let seconds = PATIENCE.as_secs();
+        anyhow::ensure!(
+            !given.is_empty(),
+            "{} of {topic} gave nothing for {seconds} s",
+            output::counted(left.len() as u64, "partition")
+        );
+        for record in given {
+            bytes += record.value.map_or(0, |value| value.len() as u64);
+            if left.get(&record.partition).is_some_and(|end| record.offset + 1 >= *end) {
+                left.remove(&record.partition);
+            }
+        }
     }
     consumer.close().await.map_err(advise)?;
-    Ok(start.elapsed())
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let megabytes = bytes as f64 / 1e6;
+    Ok(Volume { megabytes, time: start.elapsed() })
 }
 
 pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
+    let disk = args.bed.probe()?;
     let (topic, _) = lay_bed(&client, &args.bed).await?;
     let producer = client.producer().linger(Duration::ZERO).build();
     let all = (0..args.bed.partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
@@ -164,6 +218,7 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
         to_hand: Quantiles::of(&to_hand),
         to_ack: Quantiles::of(&to_ack),
         wake_up: Quantiles::of(&wake_up),
+        disk,
     };
     context.output.value(&figures, || {
         let rows = [
@@ -172,7 +227,7 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
             figures.wake_up.row("hand after acknowledgement"),
         ];
         let columns = ["ONE RECORD AT A TIME", "P50 MS", "P99 MS", "P99.9 MS", "MAX MS"];
-        output::table(&columns, rows)
+        output::table(&columns, rows) + "\n" + &args.bed.beside(&figures.disk)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! A closed loop: so many senders, each waits for its acknowledgement and sends again.
 
-use super::usage::Usage;
+use super::{probe::Probe, usage::Usage};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::{cell::RefCell, future::Future, rc::Rc, time::Duration};
@@ -28,6 +28,12 @@ pub(super) struct Figures {
     /// Memory of the largest node after the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) node_rss_mb: Option<f64>,
+    /// Bytes of records in a batch, on the average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) batch_bytes: Option<f64>,
+    /// The disk alone, right before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) disk: Option<Probe>,
 }
 
 /// What is loaded, for the figures.
@@ -115,5 +121,7 @@ where
         gap_ms: tally.gap.as_secs_f64() * 1e3,
         cpu_s_per_gb: cpu_s.map(|cpu_s| cpu_s / (acks * size / 1e9)),
         node_rss_mb: after.map(|after| after.node_rss_mb),
+        batch_bytes: None,
+        disk: None,
     }
 }

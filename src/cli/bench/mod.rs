@@ -13,7 +13,8 @@ use crate::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use load::{Figures, Shape};
-use std::{path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
+use probe::Probe;
+use std::{cell::Cell, path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
 use usage::Usage;
 
 /// `highwater bench …`
@@ -21,7 +22,7 @@ use usage::Usage;
 pub(super) enum Command {
     /// Acknowledgements per second at several numbers of records in flight
     Produce(ProduceArgs),
-    /// Megabytes per second of a topic's records, read twice: cold, then hot
+    /// Megabytes per second of records that were written just now, or (--topic) long before
     Consume(consume::Args),
     /// From a producer's send to a consumer's hand, one record at a time
     Latency(consume::LatencyArgs),
@@ -39,6 +40,21 @@ pub(super) struct Bed {
     /// Bytes of a record
     #[arg(long, default_value_t = 1024)]
     size: usize,
+    /// Where the disk is probed; choose the disk of the nodes
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    probe_dir: PathBuf,
+}
+
+impl Bed {
+    fn probe(&self) -> anyhow::Result<Probe> {
+        probe::run(&self.probe_dir, self.size)
+    }
+
+    /// The disk's figures as a line under a table.
+    fn beside(&self, probe: &Probe) -> String {
+        let Probe { p50_ms, p99_ms } = probe;
+        format!("\nthis disk alone, append {} B and fdatasync: p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms", self.size)
+    }
 }
 
 #[derive(clap::Args)]
@@ -54,18 +70,33 @@ pub(super) struct ProduceArgs {
     /// Seconds before, not measured
     #[arg(long, default_value_t = 3)]
     warm: u64,
-    /// Largest batch of the producer, bytes
-    #[arg(long, default_value_t = 256 << 10)]
-    batch_bytes: usize,
-    /// How long a batch waits for more records, milliseconds
-    #[arg(long, default_value_t = 0)]
-    linger_ms: u64,
+    /// Batches of so many bytes: as many records more are in flight as fill two of them per partition [default: what
+    /// the records in flight give, at most 262144]
+    #[arg(long)]
+    batch_bytes: Option<usize>,
+    /// How long a batch waits for more records, milliseconds [default: 0; with --batch-bytes 100, then only full ones go]
+    #[arg(long)]
+    linger_ms: Option<u64>,
     /// Lines of JSON with the same keys, from other brokers: shown in the same table
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
-    /// Where the disk is probed; choose the disk of the nodes
-    #[arg(long, default_value = ".", value_name = "DIR")]
-    probe_dir: PathBuf,
+}
+
+/// Largest batch when none is asked for.
+const BATCH_BYTES: usize = 256 << 10;
+/// What a record takes in the producer's buffer beside its bytes, at most.
+const RECORD_BOOKKEEPING: usize = 256;
+
+impl ProduceArgs {
+    /// Records that must be in flight for full batches everywhere: while one of a partition is under way, the next fills.
+    fn inflight(&self, asked: usize) -> usize {
+        let Some(batch) = self.batch_bytes else { return asked };
+        asked.max(2 * self.bed.partitions as usize * batch.div_ceil(self.bed.size.max(1)))
+    }
+
+    fn linger(&self) -> Duration {
+        Duration::from_millis(self.linger_ms.unwrap_or(if self.batch_bytes.is_some() { 100 } else { 0 }))
+    }
 }
 
 pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
@@ -87,31 +118,46 @@ async fn lay_bed(client: &Client, bed: &Bed) -> anyhow::Result<(TopicName, u32)>
 
 async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
-    let probe = probe::run(&args.probe_dir, args.bed.size)?;
+    let beside = args.beside.as_deref().map(read_beside).transpose()?.unwrap_or_default();
+    let probe = args.bed.probe()?;
     let (topic, replicas) = lay_bed(&client, &args.bed).await?;
     let mut rows = Vec::new();
-    for &inflight in &args.inflight {
+    for &asked in &args.inflight {
+        let inflight = args.inflight(asked);
         let peer = "highwater".to_owned();
         let shape = Shape { peer, inflight, size: args.bed.size, partitions: args.bed.partitions, replicas };
-        let producer =
-            client.producer().batch_bytes(args.batch_bytes).linger(Duration::from_millis(args.linger_ms)).build();
-        let producer = Rc::new(producer);
+        let buffer = (32 << 20).max(inflight * (args.bed.size + RECORD_BOOKKEEPING));
+        let producer = client.producer().batch_bytes(args.batch_bytes.unwrap_or(BATCH_BYTES)).linger(args.linger());
+        let producer = Rc::new(producer.buffer_bytes(buffer).build());
         let (value, topic) = (Bytes::from(vec![b'x'; args.bed.size]), topic.clone());
         let sender = producer.clone();
+        // All that is acknowledged, the warm-up too: as the client counts its batches.
+        let (acknowledged, before) = (Rc::new(Cell::new(0u64)), client.stats().batches_acknowledged);
+        let counted = acknowledged.clone();
+        // Full batches everywhere need as many records for each partition.
+        let partitions = args.batch_bytes.map(|_| args.bed.partitions);
         let send = move |task: usize| {
-            let (producer, value, topic) = (sender.clone(), value.clone(), topic.clone());
+            let (producer, value, topic, count) = (sender.clone(), value.clone(), topic.clone(), acknowledged.clone());
             async move {
-                let record = Record::new(topic, value).key(Bytes::copy_from_slice(&task.to_be_bytes()));
-                match producer.send(record).await {
+                let mut record = Record::new(topic, value).key(Bytes::copy_from_slice(&task.to_be_bytes()));
+                record.partition = partitions.map(|partitions| u32::try_from(task).unwrap_or(0) % partitions);
+                let ok = match producer.send(record).await {
                     Ok(receipt) => receipt.await.is_ok(),
                     Err(_) => false,
-                }
+                };
+                count.set(count.get() + u64::from(ok));
+                ok
             }
         };
         let cluster = context.cluster()?;
         let usage = move || Usage::now(&cluster);
         let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
-        let figures = load::run(shape, warm, measure, usage, send).await;
+        let mut figures = load::run(shape, warm, measure, usage, send).await;
+        let batches = client.stats().batches_acknowledged - before;
+        #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+        let mean = (counted.get() * args.bed.size as u64) as f64 / batches.max(1) as f64;
+        figures.batch_bytes = Some(mean);
+        figures.disk = Some(probe.clone());
         if context.output == output::Output::Json {
             output::say(serde_json::to_string(&figures)?)?;
         }
@@ -119,21 +165,23 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
         producer.close().await?;
     }
     client.admin().delete_topic(&topic).await.map_err(super::advise)?;
-    if context.output == output::Output::Table {
-        if let Some(path) = &args.beside {
-            rows.extend(read_beside(path)?);
+    match context.output {
+        output::Output::Table => {
+            rows.extend(beside);
+            print_table(&rows)?;
+            output::say(args.bed.beside(&probe))?;
         }
-        print_table(&rows);
-        println!(
-            "\nthis disk alone, append {} B and fdatasync: p50 {:.2} ms, p99 {:.2} ms",
-            args.bed.size, probe.p50_ms, probe.p99_ms
-        );
+        output::Output::Json => {
+            for figures in &beside {
+                output::say(serde_json::to_string(figures)?)?;
+            }
+        }
     }
     client.close();
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_table(rows: &[Figures]) {
+fn print_table(rows: &[Figures]) -> anyhow::Result<()> {
     let columns = [
         "PEER",
         "IN FLIGHT",
@@ -150,6 +198,7 @@ fn print_table(rows: &[Figures]) {
         "ERRORS",
         "CPU S/GB",
         "NODE MB",
+        "BATCH KIB",
     ];
     let known = |figure: Option<f64>| figure.map_or_else(|| "-".into(), |figure| format!("{figure:.1}"));
     let cells = rows.iter().map(|row| {
@@ -169,13 +218,52 @@ fn print_table(rows: &[Figures]) {
             row.errors.to_string(),
             known(row.cpu_s_per_gb),
             known(row.node_rss_mb),
+            known(row.batch_bytes.map(|bytes| bytes / 1024.0)),
         ]
     });
-    println!("{}", output::table(&columns, cells));
+    output::say(output::table(&columns, cells))
 }
 
 fn read_beside(path: &std::path::Path) -> anyhow::Result<Vec<Figures>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
     let lines = text.lines().filter(|line| line.starts_with('{'));
     lines.map(|line| serde_json::from_str(line).with_context(|| format!("not a line of figures: {line}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ProduceArgs,
+    }
+
+    fn args(words: &[&str]) -> ProduceArgs {
+        Line::try_parse_from([&["bench"], words].concat()).map(|line| line.args).unwrap()
+    }
+
+    #[test]
+    fn full_batches_have_enough_in_flight() {
+        let plain = args(&["--partitions", "300"]);
+        assert_eq!((plain.inflight(1_000), plain.linger()), (1_000, Duration::ZERO));
+        let full = args(&["--partitions", "300", "--batch-bytes", "16384"]);
+        assert_eq!((full.inflight(1_000), full.linger()), (300 * 16 * 2, Duration::from_millis(100)));
+        assert_eq!(args(&["--batch-bytes", "16384"]).inflight(1_000), 1_000);
+    }
+
+    #[test]
+    fn lines_of_other_brokers_are_read_with_and_without_what_only_we_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers");
+        let line = r#"{"peer":"nats","inflight":1,"size":1024,"partitions":1,"replicas":3,"acks_per_s":508.0,"mb_per_s":0.5,"p50_ms":1.9,"p99_ms":3.0,"p999_ms":4.0,"max_ms":9.0,"errors":0,"gap_ms":10.0"#;
+        let disk = r#","batch_bytes":1024.0,"disk":{"p50_ms":0.18,"p99_ms":0.4}"#;
+        std::fs::write(&path, format!("# made today\n{line}}}\n{line}{disk}}}\n")).unwrap();
+        let rows = read_beside(&path).unwrap();
+        assert_eq!((rows.len(), rows[0].disk.is_none()), (2, true));
+        // Printed again they have the same keys.
+        assert!(serde_json::to_string(&rows[1]).unwrap().contains(disk));
+    }
 }

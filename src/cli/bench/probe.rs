@@ -1,12 +1,12 @@
 //! The machine's own limit: append and `fdatasync` on the disk that the figures are compared with.
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{io::Write, path::Path};
 use tokio::time::Instant;
 
 /// What the disk does alone.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Probe {
     /// Median of one append and its `fdatasync`, milliseconds.
     pub(super) p50_ms: f64,

@@ -15,7 +15,7 @@ use highwater::{
     runtime::{ArbitersError, CourierError},
     tls::TlsError,
     types::{NameError, NodeId, TopicName},
-    wire::{Code, FrameError, Kind, Refused},
+    wire::{Code, FrameError, Kind, Refused, quic::NEEDS_CERTIFICATE},
 };
 use std::{fmt, fmt::Write as _, time::Duration};
 
@@ -210,6 +210,7 @@ fn connecting() -> Vec<ConnectError> {
     vec![
         ConnectError::NoBootstrap,
         ConnectError::Unreachable { attempts: vec![("localhost:7420".into(), "timed out".into())] },
+        ConnectError::Unreachable { attempts: vec![("localhost:7420".into(), NEEDS_CERTIFICATE.into())] },
         ConnectError::Setup { why: "no certificate".into() },
     ]
 }

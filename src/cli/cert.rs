@@ -1,6 +1,6 @@
 //! `highwater cert`: the cluster's authority, and certificates for its nodes and clients.
 
-use super::output;
+use super::output::Output;
 use crate::{
     tls::{Authority, FOR_DAYS_DEFAULT},
     types::NodeId,
@@ -54,42 +54,61 @@ pub(super) struct Place {
     days: u32,
 }
 
-pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> {
+    let mut made = Vec::new();
     let now_ms = Env::real().now_ms();
     match command {
         Command::Ca { place } => {
             std::fs::create_dir_all(&place.out)?;
             let written = Authority::create(&place.cluster_name, place.days, now_ms)?.write(&place.out)?;
-            say(&written)?;
+            made.push(Made::from(written));
             eprintln!("next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
         }
         Command::Node { place, nodes, hosts } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
             for node in nodes {
-                say(&authority
-                    .issue_node(NodeId(node), &hosts, place.days)?
-                    .write(&place.out, &format!("node-{node}"))?)?;
+                let issued = authority.issue_node(NodeId(node), &hosts, place.days)?;
+                made.push(Made::from(issued.write(&place.out, &format!("node-{node}"))?));
             }
         }
         Command::Client { place, name } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
-            say(&authority.issue_client(&name, place.days)?.write(&place.out, &format!("client-{name}"))?)?;
+            let issued = authority.issue_client(&name, place.days)?;
+            made.push(Made::from(issued.write(&place.out, &format!("client-{name}"))?));
         }
     }
+    output.value(&made, || {
+        let lines = made.iter().map(|made| format!("{}\n{}", made.certificate.display(), made.key.display()));
+        lines.collect::<Vec<_>>().join("\n")
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that a cluster of nodes 1 to `nodes` on this machine needs.
+/// Everything that a cluster of nodes 1 to `nodes` on this machine needs; an authority that is there signs it.
 pub(super) fn make_all(directory: &Path, cluster: &str, nodes: u16) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    let authority = Authority::create(cluster, FOR_DAYS_DEFAULT, Env::real().now_ms())?;
-    authority.write(directory)?;
+    let now_ms = Env::real().now_ms();
+    let authority = if directory.join("ca.pem").exists() {
+        Authority::read(directory, cluster, now_ms).map_err(super::advise)?
+    } else {
+        let made = Authority::create(cluster, FOR_DAYS_DEFAULT, now_ms)?;
+        made.write(directory).map_err(super::advise)?;
+        made
+    };
     for node in 1..=u32::from(nodes) {
         authority.issue_node(NodeId(node), &[], FOR_DAYS_DEFAULT)?.write(directory, &format!("node-{node}"))?;
     }
     Ok(())
 }
 
-fn say((certificate, key): &(PathBuf, PathBuf)) -> anyhow::Result<()> {
-    output::say(format!("{}\n{}", certificate.display(), key.display()))
+/// Two files that were written.
+#[derive(serde::Serialize)]
+struct Made {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl From<(PathBuf, PathBuf)> for Made {
+    fn from((certificate, key): (PathBuf, PathBuf)) -> Self {
+        Self { certificate, key }
+    }
 }

@@ -1,6 +1,9 @@
 //! `highwater config`: what is wrong with a config file; and what the other commands take from config files.
 
-use super::find::{ClusterFile, ClusterNode};
+use super::{
+    find::{ClusterFile, ClusterNode},
+    output::Output,
+};
 use crate::{
     config::{Address, Config, ListenerKind, Problems},
     limits,
@@ -27,8 +30,34 @@ pub(super) enum Command {
 /// Free bytes below which `dev` refuses to produce.
 const DEV_FREE_BYTES_MIN: u64 = 128 << 20;
 
-pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// What is said of a file.
+#[derive(serde::Serialize)]
+struct Checked {
+    file: PathBuf,
+    node: Option<u32>,
+    cluster: Option<String>,
+    /// What is wrong, each with its line; nothing when it is good.
+    problems: Vec<String>,
+}
+
+pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> {
     let Command::Check { files } = command;
+    if output == Output::Json {
+        let checked = files.into_iter().map(|file| match Config::load(&file) {
+            Ok(config) => {
+                let (node, cluster) = (Some(config.node.id.0), Some(config.cluster.name));
+                Checked { file, node, cluster, problems: Vec::new() }
+            }
+            Err(problems) => {
+                let problems = problems.to_string().lines().map(str::to_owned).collect();
+                Checked { file, node: None, cluster: None, problems }
+            }
+        });
+        let checked: Vec<_> = checked.collect();
+        let clean = checked.iter().all(|one| one.problems.is_empty());
+        output.value(&checked, String::new)?;
+        return Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let mut clean = true;
     for file in files {
         match load(&file) {
@@ -78,18 +107,27 @@ fn cluster_node(config: &Config, path: PathBuf) -> ClusterNode {
     }
 }
 
-/// Node `id` of a `dev` cluster whose first port is `port`.
-pub(super) fn dev_node(port: u16, nodes: u16, id: u16) -> anyhow::Result<ClusterNode> {
-    Ok(cluster_node(&dev(port, nodes, id)?, format!("node-{id}.toml").into()))
+/// A node of a `dev` cluster, as its clients see it.
+pub(super) fn dev_node(config: &Config) -> ClusterNode {
+    cluster_node(config, format!("node-{}.toml", config.node.id).into())
+}
+
+/// Everything that a node listens on: UDP, then TCP.
+pub(super) fn ports(config: &Config) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+    let of = |http: bool| {
+        let listeners = config.listeners.0.iter().filter(move |one| (one.kind == ListenerKind::Http) == http);
+        listeners.map(|listener| listener.bind)
+    };
+    (of(false).chain([config.node.peer_bind, config.node.control_bind]).collect(), of(true).collect())
 }
 
 /// Its config file; paths are relative to the data directory of `dev`.
-pub(super) fn dev_config(port: u16, nodes: u16, id: u16) -> anyhow::Result<String> {
-    let config = dev(port, nodes, id)?;
-    Ok(format!("# Written by `highwater dev`. Every key is explained in config/highwater.toml.\n{}", config.to_toml()))
+pub(super) fn dev_config(config: &Config) -> String {
+    format!("# Written by `highwater dev`. Every key is explained in config/highwater.toml.\n{}", config.to_toml())
 }
 
-fn dev(port: u16, nodes: u16, id: u16) -> anyhow::Result<Config> {
+/// Node `id` of a `dev` cluster whose first port is `port`.
+pub(super) fn dev(port: u16, nodes: u16, id: u16) -> anyhow::Result<Config> {
     let last = port.checked_add(nodes * limits::PORT_STEP);
     last.with_context(|| format!("there are not enough ports above {port} for {nodes} nodes"))?;
     let mut config = Config::local(id, nodes);
@@ -125,10 +163,10 @@ mod tests {
     #[test]
     fn dev_configs_are_good_and_share_nothing() {
         for id in 1..=3 {
-            let text = dev_config(17420, 3, id).unwrap();
-            let config = Config::parse(&text, "dev").unwrap();
+            let made = dev(17420, 3, id).unwrap();
+            let config = Config::parse(&dev_config(&made), "dev").unwrap();
             assert_eq!(config.cluster, dev(17420, 3, 1).unwrap().cluster);
-            assert_eq!(dev_node(17420, 3, id).unwrap().native, format!("127.0.0.1:{}", 17420 + 10 * (id - 1)));
+            assert_eq!(dev_node(&made).native, format!("127.0.0.1:{}", 17420 + 10 * (id - 1)));
         }
         assert!(dev(65530, 3, 1).is_err());
     }

@@ -13,9 +13,11 @@ use super::{
     find::{ClusterFile, ClusterNode},
     output,
 };
+use crate::{config::Config, limits};
 use anyhow::{Context as _, bail};
 use std::{
-    net::UdpSocket,
+    io::ErrorKind,
+    net::{TcpListener, UdpSocket},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -31,14 +33,14 @@ use tokio::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Nodes in the cluster
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=7))]
     nodes: u16,
     /// Where certificates, configs, data and logs go
     #[arg(long, default_value = "highwater-dev", value_name = "DIR")]
     data_dir: PathBuf,
-    /// First port; each node takes four, ten apart from the next node's
-    #[arg(long, default_value_t = 7420)]
-    port: u16,
+    /// First port of a new cluster; each node takes four, ten apart from the next node's [default: 7420]
+    #[arg(long)]
+    port: Option<u16>,
     /// Leave a node that died dead
     #[arg(long)]
     no_restart: bool,
@@ -97,12 +99,12 @@ struct Node {
     died: Option<Instant>,
 }
 
-/// Makes what is not there yet: folder, certificates, configs.
+/// Makes what is not there yet: folder, certificates, configs. Writes nothing before all ports are free, and `dev.toml` last:
+/// a folder without it is made anew.
 fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     let dir = &args.data_dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
     let path = dir.join("dev.toml");
-    let cluster = if path.exists() {
+    if path.exists() {
         let before = ClusterFile::read(&path)?;
         if before.nodes.len() != usize::from(args.nodes) {
             bail!(
@@ -112,24 +114,59 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
                 before.nodes.len()
             );
         }
-        let text = std::fs::read_to_string(&path)?;
-        toml::from_str(&text)?
-    } else {
-        let nodes =
-            (1..=args.nodes).map(|id| super::config::dev_node(args.port, args.nodes, id)).collect::<Result<_, _>>()?;
-        let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes, from_dev: true };
-        super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
-        for (id, node) in (1..=args.nodes).zip(&cluster.nodes) {
-            std::fs::write(dir.join(&node.config), super::config::dev_config(args.port, args.nodes, id)?)?;
+        let configs: Vec<Config> =
+            before.nodes.iter().map(|node| super::config::load(&node.config)).collect::<Result<_, _>>()?;
+        let first = configs.first().and_then(|config| config.listeners.0.first()).map(|listener| listener.bind.port());
+        if let Some((port, first)) = args.port.zip(first).filter(|(port, first)| port != first) {
+            // The nodes know each other by these ports.
+            bail!(
+                "the cluster in {} has the ports from {first} on, which stay: leave out --port {port}, or make another \
+                 cluster there with --data-dir",
+                dir.display()
+            );
         }
-        cluster
-    };
-    for node in &cluster.nodes {
-        UdpSocket::bind(&node.native).with_context(|| {
-            format!("{} is in use: is another cluster running? (choose other ports with --port)", node.native)
-        })?;
+        are_free(&configs, "stop what uses it, or make another cluster with --data-dir and --port")?;
+        return Ok(toml::from_str(&std::fs::read_to_string(&path)?)?);
     }
+    let port = args.port.unwrap_or(limits::PORT_NATIVE);
+    let configs: Vec<Config> =
+        (1..=args.nodes).map(|id| super::config::dev(port, args.nodes, id)).collect::<Result<_, _>>()?;
+    if let Some(data) = configs.iter().map(|config| dir.join(&config.node.data_dir)).find(|data| data.exists()) {
+        bail!(
+            "{} is there, but {} that belongs to it is not: remove the data, or choose another --data-dir",
+            data.display(),
+            path.display()
+        );
+    }
+    are_free(&configs, "choose other ports with --port")?;
+    std::fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
+    let nodes = configs.iter().map(super::config::dev_node).collect();
+    let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes, from_dev: true };
+    super::cert::make_all(&dir.join("certs"), &cluster.name, args.nodes)?;
+    for (config, node) in configs.iter().zip(&cluster.nodes) {
+        std::fs::write(dir.join(&node.config), super::config::dev_config(config))?;
+    }
+    cluster.write(&path)?;
     Ok(cluster)
+}
+
+/// Whether nobody listens where the nodes will.
+fn are_free(configs: &[Config], advice: &str) -> anyhow::Result<()> {
+    for config in configs {
+        let (udp, tcp) = super::config::ports(config);
+        let udp = udp.into_iter().map(|address| (address, "UDP", UdpSocket::bind(address).err()));
+        let tcp = tcp.into_iter().map(|address| (address, "TCP", TcpListener::bind(address).err()));
+        for (address, protocol, refused) in udp.chain(tcp) {
+            match refused {
+                Some(error) if error.kind() == ErrorKind::AddrInUse => {
+                    bail!("{address} ({protocol}) is in use: is another cluster running? ({advice})")
+                }
+                Some(error) => bail!("cannot listen on {address} ({protocol}): {error} ({advice})"),
+                None => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn start(dir: &Path, node: &ClusterNode) -> anyhow::Result<Child> {
@@ -283,4 +320,77 @@ Ctrl-C stops it; the data stays in {}.",
         output::counted(cluster.nodes.len() as u64, "node"),
         args.data_dir.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+    fn args(dir: &Path, port: Option<u16>) -> Args {
+        Args { nodes: 1, data_dir: dir.join("dev"), port, no_restart: false }
+    }
+
+    /// The first of four ports that nobody uses now.
+    fn free() -> u16 {
+        let is_free = |port: &u16| {
+            let at = |n: u16| ("127.0.0.1", port + n);
+            (0..4).all(|n| UdpSocket::bind(at(n)).is_ok() && TcpListener::bind(at(n)).is_ok())
+        };
+        // Tests run side by side: each looks elsewhere.
+        static CALLS: AtomicU16 = AtomicU16::new(0);
+        let from = 14_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+        let from = from + CALLS.fetch_add(1, Relaxed) * 2_000;
+        (from..from + 2_000).step_by(10).find(is_free).unwrap()
+    }
+
+    fn refused(args: &Args) -> String {
+        prepare(args).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_port_in_use_leaves_nothing_behind() {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free());
+        let args = args(folder.path(), Some(port));
+        for n in 0..3 {
+            let taken = UdpSocket::bind(("127.0.0.1", port + n)).unwrap();
+            let said = refused(&args);
+            assert!(
+                said.contains(&format!("127.0.0.1:{} (UDP) is in use", port + n)) && said.contains("--port"),
+                "{said}"
+            );
+            drop(taken);
+        }
+        let taken = TcpListener::bind(("127.0.0.1", port + 3)).unwrap();
+        assert!(refused(&args).contains("(TCP) is in use"));
+        drop(taken);
+        assert!(!args.data_dir.exists());
+        assert_eq!(prepare(&args).unwrap().nodes.len(), 1);
+    }
+
+    #[test]
+    fn a_half_made_folder_is_made_anew() {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free());
+        let args = args(folder.path(), Some(port));
+        super::super::cert::make_all(&args.data_dir.join("certs"), "dev", 1).unwrap();
+        std::fs::write(args.data_dir.join("node-1.toml"), "half").unwrap();
+        prepare(&args).unwrap();
+        let config = super::super::config::load(&args.data_dir.join("node-1.toml")).unwrap();
+        assert_eq!(config.node.peer_bind.port(), port + 1);
+        // With data, and without the file that says where the cluster is, nothing is made.
+        std::fs::remove_file(args.data_dir.join("dev.toml")).unwrap();
+        std::fs::create_dir(args.data_dir.join("node-1")).unwrap();
+        assert!(refused(&args).contains("remove the data"));
+    }
+
+    #[test]
+    fn a_cluster_keeps_its_ports() {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free());
+        prepare(&args(folder.path(), Some(port))).unwrap();
+        let said = refused(&args(folder.path(), Some(port + 100)));
+        assert!(said.contains(&format!("ports from {port} on")) && said.contains("--data-dir"), "{said}");
+        assert_eq!(prepare(&args(folder.path(), Some(port))).unwrap(), prepare(&args(folder.path(), None)).unwrap());
+        let _taken = TcpListener::bind(("127.0.0.1", port + 3)).unwrap();
+        assert!(refused(&args(folder.path(), None)).contains("stop what uses it"));
+    }
 }

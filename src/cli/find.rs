@@ -88,7 +88,10 @@ pub fn find(given: Option<&Path>) -> anyhow::Result<ClusterFile> {
                 "no cluster here: {DEV_FILE} does not exist. Start one with `highwater dev`, or name one with --cluster FILE or $HIGHWATER_CLUSTER"
             );
         }
-        bail!("{} (from {how}) does not exist", path.display());
+        bail!(
+            "{} (from {how}) does not exist: name the dev.toml of a `highwater dev` or a node's config file",
+            path.display()
+        );
     }
     let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
     let table: toml::Table = text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
@@ -122,6 +125,9 @@ mod tests {
     #[test]
     fn a_missing_cluster_says_what_to_do() {
         let error = find(Some(Path::new("/nowhere/x.toml"))).unwrap_err().to_string();
-        assert_eq!(error, "/nowhere/x.toml (from --cluster) does not exist");
+        assert_eq!(
+            error,
+            "/nowhere/x.toml (from --cluster) does not exist: name the dev.toml of a `highwater dev` or a node's config file"
+        );
     }
 }

@@ -25,7 +25,7 @@ pub use serve::serve;
 use crate::{
     advice::Advice,
     client::Client,
-    tls::{self, Roots},
+    tls::{self, Identity, Roots},
 };
 use clap::{Parser, Subcommand};
 use output::Output;
@@ -38,6 +38,12 @@ struct Args {
     /// Which cluster: a `dev.toml` or a node's config file [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
     #[arg(long, global = true, value_name = "FILE")]
     cluster: Option<PathBuf>,
+    /// A client's certificate, for clusters that ask for one
+    #[arg(long, global = true, value_name = "FILE", env = "HIGHWATER_CERTIFICATE")]
+    certificate: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, global = true, value_name = "FILE", env = "HIGHWATER_KEY")]
+    key: Option<PathBuf>,
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -85,6 +91,9 @@ enum Command {
 /// What every client command needs to know.
 pub(crate) struct Context {
     cluster: Option<PathBuf>,
+    /// The files of the client's own certificate and key.
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
     output: Output,
 }
 
@@ -98,12 +107,23 @@ impl Context {
     async fn client(&self) -> anyhow::Result<Client> {
         let cluster = self.cluster()?;
         let roots = Roots::read(&cluster.ca).map_err(advise)?;
-        let tls = tls::client_config(&roots, None).map_err(advise)?;
+        let identity = self.identity()?;
+        let tls = tls::client_config(&roots, identity.as_ref()).map_err(advise)?;
         let client = Client::connect(cluster.addresses(), tls).await;
         client.map_err(|error| match cluster.is_stopped() {
             true => anyhow::anyhow!("{error} (`highwater dev` was stopped here: start it again, its data is kept)"),
             false => anyhow::anyhow!("{error} ({})", error.advice()),
         })
+    }
+
+    /// What the client shows to a cluster that asks who it is.
+    fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        match (&self.certificate, &self.key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Identity::read(certificate, key).map(Some).map_err(advise),
+            (Some(_), None) => anyhow::bail!("a certificate is shown with its private key: add --key FILE"),
+            (None, Some(_)) => anyhow::bail!("a private key belongs to a certificate: add --certificate FILE"),
+        }
     }
 
     /// Says to a person what may come next.
@@ -117,12 +137,12 @@ impl Context {
 /// Runs the command line; the exit code is 0 when all was done, 1 when something failed, 2 when the words make no sense.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let context = Context { cluster: args.cluster, output: args.output };
+    let context = Context { cluster: args.cluster, certificate: args.certificate, key: args.key, output: args.output };
     let result = match args.command {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Serve(args) => serve(&args.config),
-        Command::Config(command) => config::run(command),
-        Command::Cert(command) => cert::run(command),
+        Command::Config(command) => config::run(context.output, command),
+        Command::Cert(command) => cert::run(context.output, command),
         Command::Topic(command) => block_on(topic::run(context, command)),
         Command::Produce(args) => block_on(produce::run(context, args)),
         Command::Consume(args) => block_on(consume::run(context, args)),

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use highwater_raft::env::Env;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use std::{collections::VecDeque, io::BufRead, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -142,6 +143,11 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("{} acknowledged in {seconds:.2} s", output::counted(load.acked, "record"));
+    if context.output == output::Output::Json {
+        let Load { acked, failed, .. } = load;
+        let result = Sent { topic: &args.topic, acknowledged: acked, failed, unknown: load.open.len(), seconds };
+        context.output.value(&result, String::new)?;
+    }
     client.close();
     if given_up {
         eprintln!(
@@ -155,6 +161,17 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     let Some(first) = load.first_failure else { return Ok(ExitCode::SUCCESS) };
     eprintln!("error: {} failed, the first with: {first}", output::counted(load.failed, "record"));
     Ok(ExitCode::FAILURE)
+}
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Sent<'a> {
+    topic: &'a TopicName,
+    acknowledged: u64,
+    failed: u64,
+    /// Not waited for: they may be in the log.
+    unknown: usize,
+    seconds: f64,
 }
 
 struct Load {

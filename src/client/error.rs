@@ -4,7 +4,7 @@ use crate::{
     advice::{Advice, Reaction},
     batch::{BuildError, RecordsError},
     types::{GroupName, TopicName},
-    wire::{Code, Refused},
+    wire::{Code, Refused, quic::NEEDS_CERTIFICATE},
 };
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ impl Advice for ConnectError {
     fn advice(&self) -> String {
         match self {
             Self::NoBootstrap => "give at least one address of a node, host:port".into(),
+            Self::Unreachable { attempts } if attempts.iter().any(|(_, why)| why.contains(NEEDS_CERTIFICATE)) => {
+                "show a certificate that its CA signed (command line: --certificate FILE --key FILE; `highwater cert \
+                 client` makes one)"
+                    .into()
+            }
             Self::Unreachable { .. } => "check that a node runs and that address and certificates fit".into(),
             Self::Setup { .. } => "check the certificates that the client was given".into(),
         }

@@ -210,8 +210,18 @@ impl Connection for QuicConnection {
     }
 }
 
+/// What is said of a listener with `client_certificates` that was shown none.
+pub const NEEDS_CERTIFICATE: &str = "the node lets in only who shows a certificate of the cluster's CA";
+/// RFC 9001, section 4.8, with the alert `certificate_required` of RFC 8446.
+const CERTIFICATE_REQUIRED: u8 = 116;
+
 fn closed_by(error: ConnectionError) -> LinkClosed {
     LinkClosed(match error {
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == quinn::TransportErrorCode::crypto(CERTIFICATE_REQUIRED) =>
+        {
+            NEEDS_CERTIFICATE.into()
+        }
         ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
         ConnectionError::LocallyClosed => "closed by this side".into(),
         ConnectionError::TimedOut => format!("nothing came from the other side for {} s", IDLE_MAX.as_secs()),

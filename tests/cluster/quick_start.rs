@@ -118,6 +118,9 @@ fn the_start_of_the_readme_works() {
     assert!(!output.status.success() && error.contains("highwater dev"), "{error}");
 }
 
+/// Figures of another broker.
+const PEER: &str = r#"{"peer":"another","inflight":8,"size":1024,"partitions":1,"replicas":3,"acks_per_s":1.0,"mb_per_s":1.0,"p50_ms":1.0,"p99_ms":1.0,"p999_ms":1.0,"max_ms":1.0,"errors":0,"gap_ms":1.0}"#;
+
 /// Each command that prints results prints JSON when it is asked to.
 fn everything_in_json(desk: &Desk) {
     let made = desk.json("topic create paid --partitions 2 --set retention.ms=86400000");
@@ -141,7 +144,28 @@ fn everything_in_json(desk: &Desk) {
         3,
         "{lines}"
     );
+    fs::write(desk.dir.path().join("config-of-nobody.txt"), "a:1\nb:2\n").unwrap();
+    let sent = desk.json("produce paid --file config-of-nobody.txt --key-separator :");
+    assert_eq!((sent["acknowledged"].as_u64(), sent["failed"].as_u64()), (Some(2), Some(0)), "{sent}");
     assert!(desk.json("topic delete paid").is_object());
+    let made = desk.json("cert ca --out certs-of-nobody");
+    assert!(made[0]["certificate"].as_str().is_some_and(|file| file.ends_with("ca.pem")), "{made}");
+    let checked = desk.json("config check highwater-dev/node-1.toml");
+    assert_eq!((checked[0]["node"].as_u64(), checked[0]["problems"].as_array().map(Vec::len)), (Some(1), Some(0)));
+    let figures = desk.json("bench latency --records 20");
+    assert!(figures["disk"]["p50_ms"].is_number() && figures["to_hand"]["p50_ms"].is_number(), "{figures}");
+    let figures = desk.json("bench consume --megabytes 1");
+    assert!(figures["disk"]["p50_ms"].is_number() && figures["write_mb_per_s"].is_number(), "{figures}");
+    let figures = desk.json("bench consume --topic orders");
+    assert!(figures["megabytes"].as_f64() > Some(0.0) && figures["write_mb_per_s"].is_null(), "{figures}");
+    fs::write(desk.dir.path().join("peers"), PEER).unwrap();
+    let (lines, _) = desk.types(
+        "highwater -o json bench produce --inflight 8 --batch-bytes 4096 --partitions 2 --seconds 1 --warm 0 --beside peers",
+    );
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[1]["peer"].as_str()), (2, Some("another")), "{lines:?}");
+    assert!(lines[0]["disk"]["p50_ms"].is_number() && lines[0]["inflight"] == 16, "{lines:?}");
+    assert!(lines[0]["batch_bytes"].as_f64() > Some(2_000.0), "{lines:?}");
 }
 
 #[test]

@@ -8,8 +8,9 @@
 use highwater::{
     batch::{Builder, Compression, Producer},
     controller::machine as controller,
+    group::machine as home,
     partition::machine as partition,
-    types::{NodeId, ProducerId, TopicId},
+    types::{Generation, NodeId, Position, ProducerId, TopicId, TopicPartition},
 };
 use highwater_raft::{
     DirectoryId, GroupId, ReplicaId,
@@ -156,4 +157,81 @@ fn controller_machine() {
     commands.push(C::ReplicaCaughtUp(controller::ReplicaCaughtUp { group: GroupId(1_024), replica: newest }).encode());
     commands.push(C::Swapped(controller::Swapped { group: GroupId(1_024), voters }).encode());
     check::<controller::ControllerMachine>("controller", controller::CHECKPOINT_VERSION, &commands);
+}
+
+#[test]
+fn home_machine() {
+    use home::Command as C;
+    let (orders, gone) = (TopicId([1; 16]), TopicId([2; 16]));
+    let at = |partition| TopicPartition { topic: orders, partition };
+    let group = |name: &str| name.parse().unwrap();
+    let member = |name: &str| name.parse().unwrap();
+    let facts = |name: &str, partitions| home::TopicFacts { name: name.parse().unwrap(), partitions };
+    let join = |who: Option<&str>, start| {
+        C::Join(home::Join {
+            group: group("billing"),
+            member: who.map(member),
+            topics: vec!["orders".parse().unwrap()],
+            session_ms: 6_000,
+            kind: home::Kind::Offset,
+            start,
+        })
+    };
+    let report = |who: &str, generation, owned: &[(u32, u64)]| {
+        let owned = owned.iter().map(|(partition, delivered)| (at(*partition), *delivered)).collect();
+        let generation = Generation(generation);
+        C::Reconciled(home::Reconciled { group: group("billing"), member: member(who), generation, owned })
+    };
+    let offset = |partition, offset| home::CommitOffset {
+        partition: at(partition),
+        offset,
+        leader_epoch: 4,
+        metadata: "by hand".into(),
+    };
+    let commands = [
+        C::TopicsChanged(home::TopicsChanged {
+            version: 3,
+            set: vec![(orders, facts("orders", 3)), (gone, facts("gone", 1))],
+            gone: Vec::new(),
+        }),
+        join(Some("one"), Some(Position::Earliest)),
+        C::Start(home::Start {
+            group: group("billing"),
+            member: member("one"),
+            generation: Generation(1),
+            offsets: vec![(at(0), 0), (at(1), 5)],
+        }),
+        join(Some("two"), None),
+        report("one", 2, &[(0, 7), (1, 9)]),
+        C::Commit(home::Commit {
+            group: group("billing"),
+            member: Some(member("one")),
+            generation: Generation(3),
+            n: 1,
+            offsets: vec![offset(0, 6)],
+        }),
+        join(Some("three"), None),
+        C::Expire(home::Expire { group: group("billing"), member: member("three"), session: 3 }),
+        C::Leave(home::Leave { group: group("billing"), member: member("two") }),
+        join(None, None),
+        C::Commit(home::Commit {
+            group: group("audit"),
+            member: None,
+            generation: Generation(0),
+            n: 0,
+            offsets: vec![offset(2, 70)],
+        }),
+        C::Reset(home::Reset { group: group("audit"), offsets: vec![offset(2, 60)] }),
+        C::Commit(home::Commit {
+            group: group("brief"),
+            member: None,
+            generation: Generation(0),
+            n: 0,
+            offsets: vec![offset(0, 1)],
+        }),
+        C::Delete(home::Delete { group: group("brief") }),
+        C::TopicsChanged(home::TopicsChanged { version: 4, set: Vec::new(), gone: vec![gone] }),
+    ];
+    let commands = commands.iter().map(C::encode).collect::<Vec<_>>();
+    check::<home::HomeMachine>("home", home::CHECKPOINT_VERSION, &commands);
 }

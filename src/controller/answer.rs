@@ -171,3 +171,31 @@ fn refused(refusal: &Refusal) -> Refused {
     };
     Refused::new(code, format!("{refusal}; {}", refusal.advice()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_what_they_were() {
+        let answers = [
+            Answer::Bootstrapped { cluster_id: 7 },
+            Answer::Registered { cluster_id: 7, controller: ReplicaId(65_536) },
+            Answer::TopicCreated { id: TopicId([1; 16]), partitions: 3, replication_factor: 2 },
+            Answer::TopicAltered,
+            Answer::TopicDeleted { id: TopicId([1; 16]) },
+            Answer::Noted,
+            Answer::ProducerBlock { first: ProducerId(1 << 40), count: 1_000 },
+        ];
+        let answers = answers.into_iter().map(|answer| Ok(Executed { answer, version: 12 }));
+        let errors = [
+            ExecuteError::Refused(Refused::new(Code::TopicExists, "it is there")),
+            ExecuteError::NotLeader { leader: Some(NodeId(2)) },
+            ExecuteError::NoQuorum,
+            ExecuteError::TimedOut,
+        ];
+        let all: Vec<Result<Executed, ExecuteError>> = answers.chain(errors.into_iter().map(Err)).collect();
+        let bytes: Vec<u8> = all.iter().flat_map(|one| rmp_serde::to_vec_named(one).unwrap()).collect();
+        highwater_raft::testing::golden("peers/executed.hex", &bytes);
+    }
+}

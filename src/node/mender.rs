@@ -196,3 +196,18 @@ async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end)
         entries.extend(page.entries.into_iter().map(Applied::from));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_raft::testing::golden;
+
+    #[test]
+    fn what_is_asked_and_answered_is_what_it_was() {
+        let (note, payload) = (Bytes::from_static(b"note"), Bytes::from_static(b"payload"));
+        let piece = Piece { index: 5, term: 2, kind: 1, offset: 40, offset_end: 43, max_timestamp: -1, note, payload };
+        let wanted = Wanted { group: 1_024, from: 5, to: 9 };
+        golden("peers/entries-wanted.hex", &rmp_serde::to_vec_named(&wanted).unwrap());
+        golden("peers/entries-page.hex", &rmp_serde::to_vec_named(&Page { entries: vec![piece] }).unwrap());
+    }
+}

@@ -217,3 +217,18 @@ impl Seeds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use highwater_raft::testing::golden;
+
+    #[test]
+    fn what_is_noted_and_asked_is_what_it_was() {
+        let founders = [(NodeId(1), DirectoryId(0x11)), (NodeId(2), DirectoryId(0x22))].into();
+        let founding = Founding { cluster_id: 0x1234, founders };
+        golden("log/founding-note.hex", &rmp_serde::to_vec_named(&founding).unwrap());
+        let seeding = Seeding { digest: 7, directory: DirectoryId(0x11), cluster: Some(founding) };
+        golden("peers/seeding.hex", &rmp_serde::to_vec_named(&seeding).unwrap());
+    }
+}

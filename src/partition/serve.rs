@@ -80,3 +80,14 @@ pub(super) fn batches(entries: &[Applied], offset: u64, end: u64, bytes_max: usi
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn note_is_what_it_was() {
+        let item = |position, base_offset| Item { position, len: 100, base_offset, records: 3, max_timestamp: -1 };
+        highwater_raft::testing::golden("log/partition-note.hex", &note(900, &[item(40, 900), item(140, 905)]));
+    }
+}

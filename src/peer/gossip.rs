@@ -77,3 +77,14 @@ pub async fn run(controller: Controller, courier: Arc<dyn Courier>, env: Env) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_what_it_was() {
+        let told = Led { groups: vec![(1_024, 7), (1_025, 3)], ailing: vec![(1_026, Ailment::Mending as u8)] };
+        highwater_raft::testing::golden("peers/gossip.hex", &rmp_serde::to_vec_named(&told).unwrap());
+    }
+}

@@ -73,6 +73,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fence_v1() {
+        let bytes = Fence { term: 7, n: 3, stamp_ms: 1_700_000_000_000 }.wrap(&Bytes::from_static(b"machine"));
+        highwater_raft::testing::golden("machines/fence-v1.hex", &bytes);
+        assert_eq!(VERSION, 1);
+    }
+
+    #[test]
     fn only_the_next_of_its_own_term_counts() {
         let mut fence = Fence::default();
         let mut admit =

@@ -26,8 +26,10 @@ mod behind;
 mod expiry;
 mod groups;
 mod metrics;
+mod positions;
 mod repair;
 mod retention;
+mod seeds;
 mod storage;
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -53,6 +55,18 @@ impl World {
     }
 
     async fn with(nodes: u16, seed: u64, set: impl Fn(&mut Config)) -> Self {
+        let mut world = Self::stopped(nodes, seed, set);
+        for n in 0..world.slots.len() {
+            world.start(n).await;
+        }
+        for slot in &world.slots {
+            within(30, slot.node.as_ref().unwrap().serving()).await;
+        }
+        world
+    }
+
+    /// No node runs yet.
+    fn stopped(nodes: u16, seed: u64, set: impl Fn(&mut Config)) -> Self {
         let hub = Hub::new(seed, Timing::default());
         let slot = |id: u16| {
             let mut config = Config::local(id, nodes);
@@ -70,14 +84,7 @@ impl World {
                 lives: 0,
             }
         };
-        let mut world = Self { hub, seed, slots: (1..=nodes).map(slot).collect() };
-        for n in 0..world.slots.len() {
-            world.start(n).await;
-        }
-        for slot in &world.slots {
-            within(30, slot.node.as_ref().unwrap().serving()).await;
-        }
-        world
+        Self { hub, seed, slots: (1..=nodes).map(slot).collect() }
     }
 
     async fn start(&mut self, n: usize) {

@@ -84,7 +84,8 @@ fn scene(world: &World, storm: &Storm) -> Vec<Step> {
 
 /// Fewer crashes lost bytes by now than a storm must have, spread over its time.
 fn is_mild(world: &World) -> bool {
-    let due = super::sometimes::LOSSY_CRASHES_MIN * world.now() / (world.options.seconds.max(1) * 1_000_000);
+    // Two more than are needed: all of them before the end is near.
+    let due = (super::sometimes::LOSSY_CRASHES_MIN + 2) * world.now() / (world.options.seconds.max(1) * 1_000_000);
     world.options.seconds >= 60 && world.sums.borrow().lossy_crashes < due
 }
 

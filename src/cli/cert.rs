@@ -85,7 +85,10 @@ pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> 
 }
 
 /// Everything that a cluster of nodes 1 to `nodes` on this machine needs; an authority that is there signs it.
-pub(super) fn make_all(directory: &Path, cluster: &str, nodes: u16) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the folder cannot be written, or what is there is of another cluster.
+pub fn make_certificates(directory: &Path, cluster: &str, nodes: u16) -> anyhow::Result<()> {
     let now_ms = Env::real().now_ms();
     let authority = if directory.join("ca.pem").exists() {
         Authority::read(directory, cluster, now_ms).map_err(super::advise)?

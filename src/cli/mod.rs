@@ -18,6 +18,7 @@ mod produce;
 mod serve;
 mod topic;
 
+pub use cert::make_certificates;
 pub use dev::is_ready;
 pub use find::{ClusterFile, ClusterNode, DEV_FILE, find};
 pub use serve::serve;

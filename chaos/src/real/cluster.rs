@@ -7,10 +7,8 @@ use super::{
 };
 use anyhow::{Context as _, bail};
 use highwater::{
-    cli::{ClusterFile, find},
+    cli::{ClusterFile, find, make_certificates},
     config::{Address, Config},
-    tls::Authority,
-    types::NodeId,
 };
 use rustix::process::{Pid, Signal};
 use std::{
@@ -100,14 +98,11 @@ impl Own {
         clocks: bool,
     ) -> anyhow::Result<Self> {
         let certificates = folder.join("certs");
-        std::fs::create_dir_all(&certificates)?;
-        let authority = Authority::create("chaos", 30, highwater_raft::env::Env::real().now_ms())?;
-        authority.write(&certificates)?;
+        make_certificates(&certificates, "chaos", nodes)?;
         let proxies = Proxies::new();
         let at = |node: u16, offset: u16| SocketAddr::from(([127, 0, 0, 1], port + STEP * (node - 1) + offset));
         let mut configs = Vec::new();
         for id in 1..=nodes {
-            authority.issue_node(NodeId(id.into()), &[], 30)?.write(&certificates, &format!("node-{id}"))?;
             let mut config = Config::local(id, nodes);
             config.cluster.name = "chaos".into();
             for (seed, id) in config.cluster.seeds.iter_mut().zip(1..) {

@@ -190,7 +190,12 @@ impl Scenario {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let scenario: Self = toml::from_str(text)?;
         anyhow::ensure!(!scenario.faults.is_empty(), "it has no [[fault]]");
-        anyhow::ensure!((1..=9).contains(&scenario.nodes), "nodes = {}: from 1 to 9 run here", scenario.nodes);
+        let most = highwater::limits::SEEDS_MAX;
+        anyhow::ensure!(
+            (1..=most).contains(&usize::from(scenario.nodes)),
+            "nodes = {}: a cluster is made of 1 to {most}",
+            scenario.nodes
+        );
         anyhow::ensure!(scenario.pause_s > 0.0, "pause_s = {}: faults need time in between", scenario.pause_s);
         Ok(scenario)
     }
@@ -230,7 +235,7 @@ mod tests {
             ("[[fault]]\ndo = \"kil\"\nwho = \"any\"", "unknown variant `kil`"),
             ("[[fault]]\ndo = \"kill\"\nwho = \"nobody\"", "unknown variant `nobody`"),
             ("nodez = 3", "unknown field `nodez`"),
-            ("nodes = 30\n[[fault]]\ndo = \"kill\"\nwho = \"any\"", "from 1 to 9"),
+            ("nodes = 30\n[[fault]]\ndo = \"kill\"\nwho = \"any\"", "made of 1 to 7"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text:?}: {error}");

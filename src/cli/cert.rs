@@ -84,11 +84,17 @@ pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that a cluster of nodes 1 to `nodes` on this machine needs; an authority that is there signs it.
+/// Everything that a cluster of nodes 1 to `nodes` on this machine needs; an authority that is there signs it. `host` is where
+/// clients find a node, beside this machine's own names.
 ///
 /// # Errors
 /// When the folder cannot be written, or what is there is of another cluster.
-pub fn make_certificates(directory: &Path, cluster: &str, nodes: u16) -> anyhow::Result<()> {
+pub fn make_certificates(
+    directory: &Path,
+    cluster: &str,
+    nodes: u16,
+    host: impl Fn(u32) -> Option<String>,
+) -> anyhow::Result<()> {
     let now_ms = Env::real().now_ms();
     let authority = if directory.join("ca.pem").exists() {
         Authority::read(directory, cluster, now_ms).map_err(super::advise)?
@@ -98,7 +104,8 @@ pub fn make_certificates(directory: &Path, cluster: &str, nodes: u16) -> anyhow:
         made
     };
     for node in 1..=u32::from(nodes) {
-        authority.issue_node(NodeId(node), &[], FOR_DAYS_DEFAULT)?.write(directory, &format!("node-{node}"))?;
+        let hosts: Vec<String> = host(node).into_iter().collect();
+        authority.issue_node(NodeId(node), &hosts, FOR_DAYS_DEFAULT)?.write(directory, &format!("node-{node}"))?;
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     std::fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
     let nodes = configs.iter().map(super::config::dev_node).collect();
     let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes, from_dev: true };
-    super::cert::make_certificates(&dir.join("certs"), &cluster.name, args.nodes)?;
+    super::cert::make_certificates(&dir.join("certs"), &cluster.name, args.nodes, |_| None)?;
     for (config, node) in configs.iter().zip(&cluster.nodes) {
         std::fs::write(dir.join(&node.config), super::config::dev_config(config))?;
     }
@@ -372,7 +372,7 @@ mod tests {
     fn a_half_made_folder_is_made_anew() {
         let (folder, port) = (tempfile::tempdir().unwrap(), free());
         let args = args(folder.path(), Some(port));
-        super::super::cert::make_certificates(&args.data_dir.join("certs"), "dev", 1).unwrap();
+        super::super::cert::make_certificates(&args.data_dir.join("certs"), "dev", 1, |_| None).unwrap();
         std::fs::write(args.data_dir.join("node-1.toml"), "half").unwrap();
         prepare(&args).unwrap();
         let config = super::super::config::load(&args.data_dir.join("node-1.toml")).unwrap();

@@ -199,8 +199,9 @@ fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCo
     let program = if beside.exists() { beside } else { PathBuf::from(name) };
     let mut command = std::process::Command::new(&program);
     command.arg("run").args(args);
-    if let Some(cluster) = context.cluster {
-        command.arg("--cluster").arg(cluster);
+    let files = [("--cluster", context.cluster), ("--certificate", context.certificate), ("--key", context.key)];
+    for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file?))) {
+        command.arg(name).arg(file);
     }
     match command.status() {
         Ok(status) => {

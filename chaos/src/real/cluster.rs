@@ -1,10 +1,7 @@
 //! The cluster that faults are done to: one that `highwater dev` runs, or node processes of our own, from config files, with a
-//! proxy before each port that nodes reach each other by.
+//! network in between that can fail.
 
-use super::{
-    disks::Disks,
-    proxy::{Proxies, Rule},
-};
+use super::{disks::Disks, net::Net, spaces};
 use anyhow::{Context as _, bail};
 use highwater::{
     cli::{ClusterFile, find, make_certificates},
@@ -78,7 +75,7 @@ pub(super) struct Own {
     folder: PathBuf,
     configs: Vec<Config>,
     children: RefCell<Vec<Option<Child>>>,
-    pub(super) proxies: Proxies,
+    pub(super) net: Net,
     pub(super) disks: Option<Disks>,
     clocks: Option<PathBuf>,
 }
@@ -94,23 +91,28 @@ impl Own {
     pub(super) async fn start(
         folder: &Path,
         (nodes, port): (u16, u16),
+        net: Net,
         disks: Option<Disks>,
         clocks: bool,
     ) -> anyhow::Result<Self> {
         let certificates = folder.join("certs");
-        make_certificates(&certificates, "chaos", nodes)?;
-        let proxies = Proxies::new();
-        let at = |node: u16, offset: u16| SocketAddr::from(([127, 0, 0, 1], port + STEP * (node - 1) + offset));
+        let host = |node| (!net.is_proxied()).then(|| spaces::address(node).to_string());
+        make_certificates(&certificates, "chaos", nodes, host)?;
+        let at = |node: u16, offset: u16| net.at(node, port + STEP * (node - 1) + offset);
+        // Where others reach a node: the proxy before it, or itself.
+        let (peer, control) = if net.is_proxied() { (4, 5) } else { (1, 2) };
         let mut configs = Vec::new();
         for id in 1..=nodes {
             let mut config = Config::local(id, nodes);
             config.cluster.name = "chaos".into();
             for (seed, id) in config.cluster.seeds.iter_mut().zip(1..) {
-                (seed.peer, seed.control) = (Address::from(at(id, 4)), Address::from(at(id, 5)));
+                (seed.peer, seed.control) = (Address::from(at(id, peer)), Address::from(at(id, control)));
             }
             (config.node.peer_bind, config.node.control_bind) = (at(id, 1), at(id, 2));
             for (listener, offset) in config.listeners.0.iter_mut().zip([0, 3]) {
                 listener.bind = at(id, offset);
+                // In a namespace, where nobody else is.
+                listener.anonymous = !net.is_proxied();
             }
             let place = disks.as_ref().map_or_else(|| folder.join(format!("node-{id}")), |disks| disks.at(id.into()));
             config.node.data_dir = place.join("data");
@@ -119,14 +121,17 @@ impl Own {
             config.tls.key = certificates.join(format!("node-{id}.key"));
             // Small, so that files are retired and recycled within minutes.
             (config.log.wal_file_bytes, config.log.free_bytes_min) = (8 << 20, 64 << 20);
-            proxies.open(id.into(), at(id, 4), config.node.peer_bind).await.with_context(|| busy(at(id, 4)))?;
-            proxies.open(id.into(), at(id, 5), config.node.control_bind).await.with_context(|| busy(at(id, 5)))?;
+            if let Net::Proxies(proxies) = &net {
+                for (offset, back) in [(4, config.node.peer_bind), (5, config.node.control_bind)] {
+                    proxies.open(id.into(), at(id, offset), back).await.with_context(|| busy(at(id, offset)))?;
+                }
+            }
             std::fs::write(folder.join(format!("node-{id}.toml")), config.to_toml())?;
             configs.push(config);
         }
         let clocks = if clocks { fake_clock() } else { None };
         let children = RefCell::new((0..nodes).map(|_| None).collect());
-        let own = Self { folder: folder.to_owned(), configs, children, proxies, disks, clocks };
+        let own = Self { folder: folder.to_owned(), configs, children, net, disks, clocks };
         for id in own.ids() {
             own.set_clock(id, 0)?;
             own.spawn(id)?;
@@ -172,7 +177,7 @@ impl Own {
         }
         // Ctrl-C in the terminal reaches this process alone.
         command.process_group(0);
-        self.children.borrow_mut()[node as usize - 1] = Some(command.spawn()?);
+        self.children.borrow_mut()[node as usize - 1] = Some(self.net.inside(node, || command.spawn())??);
         Ok(())
     }
 
@@ -239,24 +244,6 @@ impl Own {
             }
         }
         Ok(revived)
-    }
-
-    /// Nothing goes from the node to the others; and nothing to it, if `both`.
-    pub(super) fn cut(&self, node: u32, both: bool) {
-        let cut = Rule { cut: true, ..Rule::default() };
-        for other in self.ids().filter(|other| *other != node) {
-            self.proxies.set(node, other, cut);
-            if both {
-                self.proxies.set(other, node, cut);
-            }
-        }
-    }
-
-    /// The same rule for all directions.
-    pub(super) fn everywhere(&self, rule: Rule) {
-        for from in self.ids() {
-            self.ids().filter(|to| *to != from).for_each(|to| self.proxies.set(from, to, rule));
-        }
     }
 }
 

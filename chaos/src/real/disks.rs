@@ -1,7 +1,6 @@
 //! A file system per node that can lose what was not synced, fail, and be full: ext4 in a file, mounted by a loop device.
 //! Root alone can do that.
 
-use super::scenario::Ability;
 use anyhow::Context as _;
 use std::{
     collections::BTreeMap,
@@ -106,35 +105,4 @@ async fn run(program: &str, words: &[&std::ffi::OsStr]) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{program} {words:?}: {}", said.trim());
     Ok(())
-}
-
-/// Why the machine does not allow it; `None` when it does.
-pub(super) async fn refused(ability: Ability, folder: &Path) -> Option<String> {
-    match ability {
-        Ability::Clock => {
-            super::cluster::fake_clock().is_none().then(|| "libfaketime is not installed (package faketime)".into())
-        }
-        Ability::PowerLoss | Ability::FsyncError | Ability::DiskFull => {
-            if !rustix::process::geteuid().is_root() {
-                return Some("only root can mount".into());
-            }
-            let probe = folder.join("probe");
-            let tried = async {
-                std::fs::create_dir_all(&probe)?;
-                let disks = Disks::make(&probe, 1).await?;
-                let lost = disks.at(1).join("lost");
-                std::fs::write(&lost, "not synced")?;
-                disks.cut(1)?;
-                let restored = disks.restore(1).await;
-                let was_lost = !lost.exists();
-                disks.close(1);
-                restored?;
-                anyhow::ensure!(was_lost, "a file that was not synced survived");
-                anyhow::Ok(())
-            };
-            let tried = tried.await;
-            let _ = std::fs::remove_dir_all(&probe);
-            tried.err().map(|error| format!("{error:#}"))
-        }
-    }
 }

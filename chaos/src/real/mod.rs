@@ -1,7 +1,8 @@
 //! Real nodes: a load, faults, and a verdict.
 //!
 //! ```text
-//!  scenario ─▶ storm ─▶ target: nodes that `highwater dev` runs, or our own behind proxies, on disks that can lose power
+//!  scenario ─▶ storm ─▶ target: nodes that `highwater dev` runs, or our own: behind proxies or in
+//!                       namespaces, on disks that can lose power
 //!              load  ─▶ history ─▶ checker ─▶ report: one line, JSON, one HTML file
 //! ```
 
@@ -10,11 +11,14 @@ mod disks;
 mod gaps;
 mod html;
 mod load;
+mod net;
+mod probe;
 mod proxy;
 mod scenario;
+mod spaces;
 mod storm;
 
-pub use scenario::{Ability, Fault, Scenario, Who};
+pub use scenario::{Ability, Fault, Network, Scenario, Who};
 
 use crate::{checker, history::What};
 use anyhow::Context as _;
@@ -22,10 +26,13 @@ use cluster::{Own, Target};
 use disks::Disks;
 use highwater::{
     client::{Client, NewTopic},
-    tls::{self, Roots},
+    tls::{self, Identity, Roots},
     types::{Position, TopicName},
 };
 use load::Load;
+use net::Net;
+use proxy::Proxies;
+use spaces::Spaces;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -50,12 +57,21 @@ pub struct Args {
     /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
     #[arg(long, value_name = "DIR", requires = "scenario")]
     pub dir: Option<PathBuf>,
+    /// Add a row to chaos/LEDGER.md
+    #[arg(long, requires = "scenario")]
+    pub ledger: bool,
     /// First port of the scenario's nodes, ten each
     #[arg(long, default_value_t = 7620, requires = "scenario")]
     pub port: u16,
     /// Which cluster [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
     #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
     pub cluster: Option<PathBuf>,
+    /// A client's certificate, for clusters that ask for one
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with = "scenario")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", requires = "certificate", conflicts_with = "scenario")]
+    pub key: Option<PathBuf>,
     /// Which node is killed (SIGKILL)
     #[arg(long, value_enum, default_value_t = Who::Leader, conflicts_with = "scenario")]
     pub kill: Who,
@@ -188,7 +204,7 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
         .unwrap_or_else(|| std::env::temp_dir().join(format!("highwater-chaos-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
-    let without = probe(&scenario, &args.require, &folder).await?;
+    let without = probe::probe(&scenario, &args.require, &folder).await?;
     let report = on_own_nodes(&args, &scenario, &folder, without).await;
     match &report {
         Ok(report) if report.is_good() && args.dir.is_none() => std::fs::remove_dir_all(&folder)?,
@@ -204,26 +220,18 @@ async fn on_own_nodes(
     without: BTreeMap<Ability, String>,
 ) -> anyhow::Result<Report> {
     let needed: BTreeSet<Ability> = scenario.needs().into_iter().filter(|n| !without.contains_key(n)).collect();
-    let disks = match needed.iter().any(|ability| *ability != Ability::Clock) {
+    let disks = match needed.iter().any(|ability| ability.is_of_disks()) {
         true => Some(Disks::make(folder, scenario.nodes).await?),
         false => None,
     };
     let clocks = needed.contains(&Ability::Clock);
-    let target = Target::Own(Own::start(folder, (scenario.nodes, args.port), disks, clocks).await?);
+    let net = match needed.contains(&Ability::Netns) {
+        true => Net::Spaces(Spaces::make(scenario.nodes)?),
+        false => Net::Proxies(Proxies::new()),
+    };
+    let target = Target::Own(Own::start(folder, (scenario.nodes, args.port), net, disks, clocks).await?);
     let total = Duration::from_secs_f64(60.0 * args.minutes.unwrap_or(scenario.minutes));
     storm(args, scenario, &target, total, without).await
-}
-
-/// What the scenario needs and the machine does not allow, with the reason.
-async fn probe(scenario: &Scenario, require: &[Ability], folder: &Path) -> anyhow::Result<BTreeMap<Ability, String>> {
-    let mut without = BTreeMap::new();
-    for ability in scenario.needs().into_iter().chain(require.iter().copied()).collect::<BTreeSet<_>>() {
-        if let Some(why) = disks::refused(ability, folder).await {
-            anyhow::ensure!(!require.contains(&ability), "{ability:?} is required, and not possible here: {why}");
-            without.insert(ability, why);
-        }
-    }
-    Ok(without)
 }
 
 async fn storm(
@@ -234,7 +242,9 @@ async fn storm(
     without: BTreeMap<Ability, String>,
 ) -> anyhow::Result<Report> {
     let cluster = target.file()?;
-    let tls = tls::client_config(&Roots::read(&cluster.ca)?, None)?;
+    let shown = args.certificate.as_deref().zip(args.key.as_deref());
+    let identity = shown.map(|(certificate, key)| Identity::read(certificate, key)).transpose()?;
+    let tls = tls::client_config(&Roots::read(&cluster.ca)?, identity.as_ref())?;
     let client = Client::connect(cluster.addresses(), tls).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
@@ -279,7 +289,7 @@ async fn storm(
         reordered,
         other: verdict.anomalies.len() - lost - duplicated - reordered,
         faults: done.faults,
-        datagrams_lost: target.own().map_or(0, |own| own.proxies.dropped()),
+        datagrams_lost: target.own().map_or(0, |own| own.net.dropped()),
         not_applied: without.iter().map(|(ability, why)| format!("{ability:?}: {why}")).collect(),
         failures: done.failures,
         failovers: done.gaps.count(),

@@ -6,21 +6,10 @@
 //! ```
 //! Nodes dial from the ports that they listen on: the source address says who sends. No rights are needed.
 
+use super::net::Rules;
 use highwater_raft::env::Env;
 use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::net::UdpSocket;
-
-/// What happens to datagrams of one direction between two nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) cut: bool,
-    pub(super) delay: Duration,
-    pub(super) jitter: Duration,
-    /// Percent.
-    pub(super) loss: u32,
-    /// Percent.
-    pub(super) twice: u32,
-}
 
 /// The largest datagram.
 const DATAGRAM: usize = 65_536;
@@ -30,7 +19,7 @@ const DATAGRAM: usize = 65_536;
 pub(super) struct Proxies(Rc<Shared>);
 
 struct Shared {
-    rules: RefCell<BTreeMap<(u32, u32), Rule>>,
+    rules: RefCell<Rules>,
     /// Which node has a port.
     nodes: RefCell<BTreeMap<SocketAddr, u32>>,
     env: Env,
@@ -51,14 +40,9 @@ impl Proxies {
         Ok(())
     }
 
-    /// Sets the rule of a direction.
-    pub(super) fn set(&self, from: u32, to: u32, rule: Rule) {
-        self.0.rules.borrow_mut().insert((from, to), rule);
-    }
-
-    /// Everything goes through again.
-    pub(super) fn heal(&self) {
-        self.0.rules.borrow_mut().clear();
+    /// These rules instead of all that were there.
+    pub(super) fn set(&self, rules: Rules) {
+        *self.0.rules.borrow_mut() = rules;
     }
 
     /// Datagrams that went nowhere.
@@ -137,6 +121,7 @@ async fn send(by: &UdpSocket, to: Option<SocketAddr>, datagram: &[u8]) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::real::net::cut;
 
     #[tokio::test]
     async fn each_direction_has_its_own_rule() {
@@ -158,13 +143,13 @@ mod tests {
                 let (len, from) = one.recv_from(&mut buffer).await.unwrap();
                 assert_eq!((&buffer[..len], from), (&b"yes"[..], front));
 
-                proxies.set(2, 1, Rule { cut: true, ..Rule::default() });
+                proxies.set(cut(&[2], &[1]));
                 one.send_to(b"again", front).await.unwrap();
                 assert_eq!(two.recv_from(&mut buffer).await.unwrap().1, seen_as);
                 two.send_to(b"lost", seen_as).await.unwrap();
                 assert!(tokio::time::timeout(short, one.recv_from(&mut buffer)).await.is_err(), "the way back is cut");
                 assert_eq!(proxies.dropped(), 1);
-                proxies.heal();
+                proxies.set(Rules::new());
                 two.send_to(b"there", seen_as).await.unwrap();
                 assert_eq!(one.recv_from(&mut buffer).await.unwrap().0, 5);
             })

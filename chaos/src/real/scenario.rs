@@ -31,6 +31,8 @@ pub struct Scenario {
     pub minutes: f64,
     /// Seconds between the end of one fault and the next one.
     pub pause_s: f64,
+    /// What lies between the nodes.
+    pub network: Network,
     /// The faults, in their order.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
@@ -46,9 +48,20 @@ impl Default for Scenario {
             rate: 2_000,
             minutes: 1.0,
             pause_s: 5.0,
+            network: Network::Proxies,
             faults: Vec::new(),
         }
     }
+}
+
+/// What lies between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// A UDP proxy per port.
+    Proxies,
+    /// A network namespace per node; proxies where that is not allowed.
+    Namespaces,
 }
 
 /// Whom a fault is for.
@@ -92,6 +105,20 @@ pub enum Fault {
     /// No datagram goes from the node to the others; it still hears them.
     Mute {
         /// Whom.
+        who: Who,
+        /// For how many seconds.
+        for_s: f64,
+    },
+    /// The others are halved, and only this node hears both halves.
+    Middle {
+        /// Which.
+        who: Who,
+        /// For how many seconds.
+        for_s: f64,
+    },
+    /// The node's cable is pulled: nobody reaches it, no client either.
+    Unplug {
+        /// Whose.
         who: Who,
         /// For how many seconds.
         for_s: f64,
@@ -157,6 +184,17 @@ pub enum Ability {
     DiskFull,
     /// A wall clock per node (libfaketime)
     Clock,
+    /// A network namespace per node (root, iproute2, nftables)
+    Netns,
+    /// Packets between namespaces that are late (a kernel with netem)
+    Delay,
+}
+
+impl Ability {
+    /// It takes a file system per node.
+    pub fn is_of_disks(self) -> bool {
+        matches!(self, Self::PowerLoss | Self::FsyncError | Self::DiskFull)
+    }
 }
 
 impl Fault {
@@ -167,6 +205,7 @@ impl Fault {
             Self::SyncError { .. } => Some(Ability::FsyncError),
             Self::DiskFull { .. } => Some(Ability::DiskFull),
             Self::Clock { .. } => Some(Ability::Clock),
+            Self::Unplug { .. } => Some(Ability::Netns),
             _ => None,
         }
     }
@@ -196,13 +235,25 @@ impl Scenario {
             "nodes = {}: a cluster is made of 1 to {most}",
             scenario.nodes
         );
+        let pulled = scenario.faults.iter().any(|fault| matches!(fault, Fault::Unplug { .. }));
+        anyhow::ensure!(
+            !pulled || scenario.network == Network::Namespaces,
+            "cables can be pulled with network = \"namespaces\" alone"
+        );
         anyhow::ensure!(scenario.pause_s > 0.0, "pause_s = {}: faults need time in between", scenario.pause_s);
         Ok(scenario)
     }
 
     /// What it needs beyond processes and datagrams.
     pub fn needs(&self) -> BTreeSet<Ability> {
-        self.faults.iter().filter_map(Fault::needs).collect()
+        let mut needs: BTreeSet<_> = self.faults.iter().filter_map(Fault::needs).collect();
+        if self.network == Network::Namespaces {
+            needs.insert(Ability::Netns);
+            let is_late =
+                |fault: &Fault| matches!(fault, Fault::Rough { delay_ms, jitter_ms, .. } if delay_ms + jitter_ms > 0);
+            needs.extend(self.faults.iter().any(is_late).then_some(Ability::Delay));
+        }
+        needs
     }
 
     /// Between faults.
@@ -235,6 +286,7 @@ mod tests {
             ("[[fault]]\ndo = \"kil\"\nwho = \"any\"", "unknown variant `kil`"),
             ("[[fault]]\ndo = \"kill\"\nwho = \"nobody\"", "unknown variant `nobody`"),
             ("nodez = 3", "unknown field `nodez`"),
+            ("[[fault]]\ndo = \"unplug\"\nwho = \"any\"\nfor_s = 1", "cables can be pulled"),
             ("nodes = 30\n[[fault]]\ndo = \"kill\"\nwho = \"any\"", "made of 1 to 7"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use super::{
     cluster::Target,
     gaps::Gaps,
     load::Load,
-    proxy::Rule,
+    net::{self, Rule, Rules},
     scenario::{Ability, Fault, Scenario, Who},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What was done.
 pub(super) struct Done {
     pub(super) gaps: Gaps,
-    /// How often each kind of fault was done, to how many nodes altogether.
+    /// How often each kind of fault was done.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// What went wrong beside the records.
     pub(super) failures: Vec<String>,
@@ -110,8 +110,11 @@ impl<'a> Storm<'a> {
         Ok((chosen, led))
     }
 
-    fn note(&mut self, kind: &'static str, node: u32, text: &str) {
+    fn count(&mut self, kind: &'static str) {
         *self.done.faults.entry(kind).or_default() += 1;
+    }
+
+    fn note(&mut self, node: u32, text: &str) {
         self.load.note_fault(format!("node {node} {text}"));
     }
 
@@ -125,11 +128,20 @@ impl<'a> Storm<'a> {
         match *fault {
             Fault::Kill { who, down_s } => {
                 let (victims, led) = self.victims(who).await?;
+                let mut killed = Vec::new();
                 for node in &victims {
                     if self.target.signal(*node, Signal::KILL)? {
                         self.falls(*node, &led);
-                        self.note(if who == Who::All { "kill of all" } else { "kill" }, *node, "is killed");
+                        self.note(*node, "is killed");
+                        killed.push(*node);
                     }
+                }
+                let leads = |node: &u32| led.values().any(|leader| leader == node);
+                match killed[..] {
+                    [] => {}
+                    _ if who == Who::All => self.count("kill of all"),
+                    _ if killed.iter().any(leads) => self.count("kill of a leader"),
+                    _ => self.count("kill"),
                 }
                 self.again(&victims, down_s).await
             }
@@ -137,8 +149,9 @@ impl<'a> Storm<'a> {
                 let (victims, _) = self.victims(who).await?;
                 for node in &victims {
                     self.target.signal(*node, Signal::STOP)?;
-                    self.note("pause", *node, "stands still");
+                    self.note(*node, "stands still");
                 }
+                self.count("pause");
                 tokio::time::sleep(secs(for_s)).await;
                 for node in &victims {
                     self.target.signal(*node, Signal::CONT)?;
@@ -146,42 +159,79 @@ impl<'a> Storm<'a> {
                 }
                 Ok(())
             }
-            Fault::Alone { who, for_s } | Fault::Mute { who, for_s } => {
-                let both = matches!(fault, Fault::Alone { .. });
-                let (own, (victims, _)) = (self.target.own()?, self.victims(who).await?);
-                for node in &victims {
-                    own.cut(*node, both);
-                    let (kind, text) = if both { ("alone", "is cut off") } else { ("mute", "hears, and is not heard") };
-                    self.note(kind, *node, text);
-                }
-                self.wait(secs(for_s)).await?;
-                own.proxies.heal();
-                self.load.note_fault("the network is whole".into());
-                Ok(())
-            }
-            Fault::Rough { delay_ms, jitter_ms, loss, twice, for_s } => {
-                let own = self.target.own()?;
-                let (delay, jitter) = (Duration::from_millis(delay_ms), Duration::from_millis(jitter_ms));
-                own.everywhere(Rule { cut: false, delay, jitter, loss, twice });
-                *self.done.faults.entry("rough").or_default() += 1;
-                self.load.note_fault(format!("the network is rough: {delay_ms} ms + {jitter_ms}, {loss} % lost"));
-                self.wait(secs(for_s)).await?;
-                own.proxies.heal();
-                self.load.note_fault("the network is whole".into());
-                Ok(())
-            }
+            Fault::Alone { .. }
+            | Fault::Mute { .. }
+            | Fault::Middle { .. }
+            | Fault::Unplug { .. }
+            | Fault::Rough { .. } => self.of_network(fault).await,
             Fault::Clock { who, by_s } => {
                 let (own, (victims, _)) = (self.target.own()?, self.victims(who).await?);
                 for node in victims {
                     let now = self.clock_s.entry(node).or_default();
                     *now += by_s;
                     own.set_clock(node, *now)?;
-                    self.note("clock jump", node, &format!("has a clock that jumps by {by_s:+} s"));
+                    self.note(node, &format!("has a clock that jumps by {by_s:+} s"));
                 }
+                self.count("clock jump");
                 Ok(())
             }
             Fault::PowerLoss { .. } | Fault::SyncError { .. } | Fault::DiskFull { .. } => self.of_disk(fault).await,
         }
+    }
+
+    async fn of_network(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        let own = self.target.own()?;
+        let all = self.target.nodes()?;
+        let mut unplugged = Vec::new();
+        match *fault {
+            Fault::Alone { who, .. } | Fault::Mute { who, .. } => {
+                let both = matches!(fault, Fault::Alone { .. });
+                let (victims, _) = self.victims(who).await?;
+                let mut rules = net::cut(&victims, &all);
+                if both {
+                    rules.extend(net::cut(&all, &victims));
+                }
+                own.net.set(rules)?;
+                let (kind, text) = if both { ("alone", "is cut off") } else { ("mute", "hears, and is not heard") };
+                self.count(kind);
+                victims.iter().for_each(|node| self.note(*node, text));
+            }
+            Fault::Middle { who, .. } => {
+                let (victims, _) = self.victims(who).await?;
+                let others: Vec<u32> = all.into_iter().filter(|node| !victims.contains(node)).collect();
+                let (one, two) = others.split_at(others.len() / 2);
+                own.net.set(net::cut(one, two).into_iter().chain(net::cut(two, one)).collect())?;
+                self.count("middle");
+                victims.iter().for_each(|node| self.note(*node, "alone hears both halves of the others"));
+            }
+            Fault::Unplug { who, .. } => {
+                let (victims, led) = self.victims(who).await?;
+                for node in victims {
+                    own.net.plug(node, false)?;
+                    unplugged.push(node);
+                    self.falls(node, &led);
+                    self.note(node, "is unplugged");
+                }
+                self.count("unplug");
+            }
+            Fault::Rough { delay_ms, jitter_ms, loss, twice, .. } => {
+                let can_be_late = !self.without.contains(&Ability::Delay) || own.net.is_proxied();
+                let ms = |ms: u64| Duration::from_millis(if can_be_late { ms } else { 0 });
+                let rule = Rule { cut: false, delay: ms(delay_ms), jitter: ms(jitter_ms), loss, twice };
+                own.net.set(net::cut(&all, &all).into_keys().map(|way| (way, rule)).collect())?;
+                self.count("rough");
+                let late = format!("{} ms + {}", rule.delay.as_millis(), rule.jitter.as_millis());
+                self.load.note_fault(format!("the network is rough: {late}, {loss} % lost"));
+            }
+            _ => {}
+        }
+        self.wait(takes(fault)).await?;
+        own.net.set(Rules::new())?;
+        for node in unplugged {
+            own.net.plug(node, true)?;
+        }
+        self.load.note_fault("the network is whole".into());
+        Ok(())
     }
 
     async fn of_disk(&mut self, fault: &Fault) -> anyhow::Result<()> {
@@ -194,10 +244,10 @@ impl<'a> Storm<'a> {
                 victims.iter().try_for_each(|node| disks.cut(*node))?;
                 for node in &victims {
                     self.falls(*node, &led);
-                    let kind = if who == Who::All { "power loss of all" } else { "power loss" };
-                    self.note(kind, *node, "loses power");
+                    self.note(*node, "loses power");
                     own.kill(*node).await?;
                 }
+                self.count(if who == Who::All { "power loss of all" } else { "power loss" });
                 for node in &victims {
                     disks.restore(*node).await?;
                 }
@@ -206,7 +256,8 @@ impl<'a> Storm<'a> {
             Fault::SyncError { who } => {
                 for node in self.victims(who).await?.0 {
                     disks.cut(node)?;
-                    self.note("sync error", node, "has a disk that fails");
+                    self.count("sync error");
+                    self.note(node, "has a disk that fails");
                     if !own.ends(node).await? {
                         self.done.failures.push(format!("node {node} did not end when its disk failed"));
                         own.kill(node).await?;
@@ -221,8 +272,9 @@ impl<'a> Storm<'a> {
                 let (victims, _) = self.victims(who).await?;
                 for node in &victims {
                     disks.fill(*node)?;
-                    self.note("disk full", *node, "has a full disk");
+                    self.note(*node, "has a full disk");
                 }
+                self.count("disk full");
                 self.wait(secs(for_s)).await?;
                 for node in &victims {
                     disks.empty(*node)?;
@@ -256,6 +308,8 @@ fn takes(fault: &Fault) -> Duration {
         Fault::Pause { for_s, .. }
         | Fault::Alone { for_s, .. }
         | Fault::Mute { for_s, .. }
+        | Fault::Middle { for_s, .. }
+        | Fault::Unplug { for_s, .. }
         | Fault::Rough { for_s, .. }
         | Fault::DiskFull { for_s, .. } => for_s,
         Fault::SyncError { .. } | Fault::Clock { .. } => 1.0,

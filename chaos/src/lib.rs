@@ -13,6 +13,8 @@ pub mod checker;
 #[cfg(feature = "sabotage")]
 pub mod controls;
 pub mod history;
+pub mod ledger;
 pub mod observe;
 pub mod real;
 pub mod sim;
+pub mod soak;

@@ -6,8 +6,9 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "sabotage")]
 use highwater_chaos::controls;
 use highwater_chaos::{
-    observe, real,
+    ledger, observe, real,
     sim::{self, Many, Script},
+    soak,
 };
 use std::{path::PathBuf, process::ExitCode};
 
@@ -32,6 +33,11 @@ enum Command {
     },
     /// Run whole clusters in virtual time, each from a seed
     Sim(Sim),
+    /// Run seeds for long, in a process per eight, and write what came of them into the ledger
+    Soak(soak::Args),
+    /// Add to the ledger, or hold it against what runs now
+    #[command(subcommand)]
+    Ledger(ledger::Deed),
     /// Run kept scripts: seeds with their faults written out
     Replay {
         /// Files, as `sim --keep` writes them
@@ -64,9 +70,9 @@ struct Sim {
     /// Nodes; default: three, every fourth seed five
     #[arg(long)]
     nodes: Option<u32>,
-    /// All seeds in full mode: QUIC and TLS over simulated UDP; default: every seventh
-    #[arg(long)]
-    full: bool,
+    /// Every how many seeds one is in full mode: QUIC and TLS over simulated UDP; 1: all, 0: none
+    #[arg(long, default_value_t = sim::FULL_EVERY, value_name = "N")]
+    full_every: u64,
     /// Plant a bug: leaders resume after a restart without an election
     #[arg(long)]
     leader_restore: bool,
@@ -76,6 +82,9 @@ struct Sim {
     /// Fail unless the set reached every interesting state
     #[arg(long)]
     require_sometimes: bool,
+    /// Print at last, in one line of JSON, what came of all seeds
+    #[arg(long)]
+    tally: bool,
     /// Write the last run's history here
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
@@ -85,11 +94,17 @@ struct Sim {
 }
 
 fn main() -> ExitCode {
-    observe::install();
-    let result = match Args::parse().command {
+    let command = Args::parse().command;
+    // A node logs as `highwater serve` does.
+    if !matches!(command, Command::Serve { .. }) {
+        observe::install();
+    }
+    let result = match command {
         Command::Run(args) => run(*args),
         Command::Serve { config } => highwater::cli::serve(&config).map(|_| true),
         Command::Sim(sim) => simulate(&sim),
+        Command::Soak(args) => soak::run(&args, say),
+        Command::Ledger(deed) => ledger::run(&deed, say),
         Command::Replay { scripts } => replay(&scripts),
         #[cfg(feature = "sabotage")]
         Command::Controls(args) => controls::all(&args, say),
@@ -112,6 +127,8 @@ fn say(line: String) {
 
 fn run(args: real::Args) -> anyhow::Result<bool> {
     let json = args.json;
+    let ledger = args.ledger.then(ledger::Checkout::clean).transpose()?;
+    let asked = args.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = tokio::task::LocalSet::new().block_on(&runtime, real::run(args))?;
     if json {
@@ -123,6 +140,11 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
         report.evidence.iter().for_each(|a| println!("{} in partition {}: {}", a.kind, a.partition, a.evidence));
         println!("{}", report.line());
     }
+    if let (Some(checkout), Some(path)) = (ledger, &asked.scenario) {
+        let scenario = real::Scenario::read(path)?;
+        let name = path.file_stem().map_or_else(|| "-".into(), |name| name.to_string_lossy());
+        eprintln!("{}", checkout.add_real(&scenario, &name, asked.minutes.unwrap_or(scenario.minutes), &report)?);
+    }
     Ok(report.is_good())
 }
 
@@ -130,7 +152,7 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
     let (nodes, seconds, leader_restore) = (args.nodes, args.seconds, args.leader_restore);
     let options = |seed| {
         let base = sim::Options::new(seed);
-        let full = args.full || base.full;
+        let full = args.full_every > 0 && seed % args.full_every == 0;
         sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, leader_restore, full, ..base }
     };
     let many = Many {
@@ -139,6 +161,7 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
         jobs: args.jobs,
         until_caught: args.until_caught,
         require_sometimes: args.require_sometimes,
+        tally: args.tally,
     };
     let (good, last) = sim::run_many(&many, options, say)?;
     if let (Some(path), Some(outcome)) = (&args.history, &last) {

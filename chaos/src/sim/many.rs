@@ -22,6 +22,51 @@ pub struct Many {
     pub until_caught: bool,
     /// Fails unless every interesting state was reached.
     pub require_sometimes: bool,
+    /// Says at last what came of all, as JSON: a [`Tally`].
+    pub tally: bool,
+}
+
+/// What came of a range of seeds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[allow(missing_docs, reason = "as in `Sums`")]
+pub struct Tally {
+    pub runs: u64,
+    /// Seeds whose history is refused, that got stuck or in which something failed.
+    pub wrong: Vec<u64>,
+    /// Over the hashes of the histories, in the order of the seeds.
+    pub hash: u64,
+    pub acked: u64,
+    pub crashes: u64,
+    pub bytes_lost: u64,
+    pub partitions: u64,
+    pub blackouts: u64,
+    pub frames_ms: u64,
+    pub full_ms: u64,
+}
+
+impl Tally {
+    fn of(seed: u64, outcome: &Outcome) -> Self {
+        let Sums { acked, crashes, bytes_lost, partitions, blackouts, frames_ms, full_ms, .. } = outcome.sums;
+        let wrong = if outcome.is_good() { vec![] } else { vec![seed] };
+        let hash = outcome.history.hash();
+        Self { runs: 1, wrong, hash, acked, crashes, bytes_lost, partitions, blackouts, frames_ms, full_ms }
+    }
+
+    /// Adds what came of the seeds behind these.
+    pub fn add(&mut self, next: &Self) {
+        let before = if self.runs == 0 { 0xcbf2_9ce4_8422_2325 } else { self.hash };
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        self.hash = next.hash.to_be_bytes().into_iter().fold(before, fold);
+        self.runs += next.runs;
+        self.wrong.extend(&next.wrong);
+        self.acked += next.acked;
+        self.crashes += next.crashes;
+        self.bytes_lost += next.bytes_lost;
+        self.partitions += next.partitions;
+        self.blackouts += next.blackouts;
+        self.frames_ms += next.frames_ms;
+        self.full_ms += next.full_ms;
+    }
 }
 
 /// Runs them all; `options` makes each one. Tells of each by `say`. Gives whether all went as wanted, and the last run's outcome.
@@ -51,11 +96,10 @@ pub fn run_many(
         }
         drop(done);
         let (mut waiting, mut sums, mut wrong, mut last) = (BTreeMap::new(), Sums::default(), Vec::new(), None);
-        let mut caught = None;
-        let mut ran = 0;
+        let (mut caught, mut tally) = (None, Tally::default());
         for seed in many.seed..end {
             let outcome = next_of(seed, &mut waiting, &outcomes)?.map_err(anyhow::Error::msg)?;
-            ran += 1;
+            tally.add(&Tally::of(seed, &outcome));
             if !tell(seed, options(seed).seconds, &outcome, &mut say) {
                 wrong.push(seed);
             }
@@ -70,11 +114,15 @@ pub fn run_many(
         }
         let seconds = begun.elapsed().as_secs();
         say(format!(
-            "{ran} seeds in {seconds} s: {}",
+            "{} seeds in {seconds} s: {}",
+            tally.runs,
             serde_json::to_string(&Sums { reached: BTreeMap::new(), ..sums.clone() })?
         ));
         say(sums.hours());
         say(table(&sums));
+        if many.tally {
+            say(serde_json::to_string(&tally)?);
+        }
         if many.until_caught {
             say(caught.map_or_else(
                 || "not caught: no history of these seeds shows the planted bug".into(),

@@ -25,7 +25,7 @@ mod storm;
 mod world;
 
 pub use faults::{Fault, Loss, Role, Step, Who};
-pub use many::{Many, run_many};
+pub use many::{Many, Tally, run_many};
 pub use script::Script;
 pub use sometimes::{Sums, table};
 pub use storm::{Card, Storm};
@@ -67,6 +67,9 @@ pub struct Options {
     pub leader_restore: bool,
 }
 
+/// One of so many seeds is in full mode.
+pub const FULL_EVERY: u64 = 7;
+
 impl Options {
     /// 60 virtual seconds. Every fourth seed has five nodes, every third one retention that takes records away, every seventh is
     /// in full mode; those and every fifth have a wide storm.
@@ -79,7 +82,7 @@ impl Options {
             retention_ms: seed.is_multiple_of(3).then_some(8_000),
             storm: Arc::default(),
             script: None,
-            full: seed.is_multiple_of(7),
+            full: seed.is_multiple_of(FULL_EVERY),
             wide: seed.is_multiple_of(7) || seed.is_multiple_of(5),
             leader_restore: false,
         }

@@ -2,7 +2,7 @@
 
 use crate::support::{self, Cluster, seconds, topic};
 use highwater::{
-    client::{Client, Record, consumer::OutOfRange},
+    client::{Client, Delivery, Record, consumer::OutOfRange},
     types::{Position, TopicName},
 };
 use rustix::process::Signal;
@@ -136,17 +136,12 @@ fn what_was_acknowledged_survives_the_kill_of_all_nodes() {
 }
 
 pub(crate) async fn read_all(client: &Client, name: &TopicName, ends: &BTreeMap<u32, u64>) -> Acked {
-    let all = ends.keys().map(|partition| (name.clone(), *partition, Position::Earliest));
-    let mut consumer = client.consumer().assign(all).await.unwrap();
     let mut records = Acked::new();
-    let (total, begun) = (ends.values().sum::<u64>(), Instant::now());
-    while (records.len() as u64) < total {
-        assert!(begun.elapsed() < support::SOON, "{} of {total} records were read", records.len());
-        for record in consumer.poll(Duration::from_millis(200)).await.unwrap() {
-            let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
-            records.insert((record.partition, record.offset), value);
-        }
-    }
+    let put = |record: Delivery| {
+        let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+        records.insert((record.partition, record.offset), value);
+    };
+    support::read_to(client, name, ends, put).await;
     records
 }
 

@@ -1,10 +1,12 @@
 //! What Highwater is for: keyed lines in through `produce`, out through two groups, each node killed meanwhile.
 
-use crate::support::{self, Cluster, Program, Wire, seconds, topic, wait};
-use bytes::Bytes;
+use crate::{
+    gap::{gap, write},
+    support::{self, Cluster, Program, Wire, seconds, topic, wait},
+};
 use highwater::{
     batch::partition_of_key,
-    client::{Client, Delivery, Record},
+    client::{Client, Delivery},
     types::{Position, TopicName},
     wire::{Fetch, FetchPartition, Frame},
 };
@@ -173,37 +175,14 @@ fn given(record: &Delivery) -> Given {
     }
 }
 
-/// When records of one partition were acknowledged, one after the other: what a kill costs writers.
-async fn probe(client: Client, name: TopicName, partition: u32, acks: Arc<Mutex<Vec<Instant>>>, over: Arc<AtomicBool>) {
-    let producer = client.producer().linger(Duration::ZERO).build();
-    while !over.load(Relaxed) {
-        let record = Record::new(name.clone(), Bytes::from_static(b"probe")).partition(partition);
-        producer.send(record).await.unwrap().await.unwrap();
-        acks.lock().unwrap().push(Instant::now());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// The longest time between two acknowledgements from then on, up to another time or the first one behind it.
-fn gap(acks: &[Instant], (from, to): (Instant, Instant)) -> Duration {
-    let pairs = acks.windows(2).filter(|pair| pair[1] > from && pair[0] < to);
-    pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
-}
-
 async fn read_all(client: &Client, name: &TopicName) -> BTreeMap<u32, Vec<(u64, u64)>> {
     let ends = client.admin().list_offsets(name, Position::Latest).await.unwrap();
-    let all = ends.keys().map(|partition| (name.clone(), *partition, Position::Earliest));
-    let mut consumer = client.consumer().assign(all).await.unwrap();
     let mut logs: BTreeMap<u32, Vec<(u64, u64)>> = ends.keys().map(|partition| (*partition, Vec::new())).collect();
-    let begun = Instant::now();
-    while ends.iter().any(|(partition, end)| (logs[partition].len() as u64) < *end) {
-        assert!(begun.elapsed() < support::SOON, "the last read does not end");
-        for record in consumer.poll(Duration::from_millis(200)).await.unwrap() {
-            let one = given(&record);
-            logs.get_mut(&one.partition).unwrap().push((one.offset, one.line));
-        }
-    }
-    consumer.close().await.unwrap();
+    let put = |record: Delivery| {
+        let one = given(&record);
+        logs.get_mut(&one.partition).unwrap().push((one.offset, one.line));
+    };
+    support::read_to(client, name, &ends, put).await;
     logs
 }
 
@@ -252,7 +231,7 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
 
     let acks: Vec<_> = (0..3).map(|_| Arc::new(Mutex::new(Vec::new()))).collect();
     for (partition, acks) in (0..3).zip(&acks) {
-        runtime.spawn(probe(client.clone(), probes.clone(), partition, acks.clone(), over.clone()));
+        runtime.spawn(write(client.clone(), probes.clone(), partition, acks.clone(), over.clone()));
     }
     let begun = Instant::now();
     let mut command = cluster.command(&["produce", "lines", "--key-separator", "|"]);
@@ -299,7 +278,7 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
     eprintln!("produce: {} ({} in all)", said.trim(), seconds(begun.elapsed()));
 
     for (victim, probed, times) in kills {
-        let gaps = probed.iter().map(|partition| gap(&acks[*partition as usize].lock().unwrap(), times));
+        let gaps = probed.iter().map(|partition| gap(&acks[*partition as usize], times));
         eprintln!("write gap of the kill of node {victim}: {}", gaps.max().map_or("it led no probe".into(), seconds));
     }
 

@@ -1,9 +1,9 @@
 //! Clusters of processes, and what the tests read off them.
 
 use highwater::{
-    client::{Client, QuicDialer},
+    client::{Client, Delivery, QuicDialer},
     tls::{self, Roots},
-    types::TopicName,
+    types::{Position, TopicName},
     wire::{Connection, Frame, Hello, Link, Message},
 };
 use std::{
@@ -360,6 +360,27 @@ pub(crate) async fn leaders(client: &Client, name: &TopicName) -> BTreeMap<u32, 
         leaders.collect()
     })
     .await
+}
+
+/// Reads every partition from its start until each is read to its end.
+pub(crate) async fn read_to(
+    client: &Client,
+    name: &TopicName,
+    ends: &BTreeMap<u32, u64>,
+    mut put: impl FnMut(Delivery),
+) {
+    let all = ends.keys().map(|partition| (name.clone(), *partition, Position::Earliest));
+    let mut consumer = client.consumer().assign(all).await.unwrap();
+    let mut next: BTreeMap<u32, u64> = ends.keys().map(|partition| (*partition, 0)).collect();
+    let begun = Instant::now();
+    while ends.iter().any(|(partition, end)| next[partition] < *end) {
+        assert!(begun.elapsed() < SOON, "read up to {next:?} of {ends:?}");
+        for record in consumer.poll(Duration::from_millis(200)).await.unwrap() {
+            next.insert(record.partition, record.offset + 1);
+            put(record);
+        }
+    }
+    consumer.close().await.unwrap();
 }
 
 /// Waits until every node hears every other and nothing is missing.

@@ -1,10 +1,11 @@
 //! The cluster that faults are done to: one that `highwater dev` runs, or node processes of our own, from config files, with a
 //! network in between that can fail.
 
-use super::{disks::Disks, net::Net, spaces};
+use super::{disks::Disks, net::Net, processes, spaces};
 use anyhow::{Context as _, bail};
 use highwater::{
-    cli::{ClusterFile, find, make_certificates},
+    cli::{ClusterFile, ClusterNode, find, make_certificates},
+    client::Client,
     config::{Address, Config},
 };
 use rustix::process::{Pid, Signal};
@@ -29,8 +30,10 @@ const STEP: u16 = 10;
 
 /// Nodes, and what can be done to them.
 pub(super) enum Target {
-    /// Somebody else starts them again.
+    /// `highwater dev` starts them again.
     Dev(Option<PathBuf>),
+    /// They run from config files, on this machine, and something starts them again.
+    Listed(RefCell<ClusterFile>),
     /// Ours.
     Own(Own),
 }
@@ -40,7 +43,49 @@ impl Target {
         match self {
             Self::Dev(path) => find(path.as_deref()),
             Self::Own(own) => Ok(own.file()),
+            Self::Listed(file) => {
+                let mut file = file.borrow().clone();
+                file.nodes.iter_mut().for_each(|node| node.pid = port_of(&node.native).and_then(processes::at_port));
+                Ok(file)
+            }
         }
+    }
+
+    /// A cluster that runs, as the user names it.
+    pub(super) fn running(path: Option<&Path>) -> anyhow::Result<Self> {
+        let file = find(path)?;
+        Ok(if file.from_dev { Self::Dev(path.map(Path::to_owned)) } else { Self::Listed(RefCell::new(file)) })
+    }
+
+    /// A config file names one node: the cluster names the others.
+    pub(super) async fn learn(&self, client: &Client) -> anyhow::Result<()> {
+        let Self::Listed(file) = self else { return Ok(()) };
+        let known = file.borrow().nodes[0].clone();
+        let nodes = client.admin().cluster_status().await?.nodes.into_iter();
+        file.borrow_mut().nodes =
+            nodes.map(|node| ClusterNode { id: node.node.0, native: node.address, ..known.clone() }).collect();
+        match self.file()?.nodes.iter().find(|node| node.pid.is_none()) {
+            None => Ok(()),
+            Some(ClusterNode { id, native, .. }) => bail!(
+                "no process that may be killed from here has port {native} of node {id} open: chaos runs on the machine of the nodes, as their user or root"
+            ),
+        }
+    }
+
+    /// Waits until nodes that were killed run again by whoever runs them.
+    pub(super) async fn returned(&self, nodes: &[u32]) -> anyhow::Result<()> {
+        if !matches!(self, Self::Listed(_)) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        while self.file()?.nodes.iter().any(|node| nodes.contains(&node.id) && node.pid.is_none()) {
+            anyhow::ensure!(
+                begun.elapsed() < READY_MAX,
+                "nodes {nodes:?} were killed, and nothing started them again within 60 s: chaos needs a supervisor (systemd: Restart=always)"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
     }
 
     pub(super) fn nodes(&self) -> anyhow::Result<Vec<u32>> {
@@ -51,7 +96,7 @@ impl Target {
     pub(super) fn signal(&self, node: u32, signal: Signal) -> anyhow::Result<bool> {
         let file = self.file()?;
         if file.nodes.iter().all(|node| node.pid.is_none()) && matches!(self, Self::Dev(_)) {
-            bail!("the cluster file has no process ids: chaos kills nodes that `highwater dev` runs, and starts again");
+            bail!("the cluster file has no process ids: `highwater dev` has ended; start it again");
         }
         let pid = file.nodes.iter().find(|n| n.id == node).and_then(|n| n.pid);
         let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) else { return Ok(false) };
@@ -65,7 +110,7 @@ impl Target {
     pub(super) fn own(&self) -> anyhow::Result<&Own> {
         match self {
             Self::Own(own) => Ok(own),
-            Self::Dev(_) => bail!("this fault needs a cluster of the scenario's own"),
+            Self::Dev(_) | Self::Listed(_) => bail!("this fault needs a cluster of the scenario's own"),
         }
     }
 }
@@ -152,7 +197,7 @@ impl Own {
 
     fn file(&self) -> ClusterFile {
         let children = self.children.borrow();
-        let nodes = self.configs.iter().zip(children.iter()).map(|(config, child)| highwater::cli::ClusterNode {
+        let nodes = self.configs.iter().zip(children.iter()).map(|(config, child)| ClusterNode {
             id: config.node.id.0,
             native: config.listeners.0[0].bind.to_string(),
             http: config.listeners.0[1].bind.to_string(),
@@ -256,6 +301,10 @@ impl Drop for Own {
             disks.close(u16::try_from(self.configs.len()).unwrap_or(0));
         }
     }
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
 }
 
 fn busy(address: SocketAddr) -> String {

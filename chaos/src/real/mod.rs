@@ -13,6 +13,7 @@ mod html;
 mod load;
 mod net;
 mod probe;
+mod processes;
 mod proxy;
 mod scenario;
 mod spaces;
@@ -63,7 +64,7 @@ pub struct Args {
     /// First port of the scenario's nodes, ten each
     #[arg(long, default_value_t = 7620, requires = "scenario")]
     pub port: u16,
-    /// Which cluster [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
+    /// Which cluster: a dev.toml or a node's config file [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
     #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
     pub cluster: Option<PathBuf>,
     /// A client's certificate, for clusters that ask for one
@@ -194,7 +195,7 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
             faults: vec![Fault::Kill { who: args.kill, down_s: 0.0 }],
             ..Scenario::default()
         };
-        let target = Target::Dev(args.cluster.clone());
+        let target = Target::running(args.cluster.as_deref())?;
         return storm(&args, &scenario, &target, args.total, BTreeMap::new()).await;
     };
     let scenario = Scenario::read(path)?;
@@ -246,6 +247,7 @@ async fn storm(
     let identity = shown.map(|(certificate, key)| Identity::read(certificate, key)).transpose()?;
     let tls = tls::client_config(&Roots::read(&cluster.ca)?, identity.as_ref())?;
     let client = Client::connect(cluster.addresses(), tls).await?;
+    target.learn(&client).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
     client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;

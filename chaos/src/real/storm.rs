@@ -286,9 +286,9 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Starts nodes again that are down; `highwater dev` starts its own.
+    /// Starts nodes again that are down; others' are started by whoever runs them.
     async fn again(&mut self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
-        let Target::Own(own) = self.target else { return Ok(()) };
+        let Target::Own(own) = self.target else { return self.target.returned(nodes).await };
         for node in nodes {
             own.kill(*node).await?;
         }

@@ -26,7 +26,7 @@ fn a_thousand_idle_groups_cost_next_to_nothing() {
             tokio::time::sleep(QUIET).await;
             let (before, begun) = (look(), Instant::now());
             tokio::time::sleep(time).await;
-            let (after, wall_ms) = (look(), begun.elapsed().as_millis() as u64);
+            let (after, wall_ms) = (look(), u64::try_from(begun.elapsed().as_millis()).unwrap());
             let of = |(before, after): (&(u64, u64), &(u64, u64))| ((after.0 - before.0) * 1_000 / wall_ms, after.1);
             before.iter().zip(&after).map(of).collect::<Vec<_>>()
         };

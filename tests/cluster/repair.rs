@@ -115,12 +115,12 @@ fn find(cluster: &Cluster, node: u32, bytes: &[u8]) -> (PathBuf, u64) {
     let files = fs::read_dir(cluster.data_of(node).join("wal")).unwrap().map(|file| file.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "wal")).collect();
     files.sort();
-    let found = files.into_iter().filter_map(|path| {
+    let mut found = files.into_iter().filter_map(|path| {
         let content = fs::read(&path).unwrap();
         let at = content.windows(bytes.len()).rposition(|window| window == bytes)?;
         Some((path, at as u64))
     });
-    found.last().expect("the record is in the log")
+    found.next_back().expect("the record is in the log")
 }
 
 /// A frame of the write-ahead log begins with this, on a page of its own; its directory follows behind so many bytes.

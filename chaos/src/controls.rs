@@ -77,13 +77,28 @@ struct Found {
     seconds: f64,
 }
 
+/// Plants a bug in this process, for good.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn plant(name: &str) -> anyhow::Result<()> {
+    sabotage::plant(find(name)?);
+    Ok(())
+}
+
+fn find(name: &str) -> anyhow::Result<Bug> {
+    let names = || Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+    let bug = Bug::ALL.iter().find(|bug| bug.name() == name).copied();
+    bug.with_context(|| format!("there is no bug {name}: there are {}", names()))
+}
+
 /// Runs one control in this process: its kept seed, without the bug and with it; or from a seed on until a history shows it
 /// or `runs` are over. Prints what was found.
 ///
 /// # Errors
 /// When there is no such control, or this build cannot replay.
 pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
-    let bug = *Bug::ALL.iter().find(|bug| bug.name() == args.name).context("there is no such bug")?;
+    let bug = find(&args.name)?;
     let script = read(&args.folder, bug)?;
     let first = args.seed.unwrap_or(script.seed);
     let begun = tokio::time::Instant::now();

@@ -73,9 +73,10 @@ struct Sim {
     /// Every how many seeds one is in full mode: QUIC and TLS over simulated UDP; 1: all, 0: none
     #[arg(long, default_value_t = sim::FULL_EVERY, value_name = "N")]
     full_every: u64,
-    /// Plant a bug: leaders resume after a restart without an election
-    #[arg(long)]
-    leader_restore: bool,
+    /// Plant a bug, one of those of `controls`
+    #[cfg(feature = "sabotage")]
+    #[arg(long, value_name = "BUG")]
+    plant: Option<String>,
     /// Stop at the first seed whose history shows an anomaly, and fail if none does
     #[arg(long)]
     until_caught: bool,
@@ -149,11 +150,15 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
 }
 
 fn simulate(args: &Sim) -> anyhow::Result<bool> {
-    let (nodes, seconds, leader_restore) = (args.nodes, args.seconds, args.leader_restore);
+    #[cfg(feature = "sabotage")]
+    if let Some(bug) = &args.plant {
+        controls::plant(bug)?;
+    }
+    let (nodes, seconds) = (args.nodes, args.seconds);
     let options = |seed| {
         let base = sim::Options::new(seed);
         let full = args.full_every > 0 && seed % args.full_every == 0;
-        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, leader_restore, full, ..base }
+        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, full, ..base }
     };
     let many = Many {
         seed: args.seed,

@@ -11,7 +11,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Ailment {
-    /// It failed again soon after it had been opened anew: it stays out.
+    /// It failed again soon after it had been opened anew: it stays out for a while.
     Failed = 1,
     /// A damaged segment is being fetched from a peer.
     Mending = 2,

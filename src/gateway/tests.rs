@@ -148,7 +148,7 @@ impl World {
         for partition in 0..2 {
             let at = TopicPartition { topic, partition };
             let group: GroupId = controller.metadata().group_of(at).unwrap();
-            let (handle, keeper) = Handle::host(&around, at, ReplicaId(1), identity(group));
+            let (handle, keeper) = Handle::host(&around, at, ReplicaId(1), identity(group), None);
             host(&keeper).await;
             partitions.insert(handle);
             keepers.push(keeper);

@@ -41,8 +41,6 @@ pub struct Builder {
     native_address: Option<String>,
     certificates: Option<tls::Pem>,
     boot: Option<BootId>,
-    #[cfg(feature = "testing")]
-    leader_restore: bool,
 }
 
 impl Builder {
@@ -56,8 +54,6 @@ impl Builder {
             native_address: None,
             certificates: None,
             boot: None,
-            #[cfg(feature = "testing")]
-            leader_restore: false,
         }
     }
 
@@ -104,13 +100,6 @@ impl Builder {
         self
     }
 
-    /// Plants the bug that a simulation must find: leaders resume after a restart without an election.
-    #[cfg(feature = "testing")]
-    pub fn leader_restore(mut self, restore: bool) -> Self {
-        self.leader_restore = restore;
-        self
-    }
-
     /// Builds and starts it. The node then finds its cluster by itself: see [`Node::serving`] and [`Node::run`].
     pub async fn start(self) -> Result<Node, NodeError> {
         let env = self.env.clone().unwrap_or_else(Env::real);
@@ -133,8 +122,6 @@ impl Builder {
     }
 
     async fn build(self, env: Env, arbiters: Arbiters) -> Result<Node, NodeError> {
-        #[cfg(feature = "testing")]
-        let leader_restore = self.leader_restore;
         let Self { config, disk, network, listen, native_address, certificates, boot, .. } = self;
         let certificates = Certificates { config: config.tls.clone(), given: certificates };
         let node = config.node.id;
@@ -164,8 +151,6 @@ impl Builder {
                 let arbiters = arbiters.clone();
                 move || arbiters.ages()
             })),
-            #[cfg(feature = "testing")]
-            leader_restore,
             ..HostOptions::new(node.into(), boot)
         };
         let host = Host::start(options, directory.clone(), network, env.clone())

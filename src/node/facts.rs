@@ -83,7 +83,7 @@ impl Facts for NodeFacts {
         let failed = self.hosting.failed();
         if !failed.is_empty() {
             return Err(format!(
-                "{} replicas have failed since the start; read the log, then restart the node",
+                "{} replicas fail again and again, and stay out for some minutes at a time; read the log",
                 failed.len()
             ));
         }

@@ -4,7 +4,7 @@
 //! durable before its first step. (After a restart the snapshot is at first as old as the last checkpoint.) Nor is one that
 //! knows this node by another directory: the replicas that it names were made in that one, and are lost.
 
-use super::error::NodeError;
+use super::{error::NodeError, troubles::Troubles};
 use crate::{
     controller::{
         self, Controller,
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use highwater_raft::{
     GroupId, ReplicaId,
     group::{self, Group, Host},
-    log::{Directory, Health},
+    log::{self, Directory, Health},
     transport::detector::Life,
 };
 use std::{
@@ -40,8 +40,6 @@ const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Replicas that are removed side by side before the metadata is looked at again: new ones do not wait for old ones.
 const REMOVED_AT_ONCE: usize = 32;
-/// A replica that fails twice within this time stays out: what made it fail is in its log, most likely.
-const STEADY: Duration = Duration::from_secs(600);
 
 /// A replica that runs here.
 #[derive(Clone)]
@@ -80,15 +78,10 @@ struct Shared {
     again: Notify,
 }
 
-/// Replicas that are not well.
-#[derive(Default)]
-struct Troubles {
-    /// When one last failed.
-    fell: BTreeMap<GroupId, Instant>,
-    /// They stay out until the node is started again.
-    failed: BTreeSet<GroupId>,
-    /// Their data are damaged: why.
-    damaged: BTreeMap<GroupId, (ReplicaId, String)>,
+impl Shared {
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Hosting {
@@ -130,17 +123,39 @@ impl Hosting {
     }
 
     fn troubles(&self) -> MutexGuard<'_, Troubles> {
-        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.troubles()
     }
 
-    /// The groups whose replica here has failed for good since the start.
+    /// The groups whose replica here failed more than once, and stays out for now.
     pub(super) fn failed(&self) -> BTreeSet<GroupId> {
-        self.troubles().failed.clone()
+        self.troubles().out(Instant::now())
     }
 
     /// The groups whose replica here is damaged and not replaced yet.
     pub(super) fn damaged(&self) -> BTreeSet<GroupId> {
         self.troubles().damaged.keys().copied().collect()
+    }
+
+    /// The logs of what runs here, and of what waits for a segment.
+    pub(super) fn logs(&self) -> BTreeMap<GroupId, log::Group> {
+        let waiting = self.troubles().waiting.clone();
+        let closed = waiting.into_iter().filter_map(|group| Some((group, self.0.directory.group(group)?)));
+        let open = self.all().into_iter().map(|(group, hosted)| (group, hosted.raft.log()));
+        closed.chain(open).collect()
+    }
+
+    /// Whether a replica cannot be opened before its segment is mended.
+    pub(super) fn waits(&self, group: GroupId) -> bool {
+        self.troubles().waiting.contains(&group)
+    }
+
+    /// A log that was waited for is whole again, or given up.
+    pub(super) fn try_again(&self) {
+        self.0.again.notify_one();
+    }
+
+    fn lacks_segments(&self, group: GroupId) -> bool {
+        self.0.directory.group(group).is_some_and(|log| !log.damaged().is_empty())
     }
 
     /// Says that a replica cannot go on; what follows is [`Hosting::fail`].
@@ -164,7 +179,8 @@ impl Hosting {
                 Purpose::Controller => (shared.controller.host(&shared.env, identity), None),
                 Purpose::Home => (shared.groups.host(&shared.env, identity), None),
                 Purpose::Partition(partition) => {
-                    let (handle, keeper) = Handle::host(&shared.around, partition, replica, identity);
+                    let served = shared.troubles().served(group, replica);
+                    let (handle, keeper) = Handle::host(&shared.around, partition, replica, identity, served);
                     (keeper, Some(handle))
                 }
             };
@@ -205,8 +221,8 @@ impl Hosting {
         hosted.raft.close().await;
     }
 
-    /// A replica has failed: it leaves Raft, so that others elect; the node goes on. A damaged one is replaced, another
-    /// one is opened again once.
+    /// A replica has failed: it leaves Raft, so that others elect; the node goes on. A damaged one is replaced, one that
+    /// needs a damaged segment waits for it, another one is opened again once.
     pub(super) async fn fail(&self, Fallen { group, replica, why }: Fallen) {
         // What was said of one that is gone concerns no other.
         let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == replica) else { return };
@@ -216,21 +232,23 @@ impl Hosting {
             self.0.again.notify_one();
             return;
         }
-        let now = Instant::now();
-        let before = self.troubles().fell.insert(group, now);
-        if before.is_none_or(|before| now - before > STEADY) {
-            tracing::error!(group = group.0, why, "a replica has failed: it is opened again");
+        if self.lacks_segments(group) {
+            tracing::warn!(group = group.0, why, "a replica needs a segment that is damaged: it waits for a peer's");
             self.close(group).await;
+            self.troubles().waiting.insert(group);
             self.0.again.notify_one();
-        } else {
-            tracing::error!(
-                group = group.0,
-                why,
-                "a replica has failed again; it stays out until the node is started anew"
-            );
-            self.troubles().failed.insert(group);
-            hosted.raft.close().await;
+            return;
         }
+        let pause = {
+            let mut troubles = self.troubles();
+            if let Some(handle) = &hosted.handle {
+                troubles.keep(group, replica, handle.marks());
+            }
+            troubles.fell(group, Instant::now())
+        };
+        tracing::error!(group = group.0, why, ?pause, "a replica has failed: it is opened again after a pause");
+        self.close(group).await;
+        self.0.again.notify_one();
     }
 
     /// Closes a replica that another one replaces here, and drops what is left of it.
@@ -247,7 +265,7 @@ impl Hosting {
             let again = match self.step().await {
                 // The damage is told until it is heard.
                 Ok(()) if !self.troubles().damaged.is_empty() => EXECUTE,
-                Ok(()) => Duration::MAX,
+                Ok(()) => self.troubles().next(Instant::now()).unwrap_or(Duration::MAX),
                 Err(NodeError::Storage(error)) => return Err(NodeError::Storage(error)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot host what the metadata says yet");
@@ -286,6 +304,7 @@ impl Hosting {
         let reopen =
             reconcile::plan(&metadata, self.0.controller.node(), &open.iter().map(|(g, h)| (*g, h.replica)).collect());
         if steps.is_empty() && reopen.is_empty() {
+            self.troubles().waiting.clear();
             return Ok(());
         }
         if seen != Some(metadata.version) {
@@ -302,6 +321,7 @@ impl Hosting {
         self.remove(&replaced).await?;
         let mut result = Ok(());
         let known = std::mem::take(&mut self.troubles().damaged);
+        let (out, mut waiting) = (self.failed(), BTreeSet::new());
         for step in reopen {
             let Step::Host { group, replica, purpose, founders } = step else { continue };
             if let Some((_, why)) = known.get(&group).filter(|(lost, _)| *lost == replica) {
@@ -315,14 +335,26 @@ impl Hosting {
                 self.lose(group, replica, why);
                 continue;
             }
+            if out.contains(&group) {
+                continue;
+            }
+            if self.waits(group) && self.fault(group).is_none() && self.lacks_segments(group) {
+                waiting.insert(group);
+                continue;
+            }
             // One replica that cannot be opened keeps no other from it.
             if let Err(error) = self.begin(group, replica, purpose, founders).await {
                 match self.fault(group) {
                     Some(why) => self.lose(group, replica, &why),
+                    None if self.lacks_segments(group) => {
+                        tracing::warn!(group = group.0, %error, "a replica waits for a segment from a peer");
+                        waiting.insert(group);
+                    }
                     None => result = Err(error),
                 }
             }
         }
+        self.troubles().waiting = waiting;
         self.remove(&deleted[..deleted.len().min(REMOVED_AT_ONCE)]).await?;
         if deleted.len() > REMOVED_AT_ONCE {
             self.0.again.notify_one();
@@ -363,7 +395,7 @@ impl Hosting {
 
     /// A replica is damaged and not open: tells the controller, which plans another one.
     fn lose(&self, group: GroupId, replica: ReplicaId, why: &str) {
-        self.troubles().damaged.insert(group, (replica, why.to_owned()));
+        self.troubles().lost(group, replica, why.to_owned());
         tracing::error!(
             group = group.0,
             replica = replica.0,

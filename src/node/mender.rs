@@ -4,10 +4,13 @@
 //!  read ─▶ does not verify ─┬─ sealed segment: set aside; all its entries from a peer ─▶ in its place, served again
 //!                           └─ anything else: the replica is faulty ─▶ Hosting::fail ─▶ another replica id
 //! ```
+//! A replica that cannot be opened without such a segment waits for it, closed; when all other nodes of the group say that
+//! they have let go of those entries, it is faulty.
+//!
 //! **Invariant:** what a peer gave takes a segment's place only as a whole: the index range, offsets and checksums are the
 //! log's own to check.
 
-use super::hosting::{Fallen, Hosted, Hosting};
+use super::hosting::{Fallen, Hosting};
 use crate::{
     controller::{Ailment, Controller},
     runtime::{Courier, Service},
@@ -17,7 +20,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use highwater_raft::{
     GroupId,
-    log::{Applied, Entry, Stamp},
+    log::{self, Applied, Entry, Stamp},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -44,6 +47,9 @@ struct Wanted {
 struct Page {
     #[serde(rename = "e", default)]
     entries: Vec<Piece>,
+    /// The first entry that this node keeps, if the group is open here.
+    #[serde(rename = "b", default)]
+    begin: Option<u64>,
 }
 
 /// One applied entry.
@@ -122,30 +128,43 @@ pub(super) fn serve(hosting: Hosting) -> crate::peer::Entries {
 async fn page(hosting: &Hosting, request: &Bytes) -> Option<Page> {
     let Wanted { group, from, to } = rmp_serde::from_slice(request).ok()?;
     let hosted = hosting.all().remove(&GroupId(group))?;
-    let entries = hosted.raft.log().read_range(from, to, PAGE_BYTES).await.ok()?;
-    Some(Page { entries: entries.into_iter().map(Piece::from).collect() })
+    let log = hosted.raft.log();
+    let entries = log.read_range(from, to, PAGE_BYTES).await.ok()?;
+    let begin = log.purged().map_or(0, |purged| purged.index + 1);
+    Some(Page { entries: entries.into_iter().map(Piece::from).collect(), begin: Some(begin) })
 }
 
 /// Looks after all replicas here, for as long as the node lives.
 pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<dyn Courier>) {
     loop {
         tokio::time::sleep(EVERY).await;
-        let hosted = hosting.all();
         let mut mending = BTreeMap::new();
-        for (group, one) in &hosted {
-            if let Some(why) = one.raft.log().fault() {
-                hosting.has_failed(Fallen { group: *group, replica: one.replica, why });
+        for (group, log) in hosting.logs() {
+            if let Some(why) = log.fault() {
+                hosting.has_failed(Fallen { group, replica: log.replica(), why });
                 continue;
             }
-            let damaged = one.raft.log().damaged();
+            let damaged = log.damaged();
             if !damaged.is_empty() {
-                mending.insert(*group, (one.clone(), damaged));
+                mending.insert(group, (log, damaged));
             }
         }
         say(&hosting, &controller, mending.keys().copied());
-        for (group, (one, ranges)) in mending {
-            for (first, end) in ranges {
-                mend(&controller, &*courier, group, &one, (first, end)).await;
+        for (group, (log, ranges)) in mending {
+            for range in ranges {
+                match mend(&controller, &*courier, group, &log, range).await {
+                    Outcome::Mended => {}
+                    Outcome::NotYet => continue,
+                    Outcome::Gone if hosting.waits(group) => {
+                        log.condemn(format!(
+                            "entries {}..{} are damaged, and no other node has them",
+                            range.0, range.1
+                        ));
+                    }
+                    // Retention takes them here too.
+                    Outcome::Gone => continue,
+                }
+                hosting.try_again();
             }
         }
     }
@@ -160,38 +179,71 @@ fn say(hosting: &Hosting, controller: &Controller, mending: impl Iterator<Item =
     }
 }
 
-async fn mend(controller: &Controller, courier: &dyn Courier, group: GroupId, one: &Hosted, (first, end): (u64, u64)) {
+/// What came of asking for a segment.
+enum Outcome {
+    Mended,
+    /// Some node has not answered, or cannot read it either.
+    NotYet,
+    /// No other node keeps it.
+    Gone,
+}
+
+async fn mend(
+    controller: &Controller,
+    courier: &dyn Courier,
+    group: GroupId,
+    log: &log::Group,
+    (first, end): (u64, u64),
+) -> Outcome {
     let metadata = controller.metadata();
-    let Some(placement) = metadata.groups.get(&group) else { return };
-    let alive = courier.others();
-    for peer in placement.nodes().into_iter().filter(|node| alive.contains(node)) {
-        let Some(entries) = fetch(courier, peer, group, (first, end)).await else { continue };
-        match one.raft.log().replace_segment(entries).await {
+    let Some(placement) = metadata.groups.get(&group) else { return Outcome::NotYet };
+    let mut others = placement.nodes();
+    others.retain(|node| *node != controller.node());
+    let (alive, mut gone) = (courier.others(), 0);
+    for peer in others.iter().filter(|node| alive.contains(node)) {
+        let entries = match fetch(courier, *peer, group, (first, end)).await {
+            Fetched::All(entries) => entries,
+            Fetched::None => continue,
+            Fetched::Gone => {
+                gone += 1;
+                continue;
+            }
+        };
+        match log.replace_segment(entries).await {
             Ok(()) => {
                 tracing::info!(group = group.0, first, end, from = peer.0, "a damaged segment was replaced");
-                return;
+                return Outcome::Mended;
             }
             Err(error) => {
                 tracing::warn!(group = group.0, first, end, from = peer.0, %error, "a peer's entries do not fit")
             }
         }
     }
+    if gone == others.len() { Outcome::Gone } else { Outcome::NotYet }
 }
 
-/// All entries of the range, from one peer.
-async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end): (u64, u64)) -> Option<Vec<Applied>> {
+/// What a peer has of a range.
+enum Fetched {
+    All(Vec<Applied>),
+    None,
+    Gone,
+}
+
+async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end): (u64, u64)) -> Fetched {
     let mut entries: Vec<Applied> = Vec::new();
     loop {
         let from = entries.last().map_or(first, |last| last.entry.index + 1);
         if from >= end {
-            return Some(entries);
+            return Fetched::All(entries);
         }
         let wanted = Wanted { group: group.0, from, to: end };
         let request = rmp_serde::to_vec_named(&wanted).expect("plain values in memory always encode");
-        let answer = courier.ask(peer, Service::Entries, request.into(), ASK).await.ok()?;
-        let page: Page = rmp_serde::from_slice(&answer).ok()?;
+        let page = match courier.ask(peer, Service::Entries, request.into(), ASK).await {
+            Ok(answer) => rmp_serde::from_slice::<Page>(&answer).unwrap_or_default(),
+            Err(_) => return Fetched::None,
+        };
         if page.entries.first().is_none_or(|piece| piece.index != from) {
-            return None;
+            return if page.begin.is_some_and(|begin| begin > first) { Fetched::Gone } else { Fetched::None };
         }
         entries.extend(page.entries.into_iter().map(Applied::from));
     }
@@ -208,6 +260,9 @@ mod tests {
         let piece = Piece { index: 5, term: 2, kind: 1, offset: 40, offset_end: 43, max_timestamp: -1, note, payload };
         let wanted = Wanted { group: 1_024, from: 5, to: 9 };
         golden("peers/entries-wanted.hex", &rmp_serde::to_vec_named(&wanted).unwrap());
-        golden("peers/entries-page.hex", &rmp_serde::to_vec_named(&Page { entries: vec![piece] }).unwrap());
+        golden(
+            "peers/entries-page.hex",
+            &rmp_serde::to_vec_named(&Page { entries: vec![piece], begin: Some(3) }).unwrap(),
+        );
     }
 }

@@ -23,6 +23,7 @@ mod solo;
 mod steward;
 #[cfg(test)]
 mod tests;
+mod troubles;
 
 pub use builder::Builder;
 pub use error::NodeError;

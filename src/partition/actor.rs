@@ -96,14 +96,22 @@ pub(super) struct PartitionDomain {
     metrics: Metrics,
     parked: Parked,
     bytes_at_hw: u64,
+    /// What this replica served before it failed in this boot: it serves nothing again before it is there.
+    served: Option<Marks>,
     /// The offset behind all that planted bugs promised.
     promised: u64,
 }
 
 impl PartitionDomain {
-    pub(super) fn new(shared: Arc<Shared>, around: &Around) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, around: &Around, served: Option<Marks>) -> Self {
         let (directory, metrics) = (around.directory.clone(), around.metrics.clone());
-        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0, promised: 0 }
+        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0, served, promised: 0 }
+    }
+
+    fn has_caught_up(&self, machine: &PartitionMachine) -> bool {
+        self.served.is_none_or(|served| {
+            machine.log_start() >= served.log_start && machine.next_offset() >= served.high_watermark
+        })
     }
 
     fn produce(&mut self, machine: &PartitionMachine, status: &Status, produce: Produce, out: &mut Outbox<Self>) {
@@ -268,7 +276,7 @@ impl Domain for PartitionDomain {
             bytes_at_hw: self.bytes_at_hw,
             epoch: status.term,
             role: if status.leading { Role::Leader } else { Role::Follower },
-            ready: if status.leading { status.ready } else { true },
+            ready: if status.leading { status.ready } else { self.has_caught_up(machine) },
             leader: status.leader,
         };
         if before == marks {

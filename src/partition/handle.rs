@@ -203,7 +203,9 @@ impl Handle {
         let marks = self.marks();
         match marks.role {
             Role::Gone => return Read::Refused(FetchError::NotLeader { leader: marks.leader, epoch: marks.epoch }),
-            Role::Leader if !marks.ready => return Read::Refused(FetchError::NotReady { epoch: marks.epoch }),
+            Role::Leader | Role::Follower if !marks.ready => {
+                return Read::Refused(FetchError::NotReady { epoch: marks.epoch });
+            }
             Role::Leader | Role::Follower => {}
         }
         let (start, end) = (marks.log_start, marks.high_watermark);
@@ -274,12 +276,13 @@ impl Handle {
         Ok(None)
     }
 
-    /// Starts this node's replica on the current arbiter.
+    /// Starts this node's replica on the current arbiter. `served` are its marks when it failed in this boot, if it did.
     pub(crate) fn host(
         around: &Around,
         partition: TopicPartition,
         replica: ReplicaId,
         identity: Identity,
+        served: Option<Marks>,
     ) -> (Self, Keeper) {
         let shared = Arc::new(Shared {
             partition,
@@ -290,7 +293,7 @@ impl Handle {
             post: Post::default(),
             raft: OnceLock::new(),
         });
-        let domain = PartitionDomain::new(shared.clone(), around);
+        let domain = PartitionDomain::new(shared.clone(), around, served);
         let keeper = replica::start(&around.env, shared.post.clone(), domain, identity);
         (Self(shared), keeper)
     }

@@ -29,7 +29,8 @@ pub struct Marks {
     pub epoch: u64,
     /// What this replica is.
     pub role: Role,
-    /// Leader: the first entry of its epoch is applied. Follower: it is open. Else nothing is served.
+    /// Leader: the first entry of its epoch is applied. Follower: it is open, and where it was before it
+    /// failed in this boot. Else nothing is served.
     pub ready: bool,
     /// Who leads, if known.
     pub leader: Option<NodeId>,

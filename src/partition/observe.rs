@@ -13,8 +13,12 @@ pub(super) use highwater_raft::observe::reached;
 #[inline]
 pub(super) fn marks(shared: &Shared, marks: &Marks) {
     let (group, partition, replica) = (shared.group.0, shared.partition.partition, shared.replica.0);
-    let Marks { log_start, high_watermark, bytes_at_hw: bytes, role, .. } = *marks;
+    let Marks { log_start, high_watermark, bytes_at_hw: bytes, role, ready, .. } = *marks;
     let leads = role == Role::Leader;
+    if !leads && !ready {
+        // Nothing is served.
+        return;
+    }
     tracing::trace!(
         target: TARGET, fact = "marks", group, partition, replica, log_start, high_watermark, bytes, leads
     );

@@ -354,11 +354,12 @@ pub(super) fn standing(want: &FetchPartition, seen: Result<Seen, Refused>) -> St
     if !seen.leading && !want.from_follower {
         return refused(Code::NotLeader, "this node follows in this partition: ask the leader".into());
     }
-    if seen.leading && !seen.ready {
-        return refused(
-            Code::NotReady,
-            "this leader was just elected and is not sure of its log yet: ask again".into(),
-        );
+    if !seen.ready {
+        let why = match seen.leading {
+            true => "this leader was just elected and is not sure of its log yet: ask again",
+            false => "this replica was opened again and is not where it was yet: ask again, or ask the leader",
+        };
+        return refused(Code::NotReady, why.into());
     }
     if want.offset < seen.log_start {
         return refused(

@@ -464,6 +464,7 @@ fn what_a_reader_is_told_by_where_it_stands() {
     };
     let follower = Seen { leading: false, ..marks };
     let elected = Seen { ready: false, ..marks };
+    let opened_again = Seen { ready: false, ..follower };
     let table: Vec<_> = [9, 10, 19, 20, 21]
         .into_iter()
         .map(|offset| {
@@ -472,17 +473,18 @@ fn what_a_reader_is_told_by_where_it_stands() {
                 told(offset, follower, false),
                 told(offset, follower, true),
                 told(offset, elected, false),
+                told(offset, opened_again, true),
             ]
         })
         .collect();
     assert_eq!(
         table,
         [
-            ["OffsetOutOfRange", "NotLeader", "OffsetOutOfRange", "NotReady"],
-            ["behind", "NotLeader", "behind", "NotReady"],
-            ["behind", "NotLeader", "behind", "NotReady"],
-            ["at end", "NotLeader", "at end", "NotReady"],
-            ["NotReady", "NotLeader", "ahead", "NotReady"],
+            ["OffsetOutOfRange", "NotLeader", "OffsetOutOfRange", "NotReady", "NotReady"],
+            ["behind", "NotLeader", "behind", "NotReady", "NotReady"],
+            ["behind", "NotLeader", "behind", "NotReady", "NotReady"],
+            ["at end", "NotLeader", "at end", "NotReady", "NotReady"],
+            ["NotReady", "NotLeader", "ahead", "NotReady", "NotReady"],
         ]
     );
 }

@@ -355,6 +355,6 @@ impl Host for Outside {
         self.env.random_u64()
     }
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        drop(tokio::task::spawn_local(task));
+        self.env.spawn_local(task);
     }
 }

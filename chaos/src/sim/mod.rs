@@ -63,8 +63,6 @@ pub struct Options {
     pub full: bool,
     /// The storm has pauses, weather, failing reads and writes and several faults at once too.
     pub wide: bool,
-    /// Leaders resume after a restart without an election: the planted bug that the checker has to find.
-    pub leader_restore: bool,
 }
 
 /// One of so many seeds is in full mode.
@@ -84,7 +82,6 @@ impl Options {
             script: None,
             full: seed.is_multiple_of(FULL_EVERY),
             wide: seed.is_multiple_of(7) || seed.is_multiple_of(5),
-            leader_restore: false,
         }
     }
 }

@@ -440,11 +440,7 @@ impl World {
             place.disk.clone()
         };
         let boot = BootId(env.random_u64());
-        let builder = Node::builder(config(&self.options, &self.net, id))
-            .env(env.clone())
-            .boot(boot)
-            .disk(disk)
-            .leader_restore(self.options.leader_restore);
+        let builder = Node::builder(config(&self.options, &self.net, id)).env(env.clone()).boot(boot).disk(disk);
         let builder = match (self.net.join(id, boot, &env), self.net.place(id)) {
             (Some(network), _) => builder.network(network).native_address(self.net.bootstrap(id)),
             (None, Some((_, pem))) => builder.certificates(pem),
@@ -644,7 +640,7 @@ impl Host for WorldHost {
         self.env.random_u64()
     }
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        drop(tokio::task::spawn_local(task));
+        self.env.spawn_local(task);
     }
 }
 

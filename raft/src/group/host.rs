@@ -49,10 +49,6 @@ pub struct HostOptions {
     pub apply_bytes: usize,
     /// What this node's heartbeats vouch for besides its disk.
     pub arbiters: Option<Arbiters>,
-    /// A restarted leader resumes in its old term: loses acknowledged entries when its disk lost unsynced bytes. Only to show
-    /// that a checker notices.
-    #[cfg(feature = "testing")]
-    pub leader_restore: bool,
 }
 
 impl HostOptions {
@@ -69,8 +65,6 @@ impl HostOptions {
             catch_up_bytes_per_s: 128 << 20,
             apply_bytes: 1 << 20,
             arbiters: None,
-            #[cfg(feature = "testing")]
-            leader_restore: false,
         }
     }
 }

@@ -251,10 +251,6 @@ impl Replica {
 /// openraft's settings: its ticks are off, since the driver elects, and it builds no checkpoints by a policy of its own.
 fn config(options: &HostOptions) -> Config {
     let timing = &options.timing;
-    #[cfg(feature = "testing")]
-    let leader_restore = options.leader_restore;
-    #[cfg(not(feature = "testing"))]
-    let leader_restore = false;
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "highwater".into(),
@@ -274,7 +270,7 @@ fn config(options: &HostOptions) -> Config {
         log_stage_capacity: Some(16),
         enable_tick: false,
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(leader_restore || sabotage::on(Bug::LeaderRestore)),
+        enable_leader_restore: Some(sabotage::on(Bug::LeaderRestore)),
         // It would also hold back the read-index that wakes an idle group; the driver keeps a leader without a quorum
         // silent itself.
         quorum_loss_probe_interval: None,

@@ -98,6 +98,8 @@ impl Worker {
     /// Time-outs, moved leaders, ended holds.
     fn settle(&mut self) {
         let now = Instant::now();
+        // A pause that is over wakes nobody any more, also when nothing is left to be sent.
+        self.paused_until = self.paused_until.filter(|until| *until > now);
         let route = self.inner.cluster.route(self.partition);
         let mut window = lock(&self.lot.window);
         window.expire(now);

@@ -143,7 +143,7 @@ pub enum ReplicaState {
     /// Its data are gone or damaged: it never votes or serves again.
     #[serde(rename = "d")]
     Faulty,
-    /// It failed, and stays out until its node is started again.
+    /// It failed more than once, and stays out for some minutes at most.
     #[serde(rename = "f")]
     Failed,
     /// A damaged segment of it is being fetched from a peer.

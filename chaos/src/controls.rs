@@ -2,7 +2,8 @@
 //! there counts as not found, whatever panicked on the way; only a livelock is caught by itself.
 //!
 //! A control is a kept script in `chaos/controls`, named like its bug: a seed, and the storm that goes for the weakness or the
-//! faults one by one. The same seed is run without the bug first, and must be clean. A control runs in a process of its own,
+//! faults one by one. The same seed is run without the bug first, and must be clean. Where the kept seed shows the bug no longer,
+//! since the product took another course, the next ones are tried, and the line says so. A control runs in a process of its own,
 //! since a bug stays planted for good.
 
 use crate::sim::{self, Options, Script};
@@ -16,6 +17,9 @@ use std::{
 
 /// Where the scripts are.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/controls");
+
+/// From the kept seed on: so many are tried.
+const TRIES: u64 = 6;
 
 /// What is asked of the controls.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -105,7 +109,8 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let mut found = Found::default();
     let mut last = None;
     if args.clean || args.seed.is_none() {
-        for seed in first..first + args.runs {
+        let runs = if args.clean { args.runs } else { 1 };
+        for seed in first..first + runs {
             let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
             found.runs += 1;
             if !outcome.is_good() {
@@ -163,9 +168,10 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let start = |bug: Bug| {
         let mut command = Command::new(&program);
         command.args(["control", bug.name(), "--folder"]).arg(&args.folder);
-        if let Some(runs) = args.search.or(args.clean) {
-            command.args(["--seed", "1", "--runs", &runs.to_string()]);
-        }
+        match args.search.or(args.clean) {
+            Some(runs) => command.args(["--seed", "1", "--runs", &runs.to_string()]),
+            None => command.args(["--runs", &TRIES.to_string()]),
+        };
         if args.clean.is_some() {
             command.arg("--clean");
         }

@@ -219,16 +219,18 @@ impl Checkout {
         Ok(checkout)
     }
 
-    /// The one that this program was built from, as it is.
+    /// The one that this program was built from, as it is; `git` may be unable to say which.
     fn any() -> anyhow::Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-        let commit = git(&root, &["rev-parse", "--short=10", "HEAD"])?;
+        let unknown = |_| "unknown".to_owned();
+        let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(unknown);
         let parts = ["HEAD:src", "HEAD:raft", "HEAD:chaos/src", "HEAD:Cargo.lock", "HEAD:.cargo"];
-        let trees = git(&root, &[&["rev-parse"], &parts[..]].concat())?;
-        let hash = trees
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        Ok(Self { root, commit, code: format!("{hash:016x}")[..10].to_owned() })
+        let hashed = |trees: String| {
+            let fold = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            format!("{:016x}", trees.bytes().fold(0xcbf2_9ce4_8422_2325, fold))[..10].to_owned()
+        };
+        let code = git(&root, &[&["rev-parse"], &parts[..]].concat()).map_or_else(unknown, hashed);
+        Ok(Self { root, commit, code })
     }
 
     fn ledger(&self) -> anyhow::Result<Ledger> {

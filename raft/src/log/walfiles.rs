@@ -149,10 +149,11 @@ pub(super) async fn create(
 pub(super) async fn make_spare(disk: &dyn Disk, spares: &Spares, name: u64, bytes: u64) -> io::Result<()> {
     let path = format!("{FOLDER}/spare-{name:016x}");
     let file = disk.open(&path, true).await?;
-    let zeros = Bytes::from(vec![0; ZEROS]);
+    let piece = |left: u64| usize::try_from(left).unwrap_or(ZEROS).min(ZEROS);
+    let zeros = Bytes::from(vec![0; piece(bytes)]);
     let mut at = 0;
     while at < bytes {
-        let part = zeros.slice(..ZEROS.min(usize::try_from(bytes - at).unwrap_or(ZEROS)));
+        let part = zeros.slice(..piece(bytes - at));
         let len = part.len() as u64;
         file.write_at(at, &[part]).await?;
         at += len;

@@ -19,6 +19,8 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, sync::Arc};
 
 const OTHER: GroupId = GroupId(1025);
+/// Things that happen to one disk at most: with hundreds of them nothing is left to recover, and it takes a second.
+const DAMAGES_MAX: usize = 8;
 
 /// Promises: nothing that was never written is read back as an entry; what is good stays good, with the same content,
 /// over the next start; what is faulty stays faulty.
@@ -91,7 +93,10 @@ impl Writer {
             let path = files::restart_path(OWNER);
             self.files.insert(path, files::encode(OWNER, &checkpoint(input)).to_vec());
         }
-        while !input.is_empty() {
+        for _ in 0..DAMAGES_MAX {
+            if input.is_empty() {
+                break;
+            }
             self.damage(input);
         }
         (self.files, self.written)

@@ -122,16 +122,7 @@ impl Group {
 
     /// Moves Raft's start.
     pub fn purge(&self, upto: LogId, done: Done) {
-        let jobs = self.core.jobs.clone();
-        let shared = self.shared.clone();
-        let done: Done = Box::new(move |result| {
-            let good = result.is_ok();
-            done(result);
-            if good {
-                let _ = jobs.send(Job::Purged(shared));
-            }
-        });
-        self.change(done, |state| {
+        self.change(self.and_then(Job::Purged, done), |state| {
             let skip = state.purge(upto);
             Record::Purge { upto, skip }
         });
@@ -139,19 +130,22 @@ impl Group {
 
     /// The log restarts behind `checkpoint`: one durable record; old entries and segments go.
     pub fn install(&self, checkpoint: Checkpoint, done: Done) {
-        let jobs = self.core.jobs.clone();
-        let shared = self.shared.clone();
-        let done: Done = Box::new(move |result| {
-            let good = result.is_ok();
-            done(result);
-            if good {
-                let _ = jobs.send(Job::Installed(shared));
-            }
-        });
-        self.change(done, |state| {
+        self.change(self.and_then(Job::Installed, done), |state| {
             state.install(&checkpoint);
             Record::Install(checkpoint)
         });
+    }
+
+    /// `done`, and work for the retirer behind it when it was good.
+    fn and_then(&self, job: fn(Arc<Shared>) -> Job, done: Done) -> Done {
+        let (jobs, shared) = (self.core.jobs.clone(), self.shared.clone());
+        Box::new(move |result| {
+            let good = result.is_ok();
+            done(result);
+            if good {
+                let _ = jobs.send(job(shared));
+            }
+        })
     }
 
     /// Changes the state and queues the record that says so, as one step.

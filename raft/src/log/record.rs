@@ -314,42 +314,7 @@ impl Take {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    pub(crate) fn samples() -> Vec<Record> {
-        let id = LogId { term: 3, index: 9 };
-        let moved = Moved { upto: id, offset: 40, segment: 5, segment_len: 4096, segment_offset: 20, terms: vec![id] };
-        let hard = Hard {
-            replica: ReplicaId(70_000),
-            vote: Some(Bytes::from_static(b"vote")),
-            faulty: Some("why".into()),
-            purged: Some(id),
-            moved: Some(moved.clone()),
-        };
-        let checkpoint = Checkpoint {
-            last: id,
-            offset: 8,
-            membership: Bytes::from_static(b"m"),
-            machine: Bytes::from_static(b"state"),
-        };
-        vec![
-            Record::Vote(Bytes::from_static(b"v")),
-            Record::Truncate { next: 7 },
-            Record::Purge { upto: id, skip: true },
-            Record::Install(checkpoint),
-            Record::Create(ReplicaId(4)),
-            Record::Remove,
-            Record::Note { key: "cluster".into(), value: Bytes::from_static(b"id") },
-            Record::Moved(moved),
-            Record::Retired { next: 3 },
-            Record::Table(Table {
-                files: vec![(1, 8192)],
-                damages: vec![(1, 0)],
-                groups: [(GroupId(1024), hard), (GroupId(1025), Hard::default())].into(),
-                notes: [("node".to_string(), Bytes::from_static(b"1"))].into(),
-            }),
-        ]
-    }
+    use super::{super::fuzz::samples, *};
 
     #[test]
     fn records_read_back_and_refuse_every_cut() {

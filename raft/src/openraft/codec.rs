@@ -353,7 +353,7 @@ fn take_append(body: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malforme
     let first = prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
     let mut heads = Vec::with_capacity(count);
     for _ in 0..count {
-        heads.push((body.try_get_u64_le()?, body.try_get_u8()?, body.try_get_u32_le()? as usize));
+        heads.push((take_term(body)?, body.try_get_u8()?, body.try_get_u32_le()? as usize));
     }
     let mut entries = Vec::with_capacity(count);
     for (index, (term, kind, len)) in (first..).zip(heads) {
@@ -379,10 +379,7 @@ fn put_vote(out: &mut BytesMut, vote: &Vote) {
 }
 
 fn take_vote(body: &mut Bytes) -> Result<Vote, Malformed> {
-    let (term, voted_for) = (body.try_get_u64_le()?, ReplicaId(body.try_get_u64_le()?));
-    if term > TERM_MAX {
-        return malformed(format!("term {term} is above {TERM_MAX}"));
-    }
+    let (term, voted_for) = (take_term(body)?, ReplicaId(body.try_get_u64_le()?));
     Ok(match body.try_get_u8()? {
         0 => Vote::new(term, voted_for),
         _ => Vote::new_committed(term, voted_for),
@@ -408,11 +405,19 @@ fn take_log_id(body: &mut Bytes) -> Result<Option<LogId>, Malformed> {
 }
 
 fn take_id(body: &mut Bytes) -> Result<log::LogId, Malformed> {
-    let id = log::LogId { term: body.try_get_u64_le()?, index: body.try_get_u64_le()? };
-    if id.term > TERM_MAX || id.index > INDEX_MAX {
+    let id = log::LogId { term: take_term(body)?, index: body.try_get_u64_le()? };
+    if id.index > INDEX_MAX {
         return malformed(format!("no log has an entry {id:?}"));
     }
     Ok(id)
+}
+
+fn take_term(body: &mut Bytes) -> Result<u64, Malformed> {
+    let term = body.try_get_u64_le()?;
+    if term > TERM_MAX {
+        return malformed(format!("term {term} is above {TERM_MAX}"));
+    }
+    Ok(term)
 }
 
 fn put_membership(out: &mut BytesMut, membership: &Membership) {
@@ -463,98 +468,63 @@ fn len32(len: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::fuzz::{ROUTE, Samples, samples},
+        *,
+    };
     use proptest::prelude::*;
-
-    const ROUTE: Route = Route { group: GroupId(1024), from: ReplicaId(7), to: ReplicaId(9) };
 
     #[test]
     fn appends_come_back_as_they_were_and_share_their_payload() {
-        let nodes = BTreeMap::from([(ReplicaId(7), NodeId(1)), (ReplicaId(9), NodeId(2))]);
-        let membership = Membership::new(vec![BTreeSet::from([ReplicaId(7)])], nodes).unwrap();
-        let contents = [
-            Content::Blank,
-            Content::Normal(Proposal {
-                payload: Payload::new(["ab", "cd"].map(|s| Bytes::from_static(s.as_bytes()))),
-                id: None,
-            }),
-            Content::Membership(membership),
-        ];
-        let entries: Vec<_> = (5..)
-            .zip(contents)
-            .map(|(index, payload)| Entry { log_id: LogId::new_term_index(3, index), payload })
-            .collect();
-        let append = AppendEntriesRequest {
-            vote: Vote::new_committed(3, ReplicaId(7)),
-            prev_log_id: Some(LogId::new_term_index(2, 4)),
-            entries: entries.clone(),
-            leader_commit: None,
-        };
-        let message = Request::Append { stream: 6, append }.encode(ROUTE);
-        let (route, request) = Request::decode(&Payload::from(message.contiguous())).unwrap();
+        let Samples { requests, entries, .. } = samples();
+        let bytes = requests[0].encode(ROUTE).contiguous();
+        let (route, request) = Request::decode(&bytes.clone().into()).unwrap();
         assert_eq!(route, ROUTE);
         let Request::Append { stream: 6, append } = request else { panic!("{request:?}") };
         assert_eq!(append.entries, entries);
         assert_eq!(append.prev_log_id, Some(LogId::new_term_index(2, 4)));
+        let Content::Normal(proposal) = &append.entries[1].payload else { panic!("{append:?}") };
+        let shared = proposal.payload.parts().iter().all(|part| bytes.as_ptr_range().contains(&part.as_ptr()));
+        assert!(shared && !proposal.payload.is_empty(), "the payload was copied");
+    }
+
+    /// Whoever counts on from them would overflow, and terms are leader epochs of 31 bits for clients.
+    #[test]
+    fn indexes_and_terms_that_no_log_has_are_refused() {
+        let append = |change: fn(&mut AppendEntriesRequest<Types>)| {
+            let Request::Append { stream, mut append } = samples().requests.swap_remove(0) else { unreachable!() };
+            change(&mut append);
+            let bytes = Request::Append { stream, append }.encode(ROUTE).contiguous();
+            Request::decode(&bytes.into()).map(drop).map_err(|Malformed(why)| why)
+        };
+        append(|append| append.prev_log_id = Some(LogId::new_term_index(2, INDEX_MAX))).unwrap();
+        let why = append(|append| append.prev_log_id = Some(LogId::new_term_index(2, u64::MAX))).unwrap_err();
+        assert!(why.starts_with("no log has an entry"), "{why}");
+        append(|append| append.leader_commit = Some(LogId::new_term_index(2, INDEX_MAX + 1))).unwrap_err();
+        append(|append| append.entries[0].log_id = LogId::new_term_index(TERM_MAX, 5)).unwrap();
+        let why = append(|append| append.entries[0].log_id = LogId::new_term_index(TERM_MAX + 1, 5)).unwrap_err();
+        assert!(why.starts_with("term 2147483648 is above"), "{why}");
+        append(|append| append.vote = Vote::new_committed(TERM_MAX + 1, ReplicaId(7))).unwrap_err();
     }
 
     /// Every kind of request, of reply, of entry, and what is saved: the bytes between nodes and on disks.
     #[test]
     fn bytes_are_what_they_were() {
         use crate::testing::golden;
-        let nodes = BTreeMap::from([(ReplicaId(7), NodeId(1)), (ReplicaId(9), NodeId(2))]);
-        let joint = vec![BTreeSet::from([ReplicaId(7)]), BTreeSet::from([ReplicaId(7), ReplicaId(9)])];
-        let membership = Membership::new(joint, nodes).unwrap();
-        let (vote, at) = (Vote::new_committed(3, ReplicaId(7)), LogId::new_term_index(2, 4));
-        let payload = Payload::new(["ab", "cd"].map(|s| Bytes::from_static(s.as_bytes())));
-        let contents =
-            [Content::Blank, Content::Normal(Proposal { payload, id: None }), Content::Membership(membership.clone())];
-        let entry = |(index, payload)| Entry { log_id: LogId::new_term_index(3, index), payload };
-        let append = |entries| AppendEntriesRequest {
-            vote,
-            prev_log_id: Some(at),
-            entries,
-            leader_commit: Some(LogId::new_term_index(1, 2)),
-        };
-        let asked = |leadership_transfer| VoteRequest { vote, last_log_id: Some(at), leadership_transfer };
-        let (last, parts) =
-            (log::LogId { term: 2, index: 4 }, ["members", "machine"].map(|s| Bytes::from_static(s.as_bytes())));
-        let [members, machine] = parts;
-        let requests = [
-            Request::Append { stream: 6, append: append((5..).zip(contents).map(entry).collect()) },
-            Request::Heartbeat(append(Vec::new())),
-            Request::Vote(asked(true)),
-            Request::PreVote(asked(false)),
-            Request::Snapshot { vote, checkpoint: log::Checkpoint { last, offset: 40, membership: members, machine } },
-            Request::Transfer(TransferLeaderRequest::new(vote, ReplicaId(9), Some(at))),
-            Request::Elect { term: 3 },
-            Request::Greet,
-        ];
+        let Samples { requests, replies, beside, vote, .. } = samples();
         for request in &requests {
             let bytes = request.encode(ROUTE).contiguous();
             golden(&format!("peers/raft-request-{}-v1.hex", request.kind()), &bytes);
             let (route, read) = Request::decode(&bytes.clone().into()).unwrap();
             assert_eq!((route, read.encode(ROUTE).contiguous()), (ROUTE, bytes));
         }
-        let replies = [
-            Reply::UnknownReplica,
-            Reply::Stopped,
-            Reply::StreamEnded,
-            Reply::Append(Ok(Some(at))),
-            Reply::Append(Err(StreamAppendError::Conflict(at))),
-            Reply::Append(Err(StreamAppendError::HigherVote(vote))),
-            Reply::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(at) }),
-            Reply::Snapshot(vote),
-            Reply::Transfer(true),
-        ];
         for reply in &replies {
             let bytes = reply.encode().contiguous();
             golden(&format!("peers/raft-reply-{}.hex", bytes[0]), &bytes);
             assert_eq!(Reply::decode(&bytes.clone().into()).unwrap().encode().contiguous(), bytes);
         }
         golden("log/vote.hex", &encode_vote(&vote));
-        let membership = StoredMembership::new(Some(at), membership);
-        golden("log/beside-checkpoint-v1.hex", &Beside { since_boundary: 17, membership }.encode());
+        golden("log/beside-checkpoint-v1.hex", &beside.encode());
         assert_eq!(VERSION, 1);
     }
 

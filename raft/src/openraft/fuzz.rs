@@ -2,7 +2,7 @@
 
 use super::{
     codec::{self, BLANK, Beside, COMMAND, MEMBERSHIP, Reply, Request, Route},
-    types::{Content, LogId, Membership, Proposal, StoredMembership, Vote},
+    types::{Content, Entry, LogId, Membership, Proposal, StoredMembership, Vote},
 };
 use crate::{GroupId, NodeId, Payload, ReplicaId, log};
 use ::openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
@@ -46,53 +46,66 @@ pub(crate) fn message(what: u8, data: &[u8]) {
     }
 }
 
-pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let route = Route { group: GroupId(1024), from: ReplicaId(7), to: ReplicaId(9) };
-    let id = LogId::new_term_index(3, 40);
-    let vote = Vote::new_committed(3, ReplicaId(7));
+/// From whom to whom the samples go.
+pub(super) const ROUTE: Route = Route { group: GroupId(1024), from: ReplicaId(7), to: ReplicaId(9) };
+
+/// A message of every kind, and what is saved.
+pub(super) struct Samples {
+    pub(super) requests: Vec<Request>,
+    pub(super) replies: Vec<Reply>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) beside: Beside,
+    pub(super) vote: Vote,
+}
+
+pub(super) fn samples() -> Samples {
     let nodes = BTreeMap::from([(ReplicaId(7), NodeId(1)), (ReplicaId(9), NodeId(2))]);
-    let joint = vec![BTreeSet::from([ReplicaId(7)]), BTreeSet::from([ReplicaId(9)])];
+    let joint = vec![BTreeSet::from([ReplicaId(7)]), BTreeSet::from([ReplicaId(7), ReplicaId(9)])];
     let membership = Membership::new(joint, nodes).expect("all voters are nodes");
-    let beside = Beside { since_boundary: 17, membership: StoredMembership::new(Some(id), membership.clone()) };
-    let contents = [
-        Content::Blank,
-        Content::Normal(Proposal { payload: Bytes::from_static(b"command").into(), id: None }),
-        Content::Membership(membership),
-    ];
-    let entries = (41..)
-        .zip(contents)
-        .map(|(index, payload)| super::types::Entry { log_id: LogId::new_term_index(3, index), payload });
-    let entries: Vec<_> = entries.collect();
-    let append = |entries| AppendEntriesRequest { vote, prev_log_id: Some(id), entries, leader_commit: Some(id) };
+    let (vote, at) = (Vote::new_committed(3, ReplicaId(7)), LogId::new_term_index(2, 4));
+    let payload = Payload::new(["ab", "cd"].map(|part| Bytes::from_static(part.as_bytes())));
+    let contents =
+        [Content::Blank, Content::Normal(Proposal { payload, id: None }), Content::Membership(membership.clone())];
+    let entry = |(index, payload)| Entry { log_id: LogId::new_term_index(3, index), payload };
+    let entries: Vec<_> = (5..).zip(contents).map(entry).collect();
+    let leader_commit = Some(LogId::new_term_index(1, 2));
+    let append = |entries| AppendEntriesRequest { vote, prev_log_id: Some(at), entries, leader_commit };
+    let asked = |leadership_transfer| VoteRequest { vote, last_log_id: Some(at), leadership_transfer };
     let checkpoint = log::Checkpoint {
-        last: log::LogId { term: 3, index: 40 },
-        offset: 90,
-        membership: beside.encode(),
+        last: log::LogId { term: 2, index: 4 },
+        offset: 40,
+        membership: Bytes::from_static(b"members"),
         machine: Bytes::from_static(b"machine"),
     };
-    let requests = [
+    let requests = vec![
         Request::Append { stream: 6, append: append(entries.clone()) },
         Request::Heartbeat(append(Vec::new())),
-        Request::Vote(VoteRequest::new(vote, Some(id))),
-        Request::PreVote(VoteRequest::new(Vote::new(4, ReplicaId(9)), None)),
+        Request::Vote(asked(true)),
+        Request::PreVote(asked(false)),
         Request::Snapshot { vote, checkpoint },
-        Request::Transfer(TransferLeaderRequest::new(vote, ReplicaId(9), Some(id))),
+        Request::Transfer(TransferLeaderRequest::new(vote, ReplicaId(9), Some(at))),
         Request::Elect { term: 3 },
         Request::Greet,
     ];
-    let replies = [
+    let replies = vec![
         Reply::UnknownReplica,
         Reply::Stopped,
         Reply::StreamEnded,
-        Reply::Append(Ok(Some(id))),
-        Reply::Append(Err(StreamAppendError::Conflict(id))),
+        Reply::Append(Ok(Some(at))),
+        Reply::Append(Err(StreamAppendError::Conflict(at))),
         Reply::Append(Err(StreamAppendError::HigherVote(vote))),
-        Reply::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(id) }),
+        Reply::Vote(VoteResponse { vote, vote_granted: true, last_log_id: Some(at) }),
         Reply::Snapshot(vote),
         Reply::Transfer(true),
     ];
+    let beside = Beside { since_boundary: 17, membership: StoredMembership::new(Some(at), membership) };
+    Samples { requests, replies, entries, beside, vote }
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let Samples { requests, replies, entries, beside, vote } = samples();
     let of = |what: u8, bytes: &[u8]| [&[what], bytes].concat();
-    let mut seeds: Vec<_> = requests.iter().map(|request| of(0, &request.encode(route).contiguous())).collect();
+    let mut seeds: Vec<_> = requests.iter().map(|request| of(0, &request.encode(ROUTE).contiguous())).collect();
     seeds.extend(replies.iter().map(|reply| of(1, &reply.encode().contiguous())));
     seeds.push(of(2, &beside.encode()));
     seeds.push(of(3, &codec::encode_vote(&vote)));

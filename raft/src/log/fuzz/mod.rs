@@ -343,7 +343,8 @@ pub(super) fn sample_entry(index: u64, term: u64, len: usize) -> Entry {
     Entry { index, term, kind: u8::try_from(index % 3).unwrap_or(0), payload: Bytes::from(payload).into() }
 }
 
-fn samples() -> Vec<Record> {
+/// A record of every kind but entries.
+pub(super) fn samples() -> Vec<Record> {
     let id = LogId { term: 3, index: 9 };
     let moved = Moved { upto: id, offset: 40, segment: 5, segment_len: 4096, segment_offset: 20, terms: vec![id] };
     let hard = Hard {

@@ -54,6 +54,8 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How often the supervisor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it asks nodes that were just started.
+const ASK_EVERY: Duration = Duration::from_millis(10);
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -61,6 +63,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cluster = prepare(&args)?;
     let path = args.data_dir.join("dev.toml");
     let mut nodes: Vec<Node> = Vec::new();
+    let begun = Instant::now();
     for node in &cluster.nodes {
         nodes.push(Node { child: Some(start(&args.data_dir, node)?), died: None, node: node.clone() });
     }
@@ -74,7 +77,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     if !stopped {
         // Nobody may read this: the cluster runs all the same.
-        let _ = say_hello(&args, &cluster);
+        let _ = say_hello(&args, &cluster, begun.elapsed());
         loop {
             tokio::select! {
                 biased;
@@ -243,7 +246,7 @@ async fn wait_ready(dir: &Path, nodes: &mut [Node]) -> anyhow::Result<()> {
                 dir.join("node-*.log").display()
             );
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
@@ -294,7 +297,7 @@ fn send(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
-fn say_hello(args: &Args, cluster: &ClusterFile) -> anyhow::Result<()> {
+fn say_hello(args: &Args, cluster: &ClusterFile, took: Duration) -> anyhow::Result<()> {
     let rows = cluster
         .nodes
         .iter()
@@ -306,7 +309,7 @@ fn say_hello(args: &Args, cluster: &ClusterFile) -> anyhow::Result<()> {
         format!(" --cluster {}", args.data_dir.join("dev.toml").display())
     };
     output::say(format!(
-        "A cluster of {} is ready.
+        "A cluster of {} is ready after {:.2} s.
 
 {table}
 
@@ -318,6 +321,7 @@ Try, in another terminal:
 
 Ctrl-C stops it; the data stays in {}.",
         output::counted(cluster.nodes.len() as u64, "node"),
+        took.as_secs_f64(),
         args.data_dir.display()
     ))
 }

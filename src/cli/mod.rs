@@ -32,21 +32,24 @@ use clap::{Parser, Subcommand};
 use output::Output;
 use std::{path::PathBuf, process::ExitCode};
 
+/// The options that every command takes stand apart from its own.
+const EVERY: &str = "Options of every command";
+
 /// A message broker: replicated streams that lose nothing they acknowledged.
 #[derive(Parser)]
 #[command(name = "highwater", version, propagate_version = true, max_term_width = 110)]
 struct Args {
     /// Which cluster: a `dev.toml` or a node's config file [default: $HIGHWATER_CLUSTER, then ./highwater-dev/dev.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERY, value_name = "FILE")]
     cluster: Option<PathBuf>,
     /// A client's certificate, for clusters that ask for one
-    #[arg(long, global = true, value_name = "FILE", env = "HIGHWATER_CERTIFICATE")]
+    #[arg(long, global = true, help_heading = EVERY, value_name = "FILE", env = "HIGHWATER_CERTIFICATE")]
     certificate: Option<PathBuf>,
     /// Its private key
-    #[arg(long, global = true, value_name = "FILE", env = "HIGHWATER_KEY")]
+    #[arg(long, global = true, help_heading = EVERY, value_name = "FILE", env = "HIGHWATER_KEY")]
     key: Option<PathBuf>,
     /// How to print results
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, help_heading = EVERY, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(subcommand)]
     command: Command,

@@ -92,6 +92,8 @@ const LINES_AT_ONCE: usize = 1_000;
 
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
+    // Before the first line is typed.
+    client.topic(&args.topic).await.map_err(super::advise)?;
     let total = match &args.file {
         Some(path) => {
             Some(std::fs::metadata(path).with_context(|| format!("could not read {}", path.display()))?.len())

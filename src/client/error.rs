@@ -150,7 +150,9 @@ impl Advice for LookupError {
 
     fn advice(&self) -> String {
         match self {
-            Self::UnknownTopic { topic } => format!("create it (highwater topic create {topic}) or check its name"),
+            Self::UnknownTopic { topic } => {
+                format!("create it with `highwater topic create {topic}`, or check its name")
+            }
             Self::Unreachable { .. } => "check that a node runs and is reachable from here".into(),
         }
     }

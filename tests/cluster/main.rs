@@ -18,6 +18,7 @@
 mod certificates;
 mod drain;
 mod embedded;
+mod failing;
 mod gap;
 mod headline;
 mod idle;
@@ -27,4 +28,5 @@ mod overload;
 mod parked;
 mod quick_start;
 mod repair;
+mod retention;
 mod support;

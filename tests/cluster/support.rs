@@ -196,9 +196,13 @@ impl Cluster {
 
     /// Starts a node; its output goes to `node-N.log`.
     pub(crate) fn start(&mut self, id: u32) {
+        self.start_by(Command::new(BINARY), id);
+    }
+
+    /// The same with another program in front, which ends in the binary and its arguments.
+    pub(crate) fn start_by(&mut self, mut command: Command, id: u32) {
         let dir = self.dir.path();
         let log = fs::File::options().create(true).append(true).open(dir.join(format!("node-{id}.log"))).unwrap();
-        let mut command = Command::new(BINARY);
         command.args(["serve", "--config", &format!("node-{id}.toml")]).current_dir(dir);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.nodes[id as usize - 1].program = Some(Program(command.spawn().unwrap()));
@@ -238,6 +242,12 @@ impl Cluster {
         let mut program = self.nodes[id as usize - 1].program.take().expect("it runs");
         program.signal(signal);
         program.ended(&format!("node {id} ends by {signal:?}"))
+    }
+
+    /// Waits until a node ends by itself.
+    pub(crate) fn ended(&mut self, id: u32) -> ExitStatus {
+        let mut program = self.nodes[id as usize - 1].program.take().expect("it runs");
+        program.ended(&format!("node {id} ends"))
     }
 
     /// The command line, with this cluster; what it does must work.

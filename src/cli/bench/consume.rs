@@ -1,6 +1,6 @@
 //! Reading: megabytes per second (of what is in memory still, or of what is on disk), and the time from a send to the consumer's hand.
 
-use super::{Bed, lay_bed, probe::Probe};
+use super::{Bed, cold, lay_bed, probe::Probe};
 use crate::{
     cli::{Context, advise, output},
     client::{Client, Record},
@@ -24,6 +24,10 @@ pub(in crate::cli) struct Args {
     /// keep in memory (log.cache_bytes, log.tail_bytes), comes from their disks the first time
     #[arg(long, value_name = "NAME", conflicts_with_all = ["megabytes", "partitions", "replicas"])]
     topic: Option<TopicName>,
+    /// Have the system forget the nodes' files before the first read, so that what the nodes themselves do not keep in memory
+    /// (see --topic) is read from the disk
+    #[arg(long)]
+    cold: bool,
 }
 
 /// `bench latency`
@@ -42,6 +46,8 @@ struct Read {
     /// Absent where nothing was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     write_mb_per_s: Option<f64>,
+    /// The system had forgotten the nodes' files before the first read.
+    cold: bool,
     first_read_mb_per_s: f64,
     second_read_mb_per_s: f64,
     /// The disk alone, right before.
@@ -97,6 +103,9 @@ pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<
             (topic, Some(written))
         }
     };
+    if args.cold {
+        cold::forget(&context.cluster()?)?;
+    }
     let first = read(&client, &topic).await?;
     let second = read(&client, &topic).await?;
     if written.is_some() {
@@ -106,6 +115,7 @@ pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<
     let figures = Read {
         megabytes: first.megabytes,
         write_mb_per_s: written.map(|time| first.megabytes / time.as_secs_f64()),
+        cold: args.cold,
         first_read_mb_per_s: first.per_s(),
         second_read_mb_per_s: second.per_s(),
         disk,
@@ -113,8 +123,9 @@ pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<
     context.output.value(&figures, || {
         let written = figures.write_mb_per_s.map(|speed| format!("written {speed:.0} MB/s, ")).unwrap_or_default();
         format!(
-            "{:.0} MB: {written}read {:.0} MB/s, read again {:.0} MB/s\n{}",
+            "{:.0} MB: {written}read{} {:.0} MB/s, read again {:.0} MB/s\n{}",
             figures.megabytes,
+            if figures.cold { " cold" } else { "" },
             figures.first_read_mb_per_s,
             figures.second_read_mb_per_s,
             args.bed.beside(&figures.disk)

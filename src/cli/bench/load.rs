@@ -28,6 +28,12 @@ pub(super) struct Figures {
     /// Memory of the largest node after the load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) node_rss_mb: Option<f64>,
+    /// Memory of the largest node before all loads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) node_idle_rss_mb: Option<f64>,
+    /// Size of the program's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) binary_mb: Option<f64>,
     /// Bytes of records in a batch, on the average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) batch_bytes: Option<f64>,
@@ -53,12 +59,14 @@ struct Tally {
     gap: Duration,
 }
 
-/// Runs `send(task)` from `shape.inflight` tasks for `warm + measure`; what ends in the warm-up is not counted.
+/// Runs `send(task)` from `shape.inflight` tasks for `warm + measure`; what ends in the warm-up or later is not counted. `flush`
+/// then sends what still waits for a full batch.
 pub(super) async fn run<F>(
     shape: Shape,
     warm: Duration,
     measure: Duration,
     usage: impl Fn() -> Option<Usage> + 'static,
+    flush: impl Future<Output = ()>,
     send: impl Fn(usize) -> F + 'static,
 ) -> Figures
 where
@@ -82,7 +90,7 @@ where
                     tally.errors += 1;
                     continue;
                 }
-                if now > counted_from {
+                if now > counted_from && now <= end {
                     tally.gap = tally.gap.max(now - tally.last);
                     tally.micros.saturating_record(u64::try_from((now - sent).as_micros()).unwrap_or(u64::MAX));
                 }
@@ -90,15 +98,18 @@ where
             }
         });
     }
-    let before = tasks
+    let (before, after) = tasks
         .run_until(async {
             tokio::time::sleep_until(counted_from).await;
-            usage()
+            let before = usage();
+            tokio::time::sleep_until(end).await;
+            let after = usage();
+            flush.await;
+            (before, after)
         })
         .await;
     tasks.await;
-    let after = usage();
-    let seconds = (Instant::now() - counted_from).as_secs_f64();
+    let seconds = measure.as_secs_f64();
     let tally = tally.borrow();
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
     let (acks, at) = (tally.micros.len() as f64, |q: f64| tally.micros.value_at_quantile(q) as f64 / 1e3);
@@ -121,6 +132,8 @@ where
         gap_ms: tally.gap.as_secs_f64() * 1e3,
         cpu_s_per_gb: cpu_s.map(|cpu_s| cpu_s / (acks * size / 1e9)),
         node_rss_mb: after.map(|after| after.node_rss_mb),
+        node_idle_rss_mb: None,
+        binary_mb: None,
         batch_bytes: None,
         disk: None,
     }

@@ -1,5 +1,6 @@
 //! `highwater bench`: figures of a cluster, beside what its disk can do and, with `--beside`, beside other brokers.
 
+mod cold;
 mod consume;
 mod load;
 mod probe;
@@ -74,7 +75,7 @@ pub(super) struct ProduceArgs {
     /// the records in flight give, at most 262144]
     #[arg(long)]
     batch_bytes: Option<usize>,
-    /// How long a batch waits for more records, milliseconds [default: 0; with --batch-bytes 100, then only full ones go]
+    /// How long a batch waits for more records, milliseconds [default: 0; with --batch-bytes until it is full]
     #[arg(long)]
     linger_ms: Option<u64>,
     /// Lines of JSON with the same keys, from other brokers: shown in the same table
@@ -84,6 +85,8 @@ pub(super) struct ProduceArgs {
 
 /// Largest batch when none is asked for.
 const BATCH_BYTES: usize = 256 << 10;
+/// Longer than any batch takes to fill.
+const UNTIL_FULL: Duration = Duration::from_secs(30);
 /// What a record takes in the producer's buffer beside its bytes, at most.
 const RECORD_BOOKKEEPING: usize = 256;
 
@@ -95,7 +98,8 @@ impl ProduceArgs {
     }
 
     fn linger(&self) -> Duration {
-        Duration::from_millis(self.linger_ms.unwrap_or(if self.batch_bytes.is_some() { 100 } else { 0 }))
+        let default = if self.batch_bytes.is_some() { UNTIL_FULL } else { Duration::ZERO };
+        self.linger_ms.map_or(default, Duration::from_millis)
     }
 }
 
@@ -120,6 +124,8 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
     let client = context.client().await?;
     let beside = args.beside.as_deref().map(read_beside).transpose()?.unwrap_or_default();
     let probe = args.bed.probe()?;
+    let idle = Usage::now(&context.cluster()?).map(|usage| usage.node_rss_mb);
+    let binary = usage::binary_mb();
     let (topic, replicas) = lay_bed(&client, &args.bed).await?;
     let mut rows = Vec::new();
     for &asked in &args.inflight {
@@ -152,11 +158,17 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
         let cluster = context.cluster()?;
         let usage = move || Usage::now(&cluster);
         let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
-        let mut figures = load::run(shape, warm, measure, usage, send).await;
+        let last = producer.clone();
+        let flush = async move {
+            // What fails is counted by those who wait for it.
+            let _ = last.flush().await;
+        };
+        let mut figures = load::run(shape, warm, measure, usage, flush, send).await;
         let batches = client.stats().batches_acknowledged - before;
         #[allow(clippy::cast_precision_loss, reason = "figures for people")]
         let mean = (counted.get() * args.bed.size as u64) as f64 / batches.max(1) as f64;
         figures.batch_bytes = Some(mean);
+        (figures.node_idle_rss_mb, figures.binary_mb) = (idle, binary);
         figures.disk = Some(probe.clone());
         if context.output == output::Output::Json {
             output::say(serde_json::to_string(&figures)?)?;
@@ -170,6 +182,9 @@ async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode
             rows.extend(beside);
             print_table(&rows)?;
             output::say(args.bed.beside(&probe))?;
+            if let Some((idle, binary)) = idle.zip(binary) {
+                output::say(format!("a node before the load: {idle:.0} MB at most; this program: {binary:.1} MB"))?;
+            }
         }
         output::Output::Json => {
             for figures in &beside {
@@ -250,7 +265,7 @@ mod tests {
         let plain = args(&["--partitions", "300"]);
         assert_eq!((plain.inflight(1_000), plain.linger()), (1_000, Duration::ZERO));
         let full = args(&["--partitions", "300", "--batch-bytes", "16384"]);
-        assert_eq!((full.inflight(1_000), full.linger()), (300 * 16 * 2, Duration::from_millis(100)));
+        assert_eq!((full.inflight(1_000), full.linger()), (300 * 16 * 2, UNTIL_FULL));
         assert_eq!(args(&["--batch-bytes", "16384"]).inflight(1_000), 1_000);
     }
 

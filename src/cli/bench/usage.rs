@@ -58,6 +58,14 @@ fn rss_mb(process: &Path) -> Option<f64> {
     Some(kib * 1024.0 / 1e6)
 }
 
+/// Size of the file that runs.
+pub(super) fn binary_mb() -> Option<f64> {
+    let file = fs::metadata(std::env::current_exe().ok()?).ok()?;
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let megabytes = file.len() as f64 / 1e6;
+    Some(megabytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -303,7 +303,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds: a set of storms has each of them.
-    pub const KINDS: [&str; 22] = [
+    pub const KINDS: [&str; 21] = [
         "crash",
         "kill",
         "crash_leader",
@@ -320,7 +320,6 @@ impl Fault {
         "full",
         "sync_error",
         "write_error",
-        "read_error",
         "jump",
         "flip",
         "wipe",

@@ -108,7 +108,8 @@ impl Sums {
         Some(format!("{} {}, at least {} are needed", reached[first], names[first], least[first]))
     }
 
-    fn times(&self, what: &str) -> u64 {
+    /// How often an interesting state was reached.
+    pub fn times(&self, what: &str) -> u64 {
         if what == LOSSY { self.lossy_crashes } else { self.reached.get(what).copied().unwrap_or(0) }
     }
 

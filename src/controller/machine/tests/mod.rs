@@ -154,3 +154,20 @@ pub(super) fn restored(machine: &ControllerMachine) -> ControllerMachine {
     assert_eq!(other.checkpoint(), machine.checkpoint());
     other
 }
+
+/// Behind a checksum that is right, too: nobody who adds to what was read may overflow.
+#[test]
+fn a_checkpoint_with_counters_that_cannot_be_is_refused() {
+    let counters: [fn(&mut ControllerMachine); 4] = [
+        |machine| machine.next_group = u64::MAX,
+        |machine| machine.next_replica = u64::MAX,
+        |machine| machine.next_producer_block = u64::MAX,
+        |machine| Arc::make_mut(&mut machine.metadata).version = u64::MAX,
+    ];
+    for change in counters {
+        let mut machine = ControllerMachine::default();
+        change(&mut machine);
+        let why = ControllerMachine::default().restore(&machine.checkpoint()).unwrap_err().to_string();
+        assert!(why.contains("a counter is beyond all"), "{why}");
+    }
+}

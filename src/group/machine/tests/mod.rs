@@ -170,3 +170,25 @@ pub(super) fn restored(machine: &HomeMachine) -> HomeMachine {
     assert_eq!(other.checkpoint(), machine.checkpoint());
     other
 }
+
+/// Behind a checksum that is right, too: nobody who adds to what was read may overflow, or makes a list of what is in it.
+#[test]
+fn a_checkpoint_with_numbers_that_cannot_be_is_refused() {
+    let counters: [fn(&mut HomeMachine); 4] = [
+        |machine| machine.next_group = u64::MAX,
+        |machine| machine.next_member = u64::MAX,
+        |machine| machine.next_session = u64::MAX,
+        |machine| machine.generation_floor = Generation(u64::MAX),
+    ];
+    for change in counters {
+        let mut machine = HomeMachine::default();
+        change(&mut machine);
+        let why = HomeMachine::default().restore(&machine.checkpoint()).unwrap_err().to_string();
+        assert!(why.contains("a counter is beyond all"), "{why}");
+    }
+    let mut machine = HomeMachine::default();
+    let facts = TopicFacts { name: "orders".parse().unwrap(), partitions: u32::MAX };
+    machine.topics.insert(topic("orders"), facts);
+    let why = HomeMachine::default().restore(&machine.checkpoint()).unwrap_err().to_string();
+    assert!(why.contains("topic orders has 4294967295 partitions"), "{why}");
+}

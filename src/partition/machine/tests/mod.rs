@@ -4,7 +4,7 @@ mod any_order;
 mod producers;
 
 use super::*;
-use crate::types::ProducerId;
+use crate::{batch::Producer, types::ProducerId};
 use std::fmt::Write;
 
 macro_rules! check {
@@ -344,6 +344,29 @@ fn the_least_recent_producer_makes_room() {
     assert_eq!(say(1, 1), Reply::Refused(forgotten));
     assert_eq!(machine.producers_len(), crate::limits::PRODUCERS_PER_PARTITION_MAX as usize);
     restored(&machine);
+}
+
+/// Behind a checksum that is right, too: nobody who adds to what was read may overflow.
+#[test]
+fn a_checkpoint_with_numbers_that_cannot_be_is_refused() {
+    let refused = |change: fn(&mut PartitionMachine)| {
+        let mut machine = PartitionMachine { next_offset: 9, ..Default::default() };
+        change(&mut machine);
+        let why = PartitionMachine::default().restore(&machine.checkpoint()).unwrap_err();
+        why.to_string()
+    };
+    let producer = Producer { id: ProducerId(4), epoch: 0, sequence: 0 };
+    assert!(refused(|machine| machine.next_offset = u64::MAX).contains("beyond the range of offsets"));
+    assert!(refused(|machine| machine.log_start = 10).contains("log start 10 above next offset 9"));
+    let beyond = |base_offset| {
+        let mut machine = PartitionMachine { next_offset: 9, ..Default::default() };
+        machine.producers.note(producer, 2, base_offset, 1);
+        PartitionMachine::default().restore(&machine.checkpoint())
+    };
+    beyond(7).unwrap();
+    for base_offset in [8, u64::MAX] {
+        assert!(beyond(base_offset).unwrap_err().to_string().contains("a batch beyond the next offset 9"));
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use highwater_raft::{
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    fmt,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -69,6 +70,7 @@ impl Builder {
     pub fn run<F: Future>(self, test: impl FnOnce(TestCluster) -> F) -> F::Output {
         let runtime = super::runtime(self.seed).expect("the system gives a runtime");
         tokio::task::LocalSet::new().block_on(&runtime, async move {
+            eprintln!("{self}");
             let cluster = TestCluster(Rc::new(Inner::new(self)));
             let _end = End(Rc::downgrade(&cluster.0));
             for node in cluster.nodes() {
@@ -80,16 +82,22 @@ impl Builder {
     }
 }
 
+/// What a test shows when it fails.
+impl fmt::Display for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a simulated cluster of {} nodes from seed {}", self.nodes, self.seed)?;
+        if !super::REPLAYS {
+            write!(f, ", which another run only comes close to: {}", super::HOW_TO_REPLAY)?;
+        }
+        Ok(())
+    }
+}
+
 /// Stops all nodes, however the test ended.
 struct End(Weak<Inner>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let seed = self.0.upgrade().map_or(0, |inner| inner.config.seed);
-            let again = if super::REPLAYS { "the same run again" } else { super::HOW_TO_REPLAY };
-            tracing::error!(seed, again, "a test with a cluster panicked");
-        }
         if let Some(inner) = self.0.upgrade() {
             inner.nodes().for_each(|node| inner.end(node, Outage::Killed));
         }
@@ -210,9 +218,19 @@ impl TestCluster {
         self.0.hub.isolate(node.into());
     }
 
-    /// Restores all links.
+    /// Cuts all clients off from all nodes for a while.
+    pub fn deafen_clients(&self, time: Duration) {
+        self.0.dialers.borrow().iter().for_each(|dialer| dialer.deafen(time));
+    }
+
+    /// Restores all links between nodes.
     pub fn heal(&self) {
         self.0.hub.heal();
+    }
+
+    /// The wall clock of nodes and clients, milliseconds since 1970: it begins with the year 2026.
+    pub fn now_ms(&self) -> u64 {
+        self.0.env.now_ms()
     }
 
     /// A node's disk: fill it up, stall it, fail it, flip its bits.

@@ -8,6 +8,7 @@ use crate::{
     soak::{Seeds, Tally},
 };
 use anyhow::{Context as _, ensure};
+use highwater_raft::observe::digest;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -225,10 +226,7 @@ impl Checkout {
         let unknown = |_| "unknown".to_owned();
         let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(unknown);
         let parts = ["HEAD:src", "HEAD:raft", "HEAD:chaos/src", "HEAD:Cargo.lock", "HEAD:.cargo"];
-        let hashed = |trees: String| {
-            let fold = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            format!("{:016x}", trees.bytes().fold(0xcbf2_9ce4_8422_2325, fold))[..10].to_owned()
-        };
+        let hashed = |trees: String| format!("{:016x}", digest([trees.as_bytes()]))[..10].to_owned();
         let code = git(&root, &[&["rev-parse"], &parts[..]].concat()).map_or_else(unknown, hashed);
         Ok(Self { root, commit, code })
     }
@@ -257,18 +255,19 @@ impl Checkout {
     /// A row about simulated seeds.
     pub fn add_soak(&self, seeds: &Seeds, tally: &Tally, first: u64) -> anyhow::Result<String> {
         let hours = |ms: u64| format!("{:.2}", ms as f64 / 3_600_000.0);
+        let sums = &tally.sums;
         let cells = vec![
             ("first seed", seeds.seed.to_string()),
             ("seconds", seeds.seconds.to_string()),
             ("full every", seeds.full_every.to_string()),
             ("hash", format!("{first:016x} {:016x}", tally.hash)),
             ("seeds", tally.runs.to_string()),
-            ("hours of frames", hours(tally.frames_ms)),
-            ("hours of QUIC", hours(tally.full_ms)),
-            ("crashes", tally.crashes.to_string()),
-            ("unsynced bytes lost", tally.bytes_lost.to_string()),
-            ("partitions", tally.partitions.to_string()),
-            ("blackouts", tally.blackouts.to_string()),
+            ("hours of frames", hours(sums.frames_ms)),
+            ("hours of QUIC", hours(sums.full_ms)),
+            ("crashes", sums.crashes.to_string()),
+            ("unsynced bytes lost", sums.bytes_lost.to_string()),
+            ("partitions", sums.partitions.to_string()),
+            ("blackouts", sums.blackouts.to_string()),
             ("violations", tally.wrong.len().to_string()),
         ];
         self.add(Kind::Simulation, cells)

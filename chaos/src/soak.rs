@@ -121,9 +121,9 @@ pub fn run(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         let ended = block.end(&mut say)?;
         clean &= ended.wrong.is_empty();
         row.add(&ended);
-        let Tally { runs, wrong, crashes, .. } = &row.tally;
+        let Tally { runs, wrong, sums, .. } = &row.tally;
         let (last, minutes) = (row.seeds.seed + runs - 1, begun.elapsed().as_secs() / 60);
-        say(format!("{minutes} min: seeds {} to {last}, {crashes} crashes, wrong {wrong:?}", row.seeds.seed));
+        say(format!("{minutes} min: seeds {} to {last}, {} crashes, wrong {wrong:?}", row.seeds.seed, sums.crashes));
         if row.tally.runs >= args.row
             || running.is_empty() && (next >= end || until.is_some_and(|u| Instant::now() >= u))
         {

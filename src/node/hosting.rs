@@ -222,33 +222,52 @@ impl Hosting {
     }
 
     /// A replica has failed: it leaves Raft, so that others elect; the node goes on. A damaged one is replaced, one that
-    /// needs a damaged segment waits for it, another one is opened again once.
+    /// needs a damaged segment waits for it, another one is opened again, behind a pause when it failed before.
     pub(super) async fn fail(&self, Fallen { group, replica, why }: Fallen) {
         // What was said of one that is gone concerns no other.
         let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == replica) else { return };
-        if let Some(why) = self.fault(group) {
-            self.close(group).await;
-            self.troubles().damaged.insert(group, (hosted.replica, why));
-            self.0.again.notify_one();
-            return;
-        }
-        if self.lacks_segments(group) {
-            tracing::warn!(group = group.0, why, "a replica needs a segment that is damaged: it waits for a peer's");
-            self.close(group).await;
-            self.troubles().waiting.insert(group);
-            self.0.again.notify_one();
-            return;
-        }
-        let pause = {
+        {
             let mut troubles = self.troubles();
-            if let Some(handle) = &hosted.handle {
-                troubles.keep(group, replica, handle.marks());
+            if let Some(why) = self.fault(group) {
+                troubles.damaged.insert(group, (replica, why));
+            } else {
+                if let Some(handle) = hosted.handle {
+                    troubles.keep(group, replica, handle);
+                }
+                if self.lacks_segments(group) {
+                    troubles.waiting.insert(group);
+                    tracing::warn!(group = group.0, why, "a replica needs a damaged segment: it waits for a peer's");
+                } else {
+                    let pause = troubles.fell(group, Instant::now());
+                    tracing::error!(
+                        group = group.0,
+                        why,
+                        ?pause,
+                        "a replica has failed: it is opened again after a pause"
+                    );
+                }
             }
-            troubles.fell(group, Instant::now())
-        };
-        tracing::error!(group = group.0, why, ?pause, "a replica has failed: it is opened again after a pause");
+        }
         self.close(group).await;
         self.0.again.notify_one();
+    }
+
+    /// The controller's replica is opened again whatever the metadata say: they come from it.
+    async fn reopen_controller(&self) -> Result<(), NodeError> {
+        let group = controller::GROUP;
+        let stays_out = self.failed().contains(&group) || self.waits(group) && self.lacks_segments(group);
+        if stays_out || self.all().contains_key(&group) {
+            return Ok(());
+        }
+        let Some(log) = self.0.directory.group(group).filter(|log| log.fault().is_none()) else { return Ok(()) };
+        let replica = log.replica();
+        let Err(error) = self.open(group, replica, Purpose::Controller).await else { return Ok(()) };
+        match self.fault(group) {
+            Some(why) => self.has_failed(Fallen { group, replica, why }),
+            None if self.lacks_segments(group) => drop(self.troubles().waiting.insert(group)),
+            None => return Err(error),
+        }
+        Ok(())
     }
 
     /// Closes a replica that another one replaces here, and drops what is left of it.
@@ -282,6 +301,7 @@ impl Hosting {
     }
 
     async fn step(&self) -> Result<(), NodeError> {
+        self.reopen_controller().await?;
         let metadata = self.0.controller.metadata();
         let seen = self.0.directory.noted(SEEN).and_then(|bytes| Some(u64::from_be_bytes(bytes[..].try_into().ok()?)));
         let knows = |node: &controller::machine::Node| node.directory == Some(self.0.directory.id());

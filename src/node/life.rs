@@ -102,6 +102,16 @@ impl Life {
                 None => return Err(error),
             },
         };
+        // From here on the controller's replica may fail, and is opened again.
+        tokio::select! {
+            biased;
+            followed = self.hosting.clone().follow() => followed,
+            failed = self.serve(&raft, register) => failed,
+        }
+    }
+
+    /// Joins the cluster and serves; ends only with an error.
+    async fn serve(&self, raft: &Group, register: RegisterNode) -> Result<(), NodeError> {
         if let Some(founding) = self.seeds.founds() {
             if raft.log().last().is_none() {
                 let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), (*node).into())).collect();
@@ -126,7 +136,7 @@ impl Life {
         let (measuring, following) = (self.clone(), self.clone());
         self.until_closed(async move { measuring.watch_space().await });
         self.until_closed(async move { following.follow_peers().await });
-        self.hosting.follow().await
+        std::future::pending().await
     }
 
     /// This node's replica of the controller group is damaged: another one takes its place. Without one the node would

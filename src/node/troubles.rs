@@ -9,7 +9,7 @@
 //! **Invariant:** what a replica served before it failed is kept: opened again in the same boot, it serves nothing before it
 //! is there again.
 
-use crate::partition::Marks;
+use crate::partition::{Handle, Marks};
 use highwater_raft::{GroupId, ReplicaId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct Troubles {
     falls: BTreeMap<GroupId, Fall>,
-    served: BTreeMap<GroupId, (ReplicaId, Marks)>,
+    served: BTreeMap<GroupId, Served>,
     /// Their data are damaged: why.
     pub(super) damaged: BTreeMap<GroupId, (ReplicaId, String)>,
     /// They need a segment that is damaged, and are opened when a peer's is in its place.
@@ -36,6 +36,15 @@ pub(super) struct Troubles {
 struct Fall {
     times: u32,
     back: Instant,
+}
+
+/// What a replica served in this boot.
+struct Served {
+    replica: ReplicaId,
+    /// Up to the failure before the last one.
+    marks: Option<Marks>,
+    /// The one that failed last: until it is closed it may serve more.
+    last: Option<Handle>,
 }
 
 impl Troubles {
@@ -73,19 +82,23 @@ impl Troubles {
             .min()
     }
 
-    /// What a replica served up to its failure.
-    pub(super) fn keep(&mut self, group: GroupId, replica: ReplicaId, marks: Marks) {
-        let kept = self.served(group, replica).map_or(marks, |before| Marks {
-            log_start: before.log_start.max(marks.log_start),
-            high_watermark: before.high_watermark.max(marks.high_watermark),
-            ..marks
-        });
-        self.served.insert(group, (replica, kept));
+    /// A replica failed that served something.
+    pub(super) fn keep(&mut self, group: GroupId, replica: ReplicaId, handle: Handle) {
+        let marks = self.served(group, replica);
+        self.served.insert(group, Served { replica, marks, last: Some(handle) });
     }
 
-    /// What a replica served before it failed in this boot.
-    pub(super) fn served(&self, group: GroupId, replica: ReplicaId) -> Option<Marks> {
-        self.served.get(&group).filter(|(of, _)| *of == replica).map(|(_, served)| *served)
+    /// What a replica served before it failed in this boot. Ask when it is closed.
+    pub(super) fn served(&mut self, group: GroupId, replica: ReplicaId) -> Option<Marks> {
+        let served = self.served.get_mut(&group).filter(|served| served.replica == replica)?;
+        if let Some(last) = served.last.take().map(|handle| handle.marks()) {
+            served.marks = Some(served.marks.map_or(last, |before| Marks {
+                log_start: before.log_start.max(last.log_start),
+                high_watermark: before.high_watermark.max(last.high_watermark),
+                ..last
+            }));
+        }
+        served.marks
     }
 }
 

@@ -1,6 +1,7 @@
 //! Many seeds, some at a time, told in their order.
 
 use super::{Options, Outcome, Sums, run, table};
+use highwater_raft::observe::digest;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -28,44 +29,30 @@ pub struct Many {
 
 /// What came of a range of seeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[allow(missing_docs, reason = "as in `Sums`")]
 pub struct Tally {
+    /// How many.
     pub runs: u64,
     /// Seeds whose history is refused, that got stuck or in which something failed.
     pub wrong: Vec<u64>,
     /// Over the hashes of the histories, in the order of the seeds.
     pub hash: u64,
-    pub acked: u64,
-    pub crashes: u64,
-    pub bytes_lost: u64,
-    pub partitions: u64,
-    pub blackouts: u64,
-    pub frames_ms: u64,
-    pub full_ms: u64,
+    /// What they reached.
+    #[serde(flatten)]
+    pub sums: Sums,
 }
 
 impl Tally {
     fn of(seed: u64, outcome: &Outcome) -> Self {
-        let Sums { acked, crashes, bytes_lost, partitions, blackouts, frames_ms, full_ms, .. } = outcome.sums;
         let wrong = if outcome.is_good() { vec![] } else { vec![seed] };
-        let hash = outcome.history.hash();
-        Self { runs: 1, wrong, hash, acked, crashes, bytes_lost, partitions, blackouts, frames_ms, full_ms }
+        Self { runs: 1, wrong, hash: outcome.history.hash(), sums: outcome.sums.clone() }
     }
 
     /// Adds what came of the seeds behind these.
     pub fn add(&mut self, next: &Self) {
-        let before = if self.runs == 0 { 0xcbf2_9ce4_8422_2325 } else { self.hash };
-        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        self.hash = next.hash.to_be_bytes().into_iter().fold(before, fold);
+        self.hash = digest([&self.hash.to_be_bytes()[..], &next.hash.to_be_bytes()[..]]);
         self.runs += next.runs;
         self.wrong.extend(&next.wrong);
-        self.acked += next.acked;
-        self.crashes += next.crashes;
-        self.bytes_lost += next.bytes_lost;
-        self.partitions += next.partitions;
-        self.blackouts += next.blackouts;
-        self.frames_ms += next.frames_ms;
-        self.full_ms += next.full_ms;
+        self.sums.add(&next.sums);
     }
 }
 
@@ -95,7 +82,7 @@ pub fn run_many(
             });
         }
         drop(done);
-        let (mut waiting, mut sums, mut wrong, mut last) = (BTreeMap::new(), Sums::default(), Vec::new(), None);
+        let (mut waiting, mut wrong, mut last) = (BTreeMap::new(), Vec::new(), None);
         let (mut caught, mut tally) = (None, Tally::default());
         for seed in many.seed..end {
             let outcome = next_of(seed, &mut waiting, &outcomes)?.map_err(anyhow::Error::msg)?;
@@ -103,7 +90,6 @@ pub fn run_many(
             if !tell(seed, options(seed).seconds, &outcome, &mut say) {
                 wrong.push(seed);
             }
-            sums.add(&outcome.sums);
             let clean = outcome.verdict.is_clean();
             last = Some(outcome);
             if many.until_caught && !clean {
@@ -112,14 +98,14 @@ pub fn run_many(
                 break;
             }
         }
-        let seconds = begun.elapsed().as_secs();
+        let (seconds, sums) = (begun.elapsed().as_secs(), &tally.sums);
         say(format!(
             "{} seeds in {seconds} s: {}",
             tally.runs,
             serde_json::to_string(&Sums { reached: BTreeMap::new(), ..sums.clone() })?
         ));
         say(sums.hours());
-        say(table(&sums));
+        say(table(sums));
         if many.tally {
             say(serde_json::to_string(&tally)?);
         }

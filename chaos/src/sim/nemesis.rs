@@ -130,8 +130,8 @@ fn wide(world: &World) -> Fault {
     match world.env.random_below(10) {
         0..3 => Fault::Pause { node: any(world), ms: between(world, 100, 4_000) },
         3 | 4 => weather(world),
-        // Reads that fail are not drawn yet: chaos/scripts/open/.
-        5 | 6 => Fault::WriteError { node: any(world) },
+        5 => Fault::WriteError { node: any(world) },
+        6 => Fault::ReadError { node: any(world) },
         7 => {
             let by = i64::try_from(world.env.random_below(1_200_000)).unwrap_or(0) - 600_000;
             Fault::Jump { node: any(world), by_ms: by }

@@ -31,7 +31,7 @@ pub(super) const BLOCKED: &str = "datagram stopped on one way or both";
 const LOSSY: &str = "unsynced bytes really lost";
 
 /// What a run, or a set of them, reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sums {
     /// Acknowledged records.
     pub acked: u64,
@@ -50,7 +50,7 @@ pub struct Sums {
     /// The same in full mode.
     pub full_ms: u64,
     /// Faults by kind.
-    pub made: BTreeMap<&'static str, u64>,
+    pub made: BTreeMap<String, u64>,
     /// How often each interesting state was reached.
     pub reached: BTreeMap<String, u64>,
 }
@@ -71,11 +71,10 @@ impl Sums {
         self.blackouts += other.blackouts;
         self.frames_ms += other.frames_ms;
         self.full_ms += other.full_ms;
-        for (what, times) in &other.made {
-            *self.made.entry(what).or_default() += times;
-        }
-        for (what, times) in &other.reached {
-            *self.reached.entry(what.clone()).or_default() += times;
+        for (ours, theirs) in [(&mut self.made, &other.made), (&mut self.reached, &other.reached)] {
+            for (what, times) in theirs {
+                *ours.entry(what.clone()).or_default() += times;
+            }
         }
     }
 
@@ -84,7 +83,7 @@ impl Sums {
     }
 
     pub(super) fn make(&mut self, kind: &'static str) {
-        *self.made.entry(kind).or_default() += 1;
+        *self.made.entry(kind.into()).or_default() += 1;
     }
 
     pub(super) fn reach(&mut self, what: &str, times: u64) {
@@ -116,7 +115,7 @@ impl Sums {
     /// Interesting states that were never reached, and kinds of faults that were never made.
     pub fn never(&self) -> Vec<&'static str> {
         let states = INTERESTING.into_iter().filter(|what| self.times(what) == 0);
-        states.chain(Fault::KINDS.into_iter().filter(|kind| !self.made.contains_key(kind))).collect()
+        states.chain(Fault::KINDS.into_iter().filter(|kind| !self.made.contains_key(*kind))).collect()
     }
 }
 

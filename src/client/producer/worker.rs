@@ -141,10 +141,9 @@ impl Worker {
     /// Sends what is due, when it is known whereto.
     async fn ship(&mut self, changes: &mut watch::Receiver<u64>) {
         let now = Instant::now();
-        if self.paused_until.is_some_and(|until| until > now) || lock(&self.lot.window).due(now) != Due::Now {
+        if self.paused_until.is_some() || lock(&self.lot.window).due(now) != Due::Now {
             return;
         }
-        self.paused_until = None;
         let (needed, renewed) = {
             let window = lock(&self.lot.window);
             (window.needs_identity(), window.renewed())

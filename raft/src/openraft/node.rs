@@ -8,7 +8,7 @@ use crate::{
     log,
     transport::{
         Network, Peer,
-        detector::{self, Detector, Life, State, Vouched},
+        detector::{self, Detector, Life, State, Suspicion, Vouched},
         rpc::{self, Rpc},
     },
 };
@@ -43,6 +43,11 @@ impl Net {
 
     pub(super) fn is_suspected(&self, node: NodeId) -> bool {
         self.lives.borrow().get(&node).is_some_and(|life| matches!(life.state, State::Suspected(_)))
+    }
+
+    /// Whether the node's own heartbeats say that a flush of it does not end.
+    pub(super) fn hangs(&self, node: NodeId) -> bool {
+        self.lives.borrow().get(&node).is_some_and(|life| life.state == State::Suspected(Suspicion::Disk))
     }
 
     pub(super) fn boot_of(&self, node: NodeId) -> Option<BootId> {

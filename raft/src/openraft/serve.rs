@@ -5,6 +5,8 @@
 //!
 //! **Invariant:** appends of one sender are given to Raft in the order in which they came, and answered in that order.
 //! **Invariant:** what waits here is bounded by the windows of those who send.
+//! **Invariant:** a node that says itself that its disk hangs is not heard as a leader: a majority without it would acknowledge
+//! for ever what it queues, and its appends would keep the leases alive that stand in the way of the next one.
 
 use super::{
     codec::{Reply, Request},
@@ -103,6 +105,11 @@ pub(super) async fn serve(replica: Arc<Replica>, mut messages: mpsc::UnboundedRe
             continue;
         }
         if let Request::Append { append, .. } | Request::Heartbeat(append) = &request {
+            if replica.shared.net.hangs(from) {
+                incoming = None;
+                answer.send(Reply::Stopped.encode());
+                continue;
+            }
             let boot = replica.shared.net.boot_of(from);
             replica.shared.heard(Contact {
                 term: append.vote.leader_id.term,

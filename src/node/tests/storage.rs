@@ -88,3 +88,53 @@ async fn what_a_hanging_disk_holds_up_is_bounded_in_bytes_and_refused_above() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_hangs_is_replaced_and_follows_once_it_moves_again() {
+    local(async {
+        const HANGS: u64 = 30;
+        let world = World::new(3, 59).await;
+        let topic = world.topic_with("alpha", 1, 3, &[("retention.ms", "-1")]).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        produce_surely(&world, partition, "before").await;
+        let (stuck, old) = world.leader(partition).await;
+        let epoch = old.marks().epoch;
+        world.slots[stuck].disk.stall(secs(HANGS));
+        let hung = tokio::time::Instant::now();
+        // Something to write, so that a flush is under way: the other two are a majority, so it is acknowledged all the same.
+        produce(&old, AckLevel::Quorum, "under way").await.unwrap();
+        let next = async {
+            loop {
+                let others = world.slots.iter().enumerate().filter(|(n, _)| *n != stuck);
+                let mut handles = others.filter_map(|(_, slot)| slot.node.as_ref()?.partitions().find(partition));
+                let leads = |handle: &Handle| {
+                    let marks = handle.marks();
+                    marks.role == Role::Leader && marks.ready && marks.epoch > epoch
+                };
+                if let Some(handle) = handles.find(leads) {
+                    return handle;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let leader = within(5, next).await;
+        assert!(hung.elapsed() < secs(3), "another leads after {:?}", hung.elapsed());
+        for n in 0..50 {
+            produce(&leader, AckLevel::Quorum, &format!("after {n}")).await.unwrap();
+        }
+        assert!(hung.elapsed() < secs(5), "the others are as fast as ever: {:?}", hung.elapsed());
+        // It comes to itself, hears of the next term, and has what it missed.
+        tokio::time::sleep_until(hung + secs(HANGS)).await;
+        let caught_up = async {
+            while old.marks().role == Role::Leader && old.marks().epoch == epoch || old.marks().high_watermark < 52 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(10, caught_up).await;
+        let expected: Vec<String> =
+            ["before".into(), "under way".into()].into_iter().chain((0..50).map(|n| format!("after {n}"))).collect();
+        assert_eq!(values(&read(&old, 0).await), expected);
+        within(20, world.node(stuck).serving()).await;
+    })
+    .await;
+}

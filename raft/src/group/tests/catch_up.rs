@@ -52,3 +52,49 @@ fn who_is_far_behind_catches_up_over_the_bulk_connection_and_disturbs_nobody() {
         world.check_equal();
     });
 }
+
+#[test]
+fn what_a_follower_has_not_applied_is_on_its_disk_and_not_in_its_memory() {
+    sim(61, async {
+        const CACHE: usize = 64 << 10;
+        let small = log::Options {
+            wal_file_bytes: 64 << 10,
+            segment_bytes: 64 << 10,
+            cache_bytes: CACHE,
+            ..log::Options::default()
+        };
+        let world = World::start_with(61, 3, small).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        let follower = world.living().map(|(id, _)| id).find(|id| *id != leader).unwrap();
+        world.propose(leader, 0..100);
+        world.all_applied(100).await;
+        let still = world.node(follower);
+        still.owner.hold();
+        let mut next = 100;
+        while next < MISSED {
+            world.propose(leader, next..next + 200);
+            next += 200;
+            let began = Instant::now();
+            while world.node(leader).owner.count() < next {
+                assert!(began.elapsed().as_secs() < 5, "the others commit as ever");
+                world.pass(5).await;
+            }
+        }
+        world.pass(1_000).await;
+        let last = still.group().log().last().unwrap().index;
+        assert!(last >= next && still.owner.count() == 100, "it takes all and applies nothing: {last} of {next}");
+        let stats = still.directory.as_ref().unwrap().stats();
+        // Of entries that are not applied nothing but their places is kept beside the cache.
+        let unapplied = (next - 100) * 64;
+        eprintln!("{unapplied} bytes are not applied: {stats:?}");
+        assert!(unapplied > 4 * CACHE as u64 && stats.cached_bytes <= CACHE, "{stats:?}");
+        assert!(stats.wal_bytes < 4 * unapplied, "what is carried forward is not kept twice: {stats:?}");
+        still.owner.release();
+        world.all_applied(next).await;
+        world.check_equal();
+        world.pass(1_000).await;
+        let stats = still.directory.as_ref().unwrap().stats();
+        assert!(stats.wal_bytes <= 6 * (64 << 10), "applied, it leaves the write-ahead log: {stats:?}");
+    });
+}

@@ -52,6 +52,7 @@ pub(super) struct SimNode {
     pub(super) tasks: TaskSet,
     pub(super) host: Option<Host>,
     pub(super) group: Option<Group>,
+    pub(super) directory: Option<log::Directory>,
     pub(super) replica: ReplicaId,
     pub(super) owner: Arc<TestOwner>,
 }
@@ -116,13 +117,14 @@ impl World {
                 assert_eq!(health, log::Health::Good, "node {id}");
             }
             let host_options = HostOptions { catch_up_bytes_per_s, ..HostOptions::new(NodeId(id), boot) };
-            let host = Host::start(host_options, directory, network, env).unwrap();
+            let host = Host::start(host_options, directory.clone(), network, env).unwrap();
             host.set_peers(peers);
             let group = host.open(GROUP, replica, told).await.unwrap();
-            (host, group)
+            (host, group, directory)
         });
-        let (host, group) = started.await;
-        let node = SimNode { disk, tasks, host: Some(host), group: Some(group), replica, owner };
+        let (host, group, directory) = started.await;
+        let (host, group, directory) = (Some(host), Some(group), Some(directory));
+        let node = SimNode { disk, tasks, host, group, directory, replica, owner };
         self.nodes.insert(id, node);
     }
 
@@ -201,6 +203,7 @@ impl World {
         node.tasks.crash();
         node.host = None;
         node.group = None;
+        node.directory = None;
     }
 
     /// After a crash, with what the disk kept.
@@ -229,7 +232,7 @@ pub(super) fn payload(number: u64) -> Payload {
     bytes.freeze().into()
 }
 
-/// A machine that counts and digests commands; events are taken at once.
+/// A machine that counts and digests commands; events are taken at once, unless it holds still.
 #[derive(Default)]
 pub(super) struct TestOwner(Mutex<State>);
 
@@ -245,6 +248,8 @@ struct State {
     flushed: Option<u64>,
     restored: u32,
     failure: Option<String>,
+    /// What is to be applied waits here.
+    held: Option<Vec<Event>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,6 +291,17 @@ impl TestOwner {
         self.state().outcomes.clone()
     }
 
+    /// From now on nothing is applied.
+    pub(super) fn hold(&self) {
+        self.state().held = Some(Vec::new());
+    }
+
+    /// What waits is applied, and what comes from now on.
+    pub(super) fn release(&self) {
+        let held = self.state().held.take();
+        held.into_iter().flatten().for_each(|event| self.event(event));
+    }
+
     pub(super) fn refused(&self) -> usize {
         self.state().outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Refused(_))).count()
     }
@@ -294,6 +310,9 @@ impl TestOwner {
 impl Owner for TestOwner {
     fn event(&self, event: Event) {
         let mut state = self.state();
+        if let (Event::Committed { .. } | Event::Checkpoint { .. }, Some(held)) = (&event, &mut state.held) {
+            return held.push(event);
+        }
         match event {
             Event::Committed { entries, checkpoint_after, done } => {
                 let mut stamps = Vec::new();

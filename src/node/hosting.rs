@@ -18,6 +18,7 @@ use crate::{
     types::NodeId,
 };
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 use highwater_raft::{
     GroupId, ReplicaId,
     group::{self, Group, Host},
@@ -38,6 +39,8 @@ use tokio::{
 const SEEN: &str = "metadata-seen";
 const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
+/// Replicas that are opened or made side by side: what each writes shares its flushes with the others.
+const OPENED_AT_ONCE: usize = 32;
 /// Replicas that are removed side by side before the metadata is looked at again: new ones do not wait for old ones.
 const REMOVED_AT_ONCE: usize = 32;
 
@@ -339,9 +342,9 @@ impl Hosting {
         });
         let (replaced, deleted): (Vec<_>, Vec<_>) = gone.partition(|group| hosts(*group));
         self.remove(&replaced).await?;
-        let mut result = Ok(());
         let known = std::mem::take(&mut self.troubles().damaged);
         let (out, mut waiting) = (self.failed(), BTreeSet::new());
+        let mut begins = Vec::new();
         for step in reopen {
             let Step::Host { group, replica, purpose, founders } = step else { continue };
             if let Some((_, why)) = known.get(&group).filter(|(lost, _)| *lost == replica) {
@@ -362,16 +365,26 @@ impl Hosting {
                 waiting.insert(group);
                 continue;
             }
-            // One replica that cannot be opened keeps no other from it.
-            if let Err(error) = self.begin(group, replica, purpose, founders).await {
+            begins.push(async move {
+                let Err(error) = self.begin(group, replica, purpose, founders).await else { return Ok(None) };
                 match self.fault(group) {
                     Some(why) => self.lose(group, replica, &why),
                     None if self.lacks_segments(group) => {
                         tracing::warn!(group = group.0, %error, "a replica waits for a segment from a peer");
-                        waiting.insert(group);
+                        return Ok(Some(group));
                     }
-                    None => result = Err(error),
+                    None => return Err(error),
                 }
+                Ok(None)
+            });
+        }
+        // One replica that cannot be opened keeps no other from it.
+        let begun: Vec<_> = stream::iter(begins).buffered(OPENED_AT_ONCE).collect().await;
+        let mut result = Ok(());
+        for begun in begun {
+            match begun {
+                Ok(waits) => waiting.extend(waits),
+                Err(error) => result = Err(error),
             }
         }
         self.troubles().waiting = waiting;

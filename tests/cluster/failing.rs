@@ -11,7 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::{process::Command, time::Duration};
 
 /// The write-ahead log is behind it by then, and the node's own output is not.
-const FILE_BYTES: u64 = 1 << 20;
+const FILE_BYTES: usize = 1 << 20;
 const RECORD_BYTES: usize = 64 << 10;
 
 /// The binary with the signal ignored that would kill it; the write then fails with EFBIG.
@@ -23,7 +23,8 @@ fn deaf() -> Command {
 
 fn no_larger_files(pid: u32) {
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    let before = prlimit(Some(pid), Resource::Fsize, Rlimit { current: Some(FILE_BYTES), maximum: None }).unwrap();
+    let before =
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: Some(FILE_BYTES as u64), maximum: None }).unwrap();
     assert_eq!(before.current, None, "it had no limit");
 }
 
@@ -47,7 +48,7 @@ fn a_node_whose_disk_fails_stops_and_says_where() {
         let client = cluster.client().await;
         let name = topic("orders");
         support::create(&client, &name, 1).await;
-        write(&client, &name, 2 * (FILE_BYTES as usize) / RECORD_BYTES).await;
+        write(&client, &name, 2 * FILE_BYTES / RECORD_BYTES).await;
         let failing = support::leaders(&client, &name).await[&0];
         no_larger_files(cluster.node(failing).pid());
         // Of what is under way at its leader nothing is lost: the producer follows the next one.
@@ -69,6 +70,6 @@ fn a_node_whose_disk_fails_stops_and_says_where() {
         write(&client, &name, 10).await;
         support::settled(&client).await;
         let ends = client.admin().list_offsets(&name, Position::Latest).await.unwrap();
-        assert_eq!(ends[&0], 2 * FILE_BYTES / RECORD_BYTES as u64 + 20, "none is missing and none is there twice");
+        assert_eq!(ends[&0], (2 * FILE_BYTES / RECORD_BYTES + 20) as u64, "none is missing and none is there twice");
     });
 }

@@ -89,8 +89,18 @@ pub(super) struct Inner {
     pub(super) core: Arc<Core>,
     pub(super) faulty: Mutex<BTreeMap<GroupId, (ReplicaId, String)>>,
     pub(super) notes: Mutex<BTreeMap<String, Bytes>>,
-    /// One creation or removal at a time.
-    pub(super) changes: tokio::sync::Mutex<()>,
+    /// One creation or removal of a group at a time; those of others go on beside it and share its flushes.
+    pub(super) changes: Changes,
+}
+
+/// Groups have these in common, by their numbers.
+pub(super) type Changes = [tokio::sync::Mutex<()>; 64];
+
+impl Inner {
+    async fn change(&self, group: GroupId) -> tokio::sync::MutexGuard<'_, ()> {
+        let at = group.0 % self.changes.len() as u64;
+        self.changes[usize::try_from(at).unwrap_or(0)].lock().await
+    }
 }
 
 impl Directory {
@@ -121,7 +131,7 @@ impl Directory {
     /// Makes a group; durable on return. Gives the one that is there when it is this replica. Data of a faulty or
     /// removed predecessor is dropped.
     pub async fn create(&self, group: GroupId, replica: ReplicaId) -> Result<Group, CreateError> {
-        let _one = self.inner.changes.lock().await;
+        let _one = self.inner.change(group).await;
         if let Some(known) = self.group(group) {
             let existing = known.replica();
             return if existing == replica {
@@ -152,7 +162,7 @@ impl Directory {
 
     /// Forgets a group, durably, then deletes its files.
     pub async fn remove(&self, group: GroupId) -> io::Result<()> {
-        let _one = self.inner.changes.lock().await;
+        let _one = self.inner.change(group).await;
         let living = self.inner.core.common.groups().get(&group).cloned();
         let faulty = self.faulty().get(&group).map(|(replica, _)| *replica);
         let Some(replica) = living.as_ref().map(|shared| shared.owner.replica).or(faulty) else { return Ok(()) };

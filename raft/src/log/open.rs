@@ -54,7 +54,8 @@ pub(super) async fn open(disk: Arc<dyn Disk>, options: Options, env: Env) -> Res
     let notes = wal.notes.clone();
     common.measure();
     let core = start(&common, wal, jobs, jobs_rx)?;
-    Ok(Inner { core, faulty: Mutex::new(faulty), notes: Mutex::new(notes), changes: tokio::sync::Mutex::new(()) })
+    let changes = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
+    Ok(Inner { core, faulty: Mutex::new(faulty), notes: Mutex::new(notes), changes })
 }
 
 async fn identity(disk: &dyn Disk) -> Result<Option<DirectoryId>, OpenError> {

@@ -67,6 +67,32 @@ async fn a_real_disk_conforms() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn groups_that_are_made_and_removed_side_by_side_share_flushes() {
+    const GROUPS: u64 = 64;
+    let node = Node::new(3);
+    local(async {
+        let directory = node.open().await;
+        let ids = || (0..GROUPS).map(|n| GroupId(2_000 + n));
+        let before = directory.stats().sync_seq;
+        let made = ids().map(|group| directory.create(group, ReplicaId(1)));
+        futures_util::future::try_join_all(made).await.unwrap();
+        let between = directory.stats().sync_seq;
+        futures_util::future::try_join_all(ids().map(|group| directory.remove(group))).await.unwrap();
+        let flushes = (between - before, directory.stats().sync_seq - between);
+        assert!(flushes.0 < GROUPS / 4 && flushes.1 < GROUPS / 4, "{flushes:?} flushes for {GROUPS} groups");
+        // Of one group only one is made.
+        let one = directory.create(G, ReplicaId(1));
+        let two = directory.create(G, ReplicaId(2));
+        let (one, two) = tokio::join!(one, two);
+        assert!(one.is_ok() && matches!(two, Err(CreateError::Exists { .. })));
+        directory.close().await;
+        drop(directory);
+        assert_eq!(node.open().await.groups(), vec![(G, ReplicaId(1), Health::Good)]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_acknowledged_survives_the_loss_of_power() {
     for seed in 0..60 {
         local(survives(seed)).await;

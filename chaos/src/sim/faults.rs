@@ -303,7 +303,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds: a set of storms has each of them.
-    pub const KINDS: [&str; 21] = [
+    pub const KINDS: [&str; 22] = [
         "crash",
         "kill",
         "crash_leader",
@@ -318,6 +318,7 @@ impl Fault {
         "together",
         "stall",
         "full",
+        "read_error",
         "sync_error",
         "write_error",
         "jump",

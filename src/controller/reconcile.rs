@@ -1,7 +1,8 @@
 //! What a node is to do so that it hosts what the metadata says: a pure comparison.
 //!
 //! A snapshot may be older than one that this node has acted on before it restarted: the caller compares only snapshots
-//! that are at least as new, else a group with data would look deleted.
+//! that are at least as new, else a group with data would look deleted. Of the controller's own replica the snapshot may be
+//! older all the same, when another one took its place: replica ids only grow, and a lower one never replaces a higher one.
 
 use super::machine::{Metadata, Placement, Purpose, ReplicaState};
 use crate::types::NodeId;
@@ -36,11 +37,13 @@ pub fn plan(metadata: &Metadata, node: NodeId, hosted: &BTreeMap<GroupId, Replic
         .map(|(group, placement, replica)| (group, (placement, replica.id, replica.state)))
         .collect();
     let is_wanted =
-        |(group, replica): &(&GroupId, &ReplicaId)| wanted.get(group).is_some_and(|(_, id, _)| id == *replica);
+        |(group, replica): &(&GroupId, &ReplicaId)| wanted.get(group).is_some_and(|(_, id, _)| id <= *replica);
     let removals = hosted.iter().filter(|entry| !is_wanted(entry)).map(|(group, _)| Step::Remove { group: *group });
     let additions = wanted
         .iter()
-        .filter(|(group, (_, id, state))| hosted.get(group) != Some(id) && *state != ReplicaState::Dying)
+        .filter(|(group, (_, id, state))| {
+            hosted.get(group).is_none_or(|here| here < id) && *state != ReplicaState::Dying
+        })
         .map(|(group, (placement, id, _))| Step::Host {
             group: *group,
             replica: *id,
@@ -91,6 +94,12 @@ mod tests {
             panic!("{steps:?}")
         };
         assert_eq!(founders.len(), 2);
+    }
+
+    #[test]
+    fn a_replica_is_never_replaced_by_an_older_one() {
+        let hosted = BTreeMap::from([(GroupId(1024), ReplicaId(95)), (GroupId(1025), ReplicaId(73))]);
+        assert_eq!(plan(&metadata(), NodeId(1), &hosted), []);
     }
 
     #[test]

@@ -79,6 +79,8 @@ struct Shared {
     troubles: Mutex<Troubles>,
     /// There is something to open that no change of the metadata tells of.
     again: Notify,
+    /// Held by who makes replicas or removes them: what is on disk stays as it was compared.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Shared {
@@ -110,6 +112,7 @@ impl Hosting {
             failures,
             troubles: Mutex::default(),
             again: Notify::new(),
+            changing: tokio::sync::Mutex::default(),
         };
         (Self(Arc::new(shared)), failed)
     }
@@ -273,10 +276,17 @@ impl Hosting {
         Ok(())
     }
 
-    /// Closes a replica that another one replaces here, and drops what is left of it.
-    pub(super) async fn discard(&self, group: GroupId) -> Result<(), NodeError> {
+    /// Another replica takes the place of the one that is here, whose data go.
+    pub(super) async fn replace(&self, group: GroupId, by: ReplicaId, purpose: Purpose) -> Result<Group, NodeError> {
+        let _one = self.0.changing.lock().await;
+        if let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == by) {
+            return Ok(hosted.raft);
+        }
         self.close(group).await;
-        self.0.host.remove(group).await.map_err(NodeError::Storage)
+        if self.0.directory.group(group).is_none_or(|log| log.replica() != by) {
+            self.0.host.remove(group).await.map_err(NodeError::Storage)?;
+        }
+        self.open(group, by, purpose).await
     }
 
     /// Follows the metadata for as long as the node lives.
@@ -304,6 +314,7 @@ impl Hosting {
     }
 
     async fn step(&self) -> Result<(), NodeError> {
+        let _one = self.0.changing.lock().await;
         self.reopen_controller().await?;
         let metadata = self.0.controller.metadata();
         let seen = self.0.directory.noted(SEEN).and_then(|bytes| Some(u64::from_be_bytes(bytes[..].try_into().ok()?)));
@@ -347,6 +358,10 @@ impl Hosting {
         let mut begins = Vec::new();
         for step in reopen {
             let Step::Host { group, replica, purpose, founders } = step else { continue };
+            // The metadata may be those of a replica that is gone: it would come back empty under the id that it has voted with.
+            if group == controller::GROUP && !replaced.contains(&group) {
+                continue;
+            }
             if let Some((_, why)) = known.get(&group).filter(|(lost, _)| *lost == replica) {
                 self.lose(group, replica, why);
                 continue;

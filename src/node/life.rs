@@ -145,8 +145,7 @@ impl Life {
         let damaged = self.directory.group(controller::GROUP).map(|log| log.replica());
         self.hosting.close(controller::GROUP).await;
         let replica = self.seeds.replace(damaged, why, self.registration()).await?;
-        self.hosting.discard(controller::GROUP).await?;
-        self.hosting.open(controller::GROUP, replica, Purpose::Controller).await
+        self.hosting.replace(controller::GROUP, replica, Purpose::Controller).await
     }
 
     fn registration(&self) -> RegisterNode {

@@ -415,3 +415,36 @@ async fn a_panic_in_one_replica_fails_that_replica_alone() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_controllers_replica_comes_back_though_the_metadata_are_older_than_what_was_acted_on() {
+    local(async {
+        let mut world = World::new(3, 31).await;
+        let topic = world.topic("alpha", 2, 3).await;
+        let partition = |partition| TopicPartition { topic, partition };
+        let expected = fill(&world, partition(0), 0, 5, 10).await;
+        world.crash(2);
+        world.start(2).await;
+        // It fails before it has heard what was committed since its last checkpoint.
+        let open = async {
+            loop {
+                let all = world.node(2).0.hosting.all();
+                match all.get(&crate::controller::GROUP) {
+                    Some(hosted) => return hosted.replica,
+                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let replica = within(10, open).await;
+        assert!(world.node(2).controller().metadata().topic(topic).is_none(), "it knows of nothing yet");
+        let fallen = || crate::node::hosting::Fallen { group: crate::controller::GROUP, replica, why: "a test".into() };
+        world.node(2).0.hosting.fail(fallen()).await;
+        within(30, world.node(2).serving()).await;
+        serves(&world, 2, partition(0), &expected).await;
+        let later = world.topic("beta", 1, 3).await;
+        let expected = fill(&world, TopicPartition { topic: later, partition: 0 }, 0, 5, 10).await;
+        serves(&world, 2, TopicPartition { topic: later, partition: 0 }, &expected).await;
+        whole(&world).await;
+    })
+    .await;
+}

@@ -22,7 +22,11 @@ pub(super) async fn load(common: &Common, owner: Owner, known: Replayed) -> io::
         Err(why) => return Ok(Err(why)),
     };
     // Segments below the purge point may be there again: their files went after its record, unsynced.
-    let kept = segments.iter().rposition(|segment| segment.base <= known.hard.purged).unwrap_or(0);
+    let kept = segments.iter().rposition(|segment| segment.base <= known.hard.purged);
+    let Some(kept) = kept.or_else(|| segments.first().filter(|segment| segment.first <= from).map(|_| 0)) else {
+        let due = known.hard.purged.map_or(0, |purged| purged.index + 1);
+        return Ok(Err(format!("the segment with entry {due} is missing")));
+    };
     retire::remove_segments(common, owner, segments.drain(..kept)).await?;
     let mut state = state(known, segments);
     if let Err(why) = restart(common, owner, &mut state).await? {

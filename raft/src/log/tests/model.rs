@@ -391,6 +391,36 @@ fn a_damaged_segment_is_set_aside_and_replaced() {
     }));
 }
 
+/// Files that are gone are not taken for files that were never there.
+#[test]
+fn a_missing_segment_is_missed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(local(async {
+        for trims in [false, true] {
+            let mut world = World::new(4).await;
+            for _ in 0..40 {
+                world.step(Op::Append { count: 11, wait: true }).await;
+                world.step(Op::Apply { count: 12 }).await;
+                world.step(Op::Idle).await;
+            }
+            if trims {
+                world.step(Op::Trim { part: 100 }).await;
+                world.step(Op::Idle).await;
+            }
+            let files = world.node.disk.files();
+            let mut segments = files.into_iter().map(|(path, _)| path).filter(|path| path.ends_with(".seg"));
+            let oldest = segments.next().unwrap();
+            assert!(segments.count() > 2, "others are there");
+            world.directory = None;
+            world.group = None;
+            world.node.kill();
+            crate::disk::Disk::remove(&*world.node.disk, &oldest).await.unwrap();
+            let health = health(&world.node.open().await, G);
+            assert!(matches!(&health, Health::Faulty(why) if why.contains("is missing")), "{health:?}");
+        }
+    }));
+}
+
 /// Found by the property above: files from before an install were taken for sealed segments.
 #[test]
 fn a_crash_right_after_an_install_leaves_no_old_segment() {

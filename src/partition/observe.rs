@@ -15,7 +15,7 @@ pub(super) fn marks(shared: &Shared, marks: &Marks) {
     let (group, partition, replica) = (shared.group.0, shared.partition.partition, shared.replica.0);
     let Marks { log_start, high_watermark, bytes_at_hw: bytes, role, ready, .. } = *marks;
     let leads = role == Role::Leader;
-    if !leads && !ready {
+    if !ready {
         // Nothing is served.
         return;
     }

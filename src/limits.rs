@@ -68,7 +68,7 @@ pub const FETCH_BYTES_MAX: u32 = 8 * MIB;
 /// Bytes that a fetch takes from one partition in one turn, so that no partition starves the others.
 pub const FETCH_PARTITION_BYTES_MAX: u32 = MIB;
 /// Longest wait of a parked fetch, in milliseconds.
-pub const FETCH_WAIT_MS_MAX: u32 = 60_000;
+pub const FETCH_WAIT_MS_MAX: u32 = 120_000;
 /// Partitions that one connection fetches from or is subscribed to.
 pub const PARTITIONS_PER_SESSION_MAX: u32 = 10_000;
 /// Connections of a node: about 50 KB each when idle.

@@ -13,7 +13,7 @@ use std::{
 const CONNECTIONS: u64 = 100;
 const PARTITIONS: u32 = 12;
 /// Longer than is watched, or they would end meanwhile.
-const WAIT_MS: u64 = 90_000;
+const WAIT_MS: u32 = 90_000;
 
 /// All nodes together.
 fn used(cluster: &Cluster) -> Used {
@@ -48,7 +48,7 @@ fn ten_thousand_waits_cost_next_to_nothing_and_wake_alone() {
     let _turn = support::turn();
     let parked = support::number("HIGHWATER_PARKED", 10_000);
     let time = support::number("HIGHWATER_IDLE_SECONDS", if cfg!(debug_assertions) { 4 } else { 60 });
-    let time = Duration::from_secs(time.min(WAIT_MS / 1_000 - 10));
+    let time = Duration::from_secs(time.min(u64::from(WAIT_MS) / 1_000 - 10));
     let cluster = Cluster::three("");
     let runtime = support::runtime();
     runtime.block_on(async {
@@ -73,7 +73,7 @@ fn ten_thousand_waits_cost_next_to_nothing_and_wake_alone() {
         for (partition, wire) in &connections {
             for _ in 0..parked / CONNECTIONS {
                 let mut link = wire.connection.open().await.unwrap();
-                link.sender.send(vec![Frame::new(1, fetch(id, *partition, 0, WAIT_MS.try_into().unwrap()))]).await.unwrap();
+                link.sender.send(vec![Frame::new(1, fetch(id, *partition, 0, WAIT_MS))]).await.unwrap();
                 waits.entry(*partition).or_default().push(link);
             }
         }

@@ -177,9 +177,11 @@ impl KnownKeys {
 
     /// What to say about an unknown key.
     fn advise(&self, path: &str) -> String {
-        let parts: Vec<_> = path.split('.').filter(|part| part.parse::<usize>().is_err() && *part != "?").collect();
-        let (key, parents) = parts.split_last().expect("a path has a last part");
-        let table = parents.join(".");
+        // `?` stands for a value that may be left out, a number for a place in a list; a key may be a number too.
+        let path = path.trim_end_matches(".?");
+        let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let named = |part: &&str| !part.is_empty() && part.parse::<usize>().is_err() && *part != "?";
+        let table = parents.split('.').filter(named).collect::<Vec<_>>().join(".");
         let place = if table.is_empty() { "at the top".to_owned() } else { format!("in [{table}]") };
         let siblings = self.0.get(&table).map_or(&[][..], |keys| keys);
         let near = |known: &&String| strsim::damerau_levenshtein(key, known) <= (key.len().max(known.len()) / 3).max(1);

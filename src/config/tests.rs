@@ -95,6 +95,13 @@ fn unknown_keys_are_refused() {
 }
 
 #[test]
+fn an_unknown_key_may_be_a_number() {
+    let said = problems("7 = 1\n[node]\n7 = 1\n");
+    assert!(said.contains("x.toml:1: unknown key `7` at the top"), "{said}");
+    assert!(said.contains("x.toml:3: unknown key `7` in [node]; known are"), "{said}");
+}
+
+#[test]
 fn all_problems_of_a_file_are_said_at_once() {
     let said = problems(
         r#"

@@ -360,6 +360,7 @@ impl Hosting {
             let Step::Host { group, replica, purpose, founders } = step else { continue };
             // The metadata may be those of a replica that is gone: it would come back empty under the id that it has voted with.
             if group == controller::GROUP && !replaced.contains(&group) {
+                waiting.extend(self.waits(group).then_some(group));
                 continue;
             }
             if let Some((_, why)) = known.get(&group).filter(|(lost, _)| *lost == replica) {

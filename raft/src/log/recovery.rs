@@ -182,9 +182,13 @@ impl Recovered {
         }
     }
 
-    /// What the next file's first frame repeats.
+    /// What the next file's first frame repeats, behind a table that knows it all. Nothing of a faulty replica: its creation or
+    /// removal would make the replica another one than the table says.
     pub(super) fn take_tail(&mut self) -> (Vec<(u64, u64, u64)>, Vec<Raw>) {
-        std::mem::take(&mut self.tail).into_iter().map(|(group, start, len, raw)| ((group, start, len), raw)).unzip()
+        let groups = &self.replay.groups;
+        let is_faulty = |group| groups.get(&GroupId(group)).is_some_and(|known| known.hard.faulty.is_some());
+        let tail = std::mem::take(&mut self.tail).into_iter().filter(|(group, ..)| !is_faulty(*group));
+        tail.map(|(group, start, len, raw)| ((group, start, len), raw)).unzip()
     }
 
     /// The tail's records are at `starts` of file `now`.

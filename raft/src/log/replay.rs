@@ -107,12 +107,7 @@ impl Replay {
     }
 
     fn apply(&mut self, group: GroupId, parsed: Parsed, file: u64) {
-        if let Parsed::Record(Record::Create(replica)) = &parsed {
-            // The table at the front of a file knows what is carried behind it: a replica that is faulty there stays so.
-            let known = self.groups.get(&group).filter(|known| known.hard.replica == *replica);
-            if known.is_some_and(|known| known.hard.faulty.is_some()) {
-                return;
-            }
+        if let Parsed::Record(Record::Create(_)) = &parsed {
             self.groups.insert(group, Replayed::default());
         }
         let Some(known) = self.groups.get_mut(&group) else { return };

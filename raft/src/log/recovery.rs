@@ -11,7 +11,7 @@
 use super::{
     OpenError,
     frame::{self, Seed},
-    record::{Record, Table, kind},
+    record::{NO_GROUP, Record, Table, kind},
     replay::Replay,
     scan::{Element, Frame, Scan, scan},
     wal::Raw,
@@ -182,12 +182,13 @@ impl Recovered {
         }
     }
 
-    /// What the next file's first frame repeats, behind a table that knows it all. Nothing of a faulty replica: its creation or
-    /// removal would make the replica another one than the table says.
+    /// What the next file's first frame repeats. The table in front of it knows the directory's records, and which replicas are
+    /// faulty: the creation or removal of one would make it another than the table says.
     pub(super) fn take_tail(&mut self) -> (Vec<(u64, u64, u64)>, Vec<Raw>) {
         let groups = &self.replay.groups;
         let is_faulty = |group| groups.get(&GroupId(group)).is_some_and(|known| known.hard.faulty.is_some());
-        let tail = std::mem::take(&mut self.tail).into_iter().filter(|(group, ..)| !is_faulty(*group));
+        let tail = std::mem::take(&mut self.tail);
+        let tail = tail.into_iter().filter(|(group, ..)| *group != NO_GROUP && !is_faulty(*group));
         tail.map(|(group, start, len, raw)| ((group, start, len), raw)).unzip()
     }
 

@@ -19,8 +19,6 @@ pub(super) const LIFE: &str = "log.life";
 pub(super) struct Replay {
     pub(super) groups: BTreeMap<GroupId, Replayed>,
     pub(super) notes: BTreeMap<String, Bytes>,
-    /// WAL files below this are not needed.
-    pub(super) needed_from: u64,
     /// Damage that an earlier recovery has reported already.
     pub(super) known_damages: BTreeSet<(u64, u64)>,
     /// Damage that is new.
@@ -121,7 +119,6 @@ impl Replay {
     fn apply_directory(&mut self, record: Record) {
         match record {
             Record::Note { key, value } => drop(self.notes.insert(key, value)),
-            Record::Retired { next } => self.needed_from = self.needed_from.max(next),
             Record::Table(table) => self.table(table),
             _ => {}
         }

@@ -3,6 +3,7 @@
 use super::{
     faults::{self, Cast, Fault, Loss, Step},
     net::Rough,
+    sometimes::{LOSSY_CRASHES_MIN, PARTITIONS_MIN},
     storm::{Card, Storm},
     world::World,
 };
@@ -51,7 +52,7 @@ async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
             }
         }
         let card = usize::try_from(world.env.random_below(deck.len() as u64)).unwrap_or(0);
-        let card = if is_mild(world) { Card::CrashLeader } else { deck.swap_remove(card) };
+        let card = lacking(world).unwrap_or_else(|| deck.swap_remove(card));
         let mut steps = match card {
             Card::Scene => scene(world, &storm),
             card => vec![Step { pause_ms: 0, fault: draw(world, card) }],
@@ -82,11 +83,18 @@ fn scene(world: &World, storm: &Storm) -> Vec<Step> {
     steps
 }
 
-/// Fewer crashes lost bytes by now than a storm must have, spread over its time.
-fn is_mild(world: &World) -> bool {
-    // Two more than are needed: all of them before the end is near.
-    let due = (super::sometimes::LOSSY_CRASHES_MIN + 2) * world.now() / (world.options.seconds.max(1) * 1_000_000);
-    world.options.seconds >= 60 && world.sums.borrow().lossy_crashes < due
+/// What there is too little of by now for what a storm must have, spread over its time: some more than that, all of it before the
+/// end is near.
+fn lacking(world: &World) -> Option<Card> {
+    let total = world.options.seconds.max(1) * 1_000_000;
+    let due = |least: u64| least * world.now() / total;
+    let sums = world.sums.borrow();
+    match () {
+        () if world.options.seconds < 60 => None,
+        () if sums.lossy_crashes < due(LOSSY_CRASHES_MIN + 2) => Some(Card::CrashLeader),
+        () if sums.partitions < due(PARTITIONS_MIN + 1) => Some(Card::Alone),
+        () => None,
+    }
 }
 
 fn draw(world: &World, card: Card) -> Fault {

@@ -57,8 +57,10 @@ pub struct Sums {
 
 /// Crashes that lose bytes: a storm of 60 s has at least so many.
 pub(super) const LOSSY_CRASHES_MIN: u64 = 5;
+/// Partitions, likewise.
+pub(super) const PARTITIONS_MIN: u64 = 3;
 /// What a storm of 60 s reaches at least, or it was none: acknowledged records, crashes that lose bytes, partitions.
-const LEAST: [u64; 3] = [1_000, LOSSY_CRASHES_MIN, 3];
+const LEAST: [u64; 3] = [1_000, LOSSY_CRASHES_MIN, PARTITIONS_MIN];
 
 impl Sums {
     /// Adds another run's.

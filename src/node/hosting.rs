@@ -3,6 +3,7 @@
 //! **Invariant:** a snapshot older than one that this node has acted on is not acted on: the newest version that was is
 //! durable before its first step. (After a restart the snapshot is at first as old as the last checkpoint.) Nor is one that
 //! knows this node by another directory: the replicas that it names were made in that one, and are lost.
+//! **Invariant:** the controller's own replica is made by who removed its predecessor, and opened whatever the snapshot says.
 
 use super::{error::NodeError, troubles::Troubles};
 use crate::{

@@ -1,4 +1,4 @@
-//! Replicas of this node that are not well: why, and when each is opened again. Pure: it is told the time.
+//! Replicas of this node that are not well: why, and when each is opened again. It is told the time.
 //!
 //! | what | what follows |
 //! |---|---|

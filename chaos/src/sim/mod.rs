@@ -61,7 +61,7 @@ pub struct Options {
     pub script: Option<Rc<Vec<Step>>>,
     /// Full mode: QUIC and TLS over simulated UDP, between nodes and to clients. Otherwise whole frames in memory.
     pub full: bool,
-    /// The storm has pauses, weather, failing writes and several faults at once too.
+    /// The storm has pauses, weather, failing reads and writes and several faults at once too.
     pub wide: bool,
 }
 

@@ -5,6 +5,8 @@
 //! **Invariant:** a call's message is handed to the network before `call` returns, so calls with one `(to, lane, key)` keep
 //! their order. Answers are matched by id and may overtake each other.
 //! **Invariant:** each call ends once: by its answer, by its deadline, or by the loss of the lane; nothing waits for ever.
+//! **Invariant:** a call whose answer could not be sent ends as soon as there is a way back, not at its deadline: a lane may have
+//! lost the connection in one direction only.
 //! **Invariant:** ids begin at a random number per process, so that an answer to a former life never matches a call of this one.
 //! Not here: retries (the caller knows what may be repeated) and identity (`from` is the connection's).
 //!
@@ -17,7 +19,7 @@ use crate::{BootId, NodeId, Payload, env::Env};
 use arc_swap::ArcSwap;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     future::Future,
     sync::{
@@ -43,6 +45,8 @@ pub const BROKER: u8 = 6;
 
 /// Bytes in front of each body.
 pub const HEADER_BYTES: usize = 20;
+/// Callers of one peer and lane that are told later that there will be no answer.
+const OWED_MAX: usize = 4096;
 
 /// What answers the calls of one service. Called on the network's thread: hands over at once and never waits.
 pub trait Service: Send + Sync + 'static {
@@ -121,6 +125,9 @@ struct Shared {
     network: Arc<dyn Network>,
     next_id: AtomicU64,
     pending: Mutex<BTreeMap<(NodeId, Lane), BTreeMap<u64, Outcome>>>,
+    /// Calls to us whose answer found no connection, the newest: the callers, whose way to us may stand, would wait for
+    /// their deadline. They are told when there is a way back.
+    owed: Mutex<BTreeMap<(NodeId, Lane), VecDeque<Header>>>,
     services: ArcSwap<BTreeMap<u8, Arc<dyn Service>>>,
     observers: ArcSwap<Vec<Arc<dyn Observer>>>,
     broken: AtomicU64,
@@ -138,6 +145,7 @@ impl Rpc {
             network: network.clone(),
             next_id: AtomicU64::new(env.random_u64()),
             pending: Mutex::default(),
+            owed: Mutex::default(),
             services: ArcSwap::default(),
             observers: ArcSwap::default(),
             broken: AtomicU64::default(),
@@ -269,6 +277,32 @@ impl Shared {
         }
     }
 
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), VecDeque<Header>>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to `header` was not taken.
+    fn owe(&self, to: NodeId, lane: Lane, header: Header) {
+        self.answers_lost.fetch_add(1, Relaxed);
+        let mut owed = self.owed();
+        let calls = owed.entry((to, lane)).or_default();
+        if calls.len() == OWED_MAX {
+            calls.pop_front();
+        }
+        calls.push_back(header);
+    }
+
+    /// Tells callers that their answers were lost; they may have given up since.
+    fn pay(&self, to: NodeId, lane: Lane) {
+        let Some(calls) = self.owed().remove(&(to, lane)) else { return };
+        for header in calls {
+            let dropped = Header { kind: Kind::Dropped, ..header };
+            if self.network.send(to, lane, header.key, dropped.before(&Payload::default())).is_err() {
+                self.owe(to, lane, header);
+            }
+        }
+    }
+
     fn receive(self: &Arc<Self>, from: NodeId, lane: Lane, message: &Payload) {
         let Some((header, body)) = Header::split(message) else {
             self.broken.fetch_add(1, Relaxed);
@@ -311,6 +345,7 @@ impl Inbox for Receiver {
 
     fn up(&self, peer: NodeId, boot: BootId, lane: Lane) {
         if let Some(shared) = self.0.upgrade() {
+            shared.pay(peer, lane);
             shared.observers.load().iter().for_each(|observer| observer.up(peer, boot, lane));
         }
     }
@@ -368,7 +403,7 @@ impl Route {
         let Some(shared) = self.shared.upgrade() else { return };
         let header = Header { kind, ..self.header };
         if shared.network.send(self.to, self.lane, header.key, header.before(body)).is_err() {
-            shared.answers_lost.fetch_add(1, Relaxed);
+            shared.owe(self.to, self.lane, self.header);
         }
     }
 }

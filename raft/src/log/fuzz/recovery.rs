@@ -22,8 +22,8 @@ const OTHER: GroupId = GroupId(1025);
 /// Things that happen to one disk at most: with hundreds of them nothing is left to recover, and it takes a second.
 const DAMAGES_MAX: usize = 8;
 
-/// Promises: nothing that was never written is read back as an entry; what is good stays good, with the same content,
-/// over the next start; what is faulty stays faulty.
+/// Promises: nothing that was never written is read back as an entry (unless it was put under a right checksum); what is good
+/// stays good, with the same content, over the next start; what is faulty stays faulty.
 pub(crate) fn recovery(data: &[u8]) {
     let mut input = Input::new(data);
     let (files, written) = Writer::default().run(&mut input);
@@ -43,7 +43,7 @@ type Held = (u64, Option<Bytes>, Option<LogId>, Option<LogId>, Vec<Entry>);
 /// `None` for a faulty one.
 type Found = BTreeMap<GroupId, Option<Held>>;
 
-async fn life(disk: &Arc<SimDisk>, env: Env, written: &[Entry]) -> Option<Found> {
+async fn life(disk: &Arc<SimDisk>, env: Env, written: &Written) -> Option<Found> {
     let options = Options { wal_file_bytes: 16 << 10, cache_bytes: 8 << 10, ..Options::default() };
     let directory = Directory::open(disk.clone(), options, env).await.ok()?;
     let mut found = Found::new();
@@ -51,7 +51,8 @@ async fn life(disk: &Arc<SimDisk>, env: Env, written: &[Entry]) -> Option<Found>
         let held = match (health, directory.group(id)) {
             (Health::Good, Some(group)) => {
                 let entries = entries(&group).await;
-                assert!(entries.iter().all(|entry| written.contains(entry)), "an entry that was never written");
+                let known = |entry: &Entry| written.forged || written.entries.contains(entry);
+                assert!(entries.iter().all(known), "an entry that was never written");
                 Some((replica.0, group.vote(), group.purged(), group.last(), entries))
             }
             _ => None,
@@ -77,11 +78,19 @@ struct Writer {
     next: BTreeMap<GroupId, u64>,
     sync_seq: u64,
     digest: u32,
-    written: Vec<Entry>,
+    written: Written,
+}
+
+/// What may be read back.
+#[derive(Default)]
+struct Written {
+    entries: Vec<Entry>,
+    /// Bytes were changed under checksums that are right.
+    forged: bool,
 }
 
 impl Writer {
-    fn run(mut self, input: &mut Input<'_>) -> (BTreeMap<String, Vec<u8>>, Vec<Entry>) {
+    fn run(mut self, input: &mut Input<'_>) -> (BTreeMap<String, Vec<u8>>, Written) {
         let choices = input.u8();
         self.files.insert("directory".into(), open::encode_identity(DIRECTORY).to_vec());
         for sequence in 1..=1 + u64::from(choices & 3) {
@@ -176,7 +185,7 @@ impl Writer {
         let entries: Vec<Entry> = indexes.map(|index| Entry { index, ..entry(index) }).collect();
         *next = entries.last().map_or(first, |last| last.index.saturating_add(1));
         let end = if choice & 32 == 0 { *next } else { input.u64() };
-        self.written.extend(entries.iter().cloned());
+        self.written.entries.extend(entries.iter().cloned());
         let kind = if choice & 16 == 0 { kind::APPEND } else { kind::CARRY };
         let owner = Owner { group, replica: OWNER.replica };
         Raw { group: group.0, kind, first, end, parts: entry::encode(owner, entries).parts }
@@ -202,6 +211,7 @@ impl Writer {
                 let byte = input.u8();
                 if let (Some(place), Some(sequence)) = (file.get_mut(at), sequence(name)) {
                     *place = byte;
+                    self.written.forged = true;
                     reseal(Seed::new(DIRECTORY, sequence), file);
                 }
             }

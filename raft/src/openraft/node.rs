@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,7 +21,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 /// The way to other nodes, and what is known of their lives.
 pub(crate) struct Net {
@@ -64,6 +67,8 @@ pub(crate) struct Node {
     detector: Detector,
     demux: Arc<Demux>,
     replicas: Mutex<BTreeMap<GroupId, Slot>>,
+    /// Groups that were open before in this life: what they appended last may not be on disk yet.
+    left: Mutex<BTreeSet<GroupId>>,
 }
 
 /// A group that is open, or about to be.
@@ -112,7 +117,16 @@ impl Node {
             epoch: Instant::now(),
         });
         let options = Arc::new(options);
-        Ok(Arc::new(Node { options, directory, env, net, detector, demux, replicas: Mutex::default() }))
+        Ok(Arc::new(Node {
+            options,
+            directory,
+            env,
+            net,
+            detector,
+            demux,
+            replicas: Mutex::default(),
+            left: Mutex::default(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Slot>> {
@@ -141,6 +155,7 @@ impl Node {
             Some(log) => log,
             None => self.directory.create(group, replica).await.map_err(|source| OpenError::Log { group, source })?,
         };
+        self.settle(group, &log).await.map_err(|source| OpenError::Log { group, source: source.into() })?;
         let messages = self.demux.add(group, replica);
         let started = Replica::start(
             group,
@@ -157,6 +172,21 @@ impl Node {
         Ok(started)
     }
 
+    /// A replica that begins takes all of its log for flushed, and would acknowledge it: so it is.
+    async fn settle(&self, group: GroupId, log: &log::Group) -> io::Result<()> {
+        if self.left().contains(&group) {
+            let (done, flushed) = oneshot::channel();
+            log.append(Vec::new(), Box::new(move |result| drop(done.send(result))));
+            flushed.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))?;
+            self.left().remove(&group);
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeSet<GroupId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn replica(&self, group: GroupId) -> Option<Arc<Replica>> {
         match self.lock().get(&group) {
             Some(Slot::Open(replica)) => Some(replica.clone()),
@@ -167,6 +197,7 @@ impl Node {
     pub(crate) async fn close(&self, group: GroupId) {
         self.demux.remove(group);
         if let Some(replica) = self.replica(group) {
+            self.left().insert(group);
             replica.stop().await;
             self.lock().remove(&group);
         }
@@ -174,6 +205,7 @@ impl Node {
 
     pub(crate) async fn remove(&self, group: GroupId) -> io::Result<()> {
         self.close(group).await;
+        self.left().remove(&group);
         self.directory.remove(group).await
     }
 

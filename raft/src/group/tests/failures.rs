@@ -1,7 +1,8 @@
 //! Crashes, partitions, stalls.
 
-use super::world::{Outcome, World, sim};
+use super::world::{GROUP, Outcome, TestOwner, World, sim};
 use crate::{NodeId, group::TransferError};
+use std::{sync::Arc, time::Duration};
 
 #[test]
 fn a_crashed_leader_is_followed_by_another_and_nothing_is_lost() {
@@ -16,7 +17,7 @@ fn a_crashed_leader_is_followed_by_another_and_nothing_is_lost() {
             let crashed = tokio::time::Instant::now();
             let second = world.leader().await;
             let gap = crashed.elapsed();
-            assert!(gap < std::time::Duration::from_millis(1_500), "{gap:?}");
+            assert!(gap < Duration::from_millis(1_500), "{gap:?}");
             world.propose(second, 100..200);
             world.all_applied(200).await;
             world.restart(first).await;
@@ -102,7 +103,7 @@ fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
         let term = world.node(leader).owner.role().term;
         for step in 0..1_000 {
             if step == 100 {
-                followers.iter().for_each(|id| world.node(*id).disk.stall(std::time::Duration::from_millis(1_100)));
+                followers.iter().for_each(|id| world.node(*id).disk.stall(Duration::from_millis(1_100)));
             }
             world.node(leader).group().propose(step, term, super::world::payload(step));
             world.pass(3).await;
@@ -161,5 +162,37 @@ fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
         assert_eq!(world.leading().len(), 1);
         world.check_equal();
         assert_eq!(world.node(second).owner.count(), 20);
+    });
+}
+
+#[test]
+fn a_replica_that_is_opened_again_acknowledges_nothing_that_is_not_on_its_disk() {
+    sim(47, async {
+        let mut world = World::start(47, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        // The leader can commit with one of its followers alone, whose disk stands still.
+        let others: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        let (follower, absent) = (others[0], others[1]);
+        world.hub.isolate(NodeId(absent));
+        world.node(follower).disk.stall(Duration::from_millis(300));
+        world.propose(leader, 10..20);
+        world.pass(20).await;
+        let host = world.node(follower).host.clone().unwrap();
+        world.node(follower).group().close().await;
+        let (owner, replica) = (Arc::new(TestOwner::default()), world.node(follower).replica);
+        let opening = tokio::task::spawn_local({
+            let owner = owner.clone();
+            async move { host.open(GROUP, replica, owner).await.unwrap() }
+        });
+        world.pass(200).await;
+        assert_eq!(world.node(leader).owner.count(), 10, "what is on one disk was committed");
+        let node = world.nodes.get_mut(&follower).unwrap();
+        (node.group, node.owner) = (Some(opening.await.unwrap()), owner);
+        world.hub.heal();
+        world.all_applied(20).await;
+        world.check_equal();
     });
 }

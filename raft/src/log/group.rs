@@ -128,8 +128,12 @@ impl Group {
         });
     }
 
-    /// The log restarts behind `checkpoint`: one durable record; old entries and segments go.
+    /// The log restarts behind `checkpoint`: one durable record; what it covers goes, entries and segments. Entries behind it stay
+    /// if they follow from it.
     pub fn install(&self, checkpoint: Checkpoint, done: Done) {
+        if self.shared.state().contradicts(checkpoint.last) {
+            self.truncate(checkpoint.last.index + 1, Box::new(|_| ()));
+        }
         self.change(self.and_then(Job::Installed, done), |state| {
             state.install(&checkpoint);
             Record::Install(checkpoint)

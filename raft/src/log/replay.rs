@@ -201,10 +201,7 @@ impl Replayed {
         self.hard.apply(&record);
         match record {
             Record::Truncate { next } => drop(self.entries.split_off(&next)),
-            Record::Install(checkpoint) => {
-                self.entries.clear();
-                self.installed = Some(checkpoint);
-            }
+            Record::Install(checkpoint) => self.installed = Some(checkpoint),
             _ => {}
         }
         self.drop_moved();

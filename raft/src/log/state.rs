@@ -198,13 +198,20 @@ impl State {
         skip
     }
 
-    /// The log restarts behind a checkpoint.
+    /// Whether entries behind `last` are there that do not follow from it.
+    pub(super) fn contradicts(&self, last: LogId) -> bool {
+        self.next() > last.index + 1 && self.slot(last.index).is_none_or(|slot| slot.head.id != last)
+    }
+
+    /// The log restarts behind a checkpoint, with the entries behind it.
     pub(super) fn install(&mut self, checkpoint: &Checkpoint) {
         self.epoch += 1;
-        self.slots.clear();
+        let gone = usize::try_from((checkpoint.last.index + 1).saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.slots.drain(..gone.min(self.slots.len()));
         self.purged = Some(checkpoint.last);
-        self.last = Some(checkpoint.last);
-        self.terms = vec![checkpoint.last];
+        self.last = self.slots.back().map(|slot| slot.head.id).or(Some(checkpoint.last));
+        self.terms.retain(|id| id.index > checkpoint.last.index && !self.slots.is_empty());
+        self.terms.insert(0, checkpoint.last);
         self.restart_behind(checkpoint.last, checkpoint.offset);
         self.start_offset = checkpoint.offset;
         self.restart = Some(checkpoint.clone());

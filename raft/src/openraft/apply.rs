@@ -188,26 +188,9 @@ impl RaftStateMachine<Types> for Applier {
                 checkpoint.last, meta.last_log_id
             )));
         }
-        let log = &self.shared.log;
-        // Entries of ours behind the checkpoint that openraft keeps (it truncated them if they contradicted) are queued
-        // again right behind the install, so that they are in the same flush.
-        let mut kept = Vec::new();
-        if let Some(last) = log.last().filter(|last| last.index > checkpoint.last.index) {
-            let mut from = checkpoint.last.index + 1;
-            while from <= last.index {
-                let entries = log.read(from, last.index + 1, usize::MAX).await?;
-                from += u64::try_from(entries.len()).unwrap_or(u64::MAX);
-                if entries.is_empty() {
-                    return Err(io::Error::other(format!("entry {from} is not readable")));
-                }
-                kept.extend(entries);
-            }
-        }
         let (done, installed) = oneshot::channel();
-        log.install(checkpoint.clone(), Box::new(move |result| drop(done.send(result))));
-        if !kept.is_empty() {
-            log.append(kept, Box::new(|_| ()));
-        }
+        // Entries of ours behind it stay: openraft truncated them if they contradicted.
+        self.shared.log.install(checkpoint.clone(), Box::new(move |result| drop(done.send(result))));
         installed.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))?;
         observe::reached("checkpoint installed");
         self.restore(checkpoint).await

@@ -25,6 +25,13 @@ pub(super) struct Facts {
     pub(super) seen: BTreeMap<(Partition, u64), BTreeSet<Value>>,
     /// When a value was first known to stand in the log.
     pub(super) known: BTreeMap<Value, Known>,
+    /// Groups that have members, and what they were given: the epoch that each delivery told.
+    pub(super) groups: BTreeSet<u32>,
+    pub(super) epochs: BTreeMap<(Partition, u64), BTreeSet<u64>>,
+    /// The epoch that each acknowledgement told.
+    pub(super) acked_in: BTreeMap<(Partition, u64), u64>,
+    /// Records may go within the run.
+    pub(super) retention: bool,
     /// Where the final logs begin.
     pub(super) starts: BTreeMap<Partition, u64>,
     pub(super) finals: BTreeMap<Partition, BTreeMap<u64, Value>>,
@@ -48,7 +55,8 @@ impl Facts {
                 self.order.entry((event.process, *partition)).or_default().push(*value);
                 self.sent_at.entry(*value).or_insert(event.at);
             }
-            What::SendOk { partition, value, offset } => {
+            What::SendOk { partition, value, offset, epoch } => {
+                self.acked_in.insert((*partition, *offset), *epoch);
                 self.acked.insert(*value, (*partition, *offset));
                 self.see(event.at, *partition, *offset, *value, false);
             }
@@ -56,7 +64,11 @@ impl Facts {
             What::Poll { partition, records, .. } => {
                 records.iter().for_each(|(offset, value)| self.see(event.at, *partition, *offset, *value, true));
             }
-            What::Given { partition, offset, value, redelivered, .. } => {
+            What::Joined { group } => drop(self.groups.insert(*group)),
+            What::Topic { retention } => self.retention = *retention,
+            What::Given { group, partition, offset, value, epoch, redelivered } => {
+                self.groups.insert(*group);
+                self.epochs.entry((*partition, *offset)).or_default().insert(*epoch);
                 self.redelivered += u64::from(*redelivered);
                 self.see(event.at, *partition, *offset, *value, true);
             }

@@ -20,11 +20,10 @@ fn deliveries(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
             found.push(anomaly("group unmarked", partition, text));
         }
     }
-    let names: BTreeSet<u32> = given.keys().map(|(group, _)| *group).collect();
     let empty = BTreeSet::new();
-    for group in names {
+    for group in &facts.groups {
         for (partition, log) in &facts.finals {
-            let got = given.get(&(group, *partition)).unwrap_or(&empty);
+            let got = given.get(&(*group, *partition)).unwrap_or(&empty);
             if let Some(offset) = log.keys().find(|offset| !got.contains(offset)) {
                 found.push(anomaly("group lost", *partition, format!("group {group} never got offset {offset}")));
             }

@@ -15,7 +15,11 @@ fn answers(events: &[Event], found: &mut Vec<Anomaly>) {
     let mut known: BTreeMap<Partition, Vec<(u64, u64)>> = BTreeMap::new();
     for event in events {
         let (partition, mark) = match &event.what {
-            What::SendOk { partition, offset, .. } => (*partition, offset + 1),
+            What::SendOk { partition, offset, .. } | What::Given { partition, offset, .. } => (*partition, offset + 1),
+            What::Poll { partition, records, .. } => match records.iter().map(|(offset, _)| offset + 1).max() {
+                Some(end) => (*partition, end),
+                None => continue,
+            },
             What::Latest { partition, asked, offset } => {
                 let bounds = known.entry(*partition).or_default();
                 let before = bounds.partition_point(|(at, _)| at < asked);

@@ -10,13 +10,16 @@
 //! | | aborted read | a value that surely was not appended was read |
 //! | | gap | the final read misses an offset between two others |
 //! | | damaged batch | a batch was served that does not verify |
+//! | | trimmed without cause | acknowledged below the final log start, and nothing lets records go |
+//! | | epochs differ | an offset was given with two leader epochs, or one that falls along offsets, or acknowledged before its own |
+//! | | served late | with all healed, a write or a change of a topic took more than 20 s |
 //! | `order` | reordered | two values of one producer stand in another order than they were sent |
 //! | | nonmonotonic send | a producer's later value was acknowledged at a lower offset |
 //! | | internal poll skip, internal nonmonotonic poll | within one poll an assigned reader jumped over records, or went back |
 //! | | poll skip, nonmonotonic poll | the same between two polls |
 //! | | G0 | a value was acknowledged before another was sent that stands in front of it |
 //! | | G1c | a value was read before another was sent that stands in front of it |
-//! | `marks` | watermark regressed | asked after an answer came, a lower one was given (or one below an acknowledged offset); or a replica's went back within a life |
+//! | `marks` | watermark regressed | asked after an answer came, a lower one was given (or one below an offset that was acknowledged or given); or a replica's went back within a life |
 //! | | log start regressed | a replica's went back within a life |
 //! | | false out-of-range | a consumer between the final log start and end was told out-of-range |
 //! | `replicas` | replicas differ | two replicas of a partition are not equal at the end |
@@ -102,7 +105,7 @@ pub fn check(history: &History) -> Verdict {
     let events = &history.events;
     let facts = Facts::gather(events);
     let mut found = Vec::new();
-    writes::check(&facts, &mut found);
+    writes::check(events, &facts, &mut found);
     order::check(events, &facts, &mut found);
     marks::check(events, &facts, &mut found);
     replicas::check(events, &mut found);

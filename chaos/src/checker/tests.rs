@@ -9,18 +9,18 @@ fn clean() -> Vec<What> {
     vec![
         Send { partition: 0, value: 10 },
         Send { partition: 0, value: 11 },
-        SendOk { partition: 0, value: 10, offset: 0 },
-        SendOk { partition: 0, value: 11, offset: 1 },
+        SendOk { partition: 0, value: 10, offset: 0, epoch: 2 },
+        SendOk { partition: 0, value: 11, offset: 1, epoch: 2 },
         Latest { partition: 0, asked: 4, offset: 2 },
         Send { partition: 0, value: 12 },
         SendFail { partition: 0, value: 12 },
         Send { partition: 0, value: 13 },
         SendInfo { partition: 0, value: 13 },
         Poll { partition: 0, records: vec![(0, 10), (1, 11)], assigned: true },
-        Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: false },
-        Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: true },
-        Given { group: 1, partition: 0, offset: 1, value: 11, redelivered: false },
-        Given { group: 1, partition: 0, offset: 2, value: 13, redelivered: false },
+        Given { group: 1, partition: 0, offset: 0, value: 10, epoch: 2, redelivered: false },
+        Given { group: 1, partition: 0, offset: 0, value: 10, epoch: 2, redelivered: true },
+        Given { group: 1, partition: 0, offset: 1, value: 11, epoch: 2, redelivered: false },
+        Given { group: 1, partition: 0, offset: 2, value: 13, epoch: 2, redelivered: false },
         Replica { node: 1, partition: 0, log_start: 0, high_watermark: 3, digest: 7 },
         Replica { node: 2, partition: 0, log_start: 0, high_watermark: 3, digest: 7 },
         Final { partition: 0, start: 0, records: vec![(0, 10), (1, 11), (2, 13)] },
@@ -77,7 +77,10 @@ fn what_became_of_values() {
     assert_eq!(kinds(finals(vec![(0, 10), (2, 13)])), ["gap", "lost write"]);
     assert_eq!(kinds(finals(vec![(0, 10)])), ["unseen"]);
     let trimmed = What::Final { partition: 0, start: 1, records: vec![(1, 11), (2, 13)] };
-    assert_eq!(kinds(replace(clean().len() - 1, trimmed)), NONE, "retention took the first");
+    let mut events = replace(clean().len() - 1, trimmed);
+    assert_eq!(kinds(events.clone()), ["trimmed without cause"]);
+    events.insert(0, Topic { retention: true });
+    assert_eq!(kinds(events), NONE, "retention took the first");
     assert_eq!(kinds(finals(vec![(1, 11), (2, 13)])), ["lost write"]);
     assert_eq!(
         kinds(finals(vec![(0, 11), (1, 10), (2, 13)])),
@@ -86,6 +89,27 @@ fn what_became_of_values() {
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, 13)])), ["duplicate", "group lost"]);
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset"]);
     assert_eq!(kinds(with(Damaged { partition: 0, text: "wrong checksum".into() })), ["damaged batch"]);
+}
+
+#[test]
+fn what_was_healed_serves() {
+    let served = |asked| vec![What::Healed, What::Served { what: "a record".into(), asked }];
+    let mut history = history(served(0));
+    assert_eq!(kinds_of(&history), NONE);
+    history.events[1].at = 21_000_000;
+    assert_eq!(kinds_of(&history), ["served late"]);
+    history.events[0].at = 5_000_000;
+    assert_eq!(kinds_of(&history), NONE, "it was asked for in the storm");
+}
+
+#[test]
+fn epochs_of_what_groups_get() {
+    let given = |offset, value, epoch| What::Given { group: 1, partition: 0, offset, value, epoch, redelivered: true };
+    assert_eq!(kinds(with(given(2, 13, 2))), NONE);
+    assert_eq!(kinds(with(given(2, 13, 3))), ["epochs differ"], "two of one offset");
+    assert_eq!(kinds(replace(13, given(2, 13, 1))), ["epochs differ"], "lower than before it");
+    let later = What::SendOk { partition: 0, value: 11, offset: 1, epoch: 1 };
+    assert_eq!(kinds(replace(3, later)), ["epochs differ"], "acknowledged before its own");
 }
 
 #[test]
@@ -111,8 +135,8 @@ fn order_of_sends_and_cycles() {
         history(vec![
             Send { partition: 0, value: 10 },
             Send { partition: 0, value: 11 },
-            SendOk { partition: 0, value: 10, offset: first },
-            SendOk { partition: 0, value: 11, offset: second },
+            SendOk { partition: 0, value: 10, offset: first, epoch: 2 },
+            SendOk { partition: 0, value: 11, offset: second, epoch: 2 },
         ])
     };
     assert_eq!(kinds_of(&acks(0, 1)), NONE);
@@ -126,7 +150,7 @@ fn order_of_sends_and_cycles() {
         history.push(3, 9, Final { partition: 0, start: 0, records: vec![(0, 20), (1, 10)] });
         kinds_of(&history)
     };
-    assert_eq!(cycle(SendOk { partition: 0, value: 10, offset: 1 }), ["G0"]);
+    assert_eq!(cycle(SendOk { partition: 0, value: 10, offset: 1, epoch: 2 }), ["G0"]);
     assert_eq!(cycle(Poll { partition: 0, records: vec![(1, 10)], assigned: true }), ["G1c"]);
     assert_eq!(cycle(SendInfo { partition: 0, value: 10 }), NONE);
 }
@@ -145,6 +169,12 @@ fn marks_never_go_back() {
     assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 3 })), ["false out-of-range"]);
     assert_eq!(kinds(with(OutOfRange { partition: 0, offset: 9 })), NONE);
     assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 4, offset: 1 })), ["watermark regressed"]);
+    assert_eq!(kinds(with(Latest { partition: 0, asked: 9, offset: 2 })), NONE);
+    assert_eq!(
+        kinds(with(Latest { partition: 0, asked: 14, offset: 2 })),
+        ["watermark regressed"],
+        "offset 2 was given"
+    );
     assert_eq!(kinds(replace(4, Latest { partition: 0, asked: 2, offset: 0 })), NONE, "asked before it was known");
     let facts = |later: u64, fact: Fact| kinds(vec![saw(1, marks(1, 5, 50)), saw(later, fact)]);
     assert_eq!(facts(1, marks(1, 4, 50)), ["watermark regressed"]);
@@ -191,9 +221,10 @@ fn promises_are_kept() {
 #[test]
 fn groups_get_everything_and_are_told() {
     use What::*;
-    let again = Given { group: 1, partition: 0, offset: 0, value: 10, redelivered: false };
+    let again = Given { group: 1, partition: 0, offset: 0, value: 10, epoch: 2, redelivered: false };
     assert_eq!(kinds(replace(11, again)), ["group unmarked"]);
     assert_eq!(kinds(replace(12, Seek { partition: 0 })), ["group lost"]);
+    assert_eq!(kinds(with(Joined { group: 2 })), ["group lost"], "it got nothing at all");
 }
 
 #[test]

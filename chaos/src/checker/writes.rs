@@ -1,10 +1,15 @@
-//! What became of each value.
+//! What became of each value, and whether all was served in the end.
 
 use super::{Anomaly, anomaly, facts::Facts};
-use crate::history::{Partition, Value};
+use crate::history::{Event, Partition, Value, What};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) fn check(facts: &Facts, found: &mut Vec<Anomaly>) {
+/// How long anything may take once all is healed: an election, a replica that is opened again, and a producer's retries.
+const SERVED_US: u64 = 20_000_000;
+
+pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
+    served(events, found);
+    epochs(facts, found);
     offsets(facts, found);
     lost(facts, found);
     aborted(facts, found);
@@ -34,13 +39,50 @@ fn offsets(facts: &Facts, found: &mut Vec<Anomaly>) {
 fn lost(facts: &Facts, found: &mut Vec<Anomaly>) {
     for (value, (partition, offset)) in &facts.acked {
         let Some(log) = facts.finals.get(partition) else { continue };
-        // What retention took is not lost.
-        if facts.starts.get(partition).is_some_and(|start| offset < start) || log.get(offset) == Some(value) {
+        if log.get(offset) == Some(value) {
+            continue;
+        }
+        if let Some(start) = facts.starts.get(partition).filter(|start| offset < *start) {
+            if !facts.retention {
+                let text = format!("value {value} was acknowledged at {offset}; the log begins at {start}");
+                found.push(anomaly("trimmed without cause", *partition, text));
+            }
             continue;
         }
         let above = log.keys().next_back().is_none_or(|last| offset > last);
         let kind = if above { "unseen" } else { "lost write" };
         found.push(anomaly(kind, *partition, format!("value {value} was acknowledged at {offset}")));
+    }
+}
+
+fn served(events: &[Event], found: &mut Vec<Anomaly>) {
+    let healed = events.iter().find(|event| event.what == What::Healed).map(|event| event.at);
+    let Some(healed) = healed else { return };
+    for event in events {
+        let What::Served { what, asked } = &event.what else { continue };
+        if *asked >= healed && event.at - asked > SERVED_US {
+            let text = format!("{what} took {} s, with all healed", (event.at - asked) / 1_000_000);
+            found.push(anomaly("served late", 0, text));
+        }
+    }
+}
+
+fn epochs(facts: &Facts, found: &mut Vec<Anomaly>) {
+    let mut before: Option<(Partition, u64, u64)> = None;
+    for ((partition, offset), told) in &facts.epochs {
+        let (least, most) = (told.first().copied().unwrap_or(0), told.last().copied().unwrap_or(0));
+        if least != most {
+            found.push(anomaly("epochs differ", *partition, format!("offset {offset} was given with epochs {told:?}")));
+        }
+        if let Some((_, at, epoch)) = before.filter(|(of, _, epoch)| of == partition && *epoch > least) {
+            let text = format!("{offset} is of epoch {least}, {at} before it of {epoch}");
+            found.push(anomaly("epochs differ", *partition, text));
+        }
+        if let Some(acked) = facts.acked_in.get(&(*partition, *offset)).filter(|acked| **acked < most) {
+            let text = format!("{offset} is of epoch {most} and was acknowledged in {acked}");
+            found.push(anomaly("epochs differ", *partition, text));
+        }
+        before = Some((*partition, *offset, most));
     }
 }
 

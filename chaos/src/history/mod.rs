@@ -45,6 +45,8 @@ pub enum What {
         value: Value,
         /// Where.
         offset: u64,
+        /// Of the leader who said so.
+        epoch: u64,
     },
     /// It surely was not appended.
     SendFail {
@@ -90,6 +92,11 @@ pub enum What {
         /// … and was told.
         offset: u64,
     },
+    /// A member of a group began: the group is to get everything.
+    Joined {
+        /// Which group.
+        group: u32,
+    },
     /// A group member's record, with what the delivery said of itself.
     Given {
         /// Which group.
@@ -100,6 +107,8 @@ pub enum What {
         offset: u64,
         /// What.
         value: Value,
+        /// Of the leader under whom it was appended.
+        epoch: u64,
         /// The delivery said that it may have been given before.
         redelivered: bool,
     },
@@ -142,6 +151,20 @@ pub enum What {
     },
     /// Somebody changed a node's files behind its back: what it had promised of them counts no more. `process` is the node.
     Tampered,
+    /// The run's topic was made.
+    Topic {
+        /// Its settings let records go within a run.
+        retention: bool,
+    },
+    /// The last fault is over and everything runs: from here on all is to be served.
+    Healed,
+    /// Somebody was served.
+    Served {
+        /// What was asked for.
+        what: String,
+        /// When, microseconds.
+        asked: u64,
+    },
     /// A fault was made (for reports; the checker does not look).
     Fault {
         /// Which, in words.

@@ -147,7 +147,7 @@ impl Load {
                     self.latencies.borrow_mut().push((self.begun.elapsed(), sent.elapsed()));
                     self.acks.borrow_mut().entry(partition).or_default().push(Instant::now());
                     match acked.offset {
-                        Some(offset) => What::SendOk { partition, value, offset },
+                        Some(offset) => What::SendOk { partition, value, offset, epoch: acked.leader_epoch },
                         None => What::SendInfo { partition, value },
                     }
                 }
@@ -189,7 +189,8 @@ impl Load {
     fn given(&self, process: u32, record: &Delivery) {
         let (partition, offset, redelivered) = (record.partition, record.offset, record.redelivered);
         self.got.borrow_mut().entry(partition).or_default().insert(offset);
-        self.note(process, What::Given { group: 1, partition, offset, value: decode(record), redelivered });
+        let (value, epoch) = (decode(record), record.leader_epoch);
+        self.note(process, What::Given { group: 1, partition, offset, value, epoch, redelivered });
     }
 
     fn has_all(&self) -> bool {

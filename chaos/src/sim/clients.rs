@@ -6,7 +6,7 @@ use super::world::World;
 use crate::history::{Value, What};
 use highwater::{
     client::{
-        Client, ConsumeError, Delivery, NewTopic, ProduceError, Record,
+        Acked, Client, ConsumeError, Delivery, NewTopic, ProduceError, Record,
         consumer::{Credit, OutOfRange},
     },
     types::{GroupName, NodeId, Position, TopicName},
@@ -47,10 +47,17 @@ pub(super) fn decode(record: &Delivery) -> Value {
     Value::from_be_bytes(bytes.unwrap_or_default())
 }
 
+/// One of the producers gives up so soon that some of what it hands over is surely never sent.
+fn patience(process: u32) -> Duration {
+    if process == IMPATIENT { Duration::from_millis(700) } else { Duration::from_secs(30) }
+}
+
+const IMPATIENT: u32 = 3;
+
 /// Sends until the storm is over, then waits for every outcome.
 pub(super) async fn produce(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
-    let producer = client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(30)).build();
+    let producer = client.producer().linger(Duration::from_millis(2)).delivery_timeout(patience(process)).build();
     let mut count = 0u64;
     let mut outcomes = tokio::task::JoinSet::new();
     while !world.is_calm() {
@@ -65,7 +72,7 @@ pub(super) async fn produce(world: Rc<World>, process: u32) {
                 outcomes.spawn_local(async move {
                     let what = match receipt.await {
                         Ok(acked) => match acked.offset {
-                            Some(offset) => What::SendOk { partition, value, offset },
+                            Some(offset) => What::SendOk { partition, value, offset, epoch: acked.leader_epoch },
                             None => What::SendInfo { partition, value },
                         },
                         Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => {
@@ -193,6 +200,35 @@ pub(super) async fn churn(world: Rc<World>, process: u32) {
     client.close();
 }
 
+/// With all healed every partition takes a record, and the controller a change.
+pub(super) async fn ask_all(world: Rc<World>, process: u32) {
+    let client = connect(&world, process).await;
+    let producer = client.producer().delivery_timeout(Duration::from_secs(120)).build();
+    let served = |what: String, asked| world.note(process, What::Served { what, asked });
+    for partition in 0..world.options.partitions {
+        let (asked, value) = (world.now(), (u64::from(process) << 32) | u64::from(partition));
+        world.waits(format!("a record in partition {partition}"));
+        world.note(process, What::Send { partition, value });
+        let sent = producer.send(Record::new(topic(), encode(value)).partition(partition)).await;
+        let Ok(receipt) = sent else { continue };
+        if let Ok(Acked { offset: Some(offset), leader_epoch: epoch, .. }) = receipt.await {
+            world.note(process, What::SendOk { partition, value, offset, epoch });
+            served(format!("a record in partition {partition}"), asked);
+        } else {
+            world.note(process, What::SendInfo { partition, value });
+        }
+    }
+    let _ = producer.close().await;
+    let asked = world.now();
+    let setting = || vec![("max.batch.bytes".to_owned(), Some("1000000".to_owned()))];
+    while let Err(error) = client.admin().alter_topic(&topic(), setting(), 0).await {
+        world.waits(format!("a change of the topic: {error}"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    served("a change of the topic".into(), asked);
+    client.close();
+}
+
 /// Asks the leader of a partition to hand it over.
 pub(super) async fn transfer(world: &World, partition: u32, to: u32) {
     let client = connect(world, 51).await;
@@ -217,6 +253,7 @@ pub(super) const GROUP: u32 = 1;
 pub(super) async fn join(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
     let group: GroupName = "readers".parse().expect("a good name");
+    world.note(process, What::Joined { group: GROUP });
     while !world.is_over() {
         let builder = client
             .consumer()

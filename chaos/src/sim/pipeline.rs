@@ -79,7 +79,10 @@ async fn note_answers(world: Rc<World>, mut receiver: Box<dyn LinkReceiver>, pro
         let value = (u64::from(process) << 32) | u64::from(frame.correlation);
         match &frame.message {
             Message::Produced(produced) => match produced.base_offset {
-                Some(offset) => world.note(process, What::SendOk { partition, value, offset }),
+                Some(offset) => {
+                    let epoch = produced.leader_epoch;
+                    world.note(process, What::SendOk { partition, value, offset, epoch });
+                }
                 None => world.note(process, What::SendInfo { partition, value }),
             },
             _ => {

@@ -5,8 +5,9 @@ use super::Fault;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// States that a set of runs must reach, as `observe::reached` of the product names them; the first one is the world's own.
-const INTERESTING: [&str; 17] = [
+const INTERESTING: [&str; 18] = [
     LOSSY,
+    FAILED,
     "leader change with produce in flight",
     "checkpoint installed",
     "learner swap committed",
@@ -28,6 +29,7 @@ pub(super) const LOST: &str = "datagram lost";
 pub(super) const TWICE: &str = "datagram came twice";
 pub(super) const LATE: &str = "datagram overtaken by those of 300 ms";
 pub(super) const BLOCKED: &str = "datagram stopped on one way or both";
+pub(super) const FAILED: &str = "send that surely failed";
 const LOSSY: &str = "unsynced bytes really lost";
 
 /// What a run, or a set of them, reached.

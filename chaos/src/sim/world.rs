@@ -4,6 +4,7 @@ use super::{
     Options, Step, Sums, clients, finish, link, nemesis,
     net::{self, Net, Way},
     pipeline,
+    sometimes::FAILED,
 };
 use crate::{
     history::{Fact, History, What},
@@ -170,6 +171,7 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         world.know_groups(&client).await;
+        world.note(0, What::Topic { retention: world.options.retention_ms.is_some() });
         client.close();
     })
     .await?;
@@ -190,6 +192,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     tokio::time::sleep(Duration::from_secs(world.options.seconds)).await;
     world.calm.set(true);
     bounded("the storm to end", async { drop(storm.await) }).await?;
+    world.note(0, What::Healed);
+    bounded("all to be served again", clients::ask_all(world.clone(), 61)).await?;
     bounded("producers, readers and watchers to end", async {
         while let Some(ended) = tasks.join_next().await {
             ended.expect("a client's task panicked");
@@ -231,8 +235,10 @@ impl World {
     }
 
     pub(super) fn note(&self, process: u32, what: What) {
-        if matches!(what, What::SendOk { .. }) {
-            self.sums.borrow_mut().acked += 1;
+        match &what {
+            What::SendOk { .. } => self.sums.borrow_mut().acked += 1,
+            What::SendFail { .. } => self.sums.borrow_mut().reach(FAILED, 1),
+            _ => {}
         }
         self.history.borrow_mut().push(self.now(), process, what);
     }
@@ -250,8 +256,9 @@ impl World {
 
     pub(super) fn given(&self, process: u32, group: u32, record: &Delivery) {
         let (partition, offset, redelivered) = (record.partition, record.offset, record.redelivered);
+        let (value, epoch) = (clients::decode(record), record.leader_epoch);
         self.got.borrow_mut().entry(partition).or_default().insert(offset);
-        self.note(process, What::Given { group, partition, offset, value: clients::decode(record), redelivered });
+        self.note(process, What::Given { group, partition, offset, value, epoch, redelivered });
     }
 
     /// Whether the group got all that is in the logs.

@@ -353,4 +353,29 @@ mod tests {
             })
             .await;
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_that_spins_stands_still_and_time_goes_on() {
+        let local = tokio::task::LocalSet::new();
+        let tasks = TaskSet::default();
+        local
+            .run_until(async {
+                limit_polls(Some(1_000));
+                tasks.spawn_local(async {
+                    for _ in 0..2_000 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                });
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                assert!(!limit_polls(Some(1_000)), "many polls, over time");
+                tasks.spawn_local(async {
+                    loop {
+                        tokio::task::yield_now().await;
+                    }
+                });
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                assert!(limit_polls(None));
+            })
+            .await;
+    }
 }

@@ -175,25 +175,27 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
         client.close();
     })
     .await?;
+    // Tagged, so that a client that spins is caught as a node is.
+    let workload = TaskSet::default();
     let mut tasks = tokio::task::JoinSet::new();
     for process in 1..=3 {
-        tasks.spawn_local(clients::produce(world.clone(), process));
+        tasks.spawn_local(workload.tag(clients::produce(world.clone(), process)));
     }
-    tasks.spawn_local(pipeline::produce(world.clone(), 1_000));
-    tasks.spawn_local(clients::read(world.clone(), 11));
-    tasks.spawn_local(clients::listen(world.clone(), 12));
-    tasks.spawn_local(clients::watch(world.clone(), 31));
-    tasks.spawn_local(clients::churn(world.clone(), 41));
+    tasks.spawn_local(workload.tag(pipeline::produce(world.clone(), 1_000)));
+    tasks.spawn_local(workload.tag(clients::read(world.clone(), 11)));
+    tasks.spawn_local(workload.tag(clients::listen(world.clone(), 12)));
+    tasks.spawn_local(workload.tag(clients::watch(world.clone(), 31)));
+    tasks.spawn_local(workload.tag(clients::churn(world.clone(), 41)));
     let mut members = tokio::task::JoinSet::new();
     for process in 21..21 + world.options.storm.members {
-        members.spawn_local(clients::join(world.clone(), process));
+        members.spawn_local(workload.tag(clients::join(world.clone(), process)));
     }
     let storm = tokio::task::spawn_local(nemesis::storm(world.clone()));
     tokio::time::sleep(Duration::from_secs(world.options.seconds)).await;
     world.calm.set(true);
     bounded("the storm to end", async { drop(storm.await) }).await?;
     world.note(0, What::Healed);
-    bounded("all to be served again", clients::ask_all(world.clone(), 61)).await?;
+    bounded("all to be served again", workload.tag(clients::ask_all(world.clone(), 61))).await?;
     bounded("producers, readers and watchers to end", async {
         while let Some(ended) = tasks.join_next().await {
             ended.expect("a client's task panicked");

@@ -10,7 +10,7 @@ use crate::{
     limits,
     replica::{self, Identity, Keeper, Leader, Leaders, Post},
     runtime::{Courier, Env, ReplySlot, Service},
-    types::{NodeId, ProducerId, TopicId, TopicPartition},
+    types::{NodeId, ProducerId, TopicId, TopicPartition, decode},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -152,7 +152,7 @@ impl Controller {
         request.extend_from_slice(&command.body);
         let answer = self.0.courier.ask(leader, Service::Execute, request.into(), deadline).await;
         let bytes = answer.map_err(|_| ExecuteError::NotLeader { leader: None })?;
-        rmp_serde::from_slice(&bytes).unwrap_or(Err(ExecuteError::TimedOut))
+        decode(&bytes).unwrap_or(Err(ExecuteError::TimedOut))
     }
 
     /// Serves [`Service::Execute`].

@@ -14,7 +14,7 @@ use super::hosting::{Fallen, Hosting};
 use crate::{
     controller::{Ailment, Controller},
     runtime::{Courier, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -126,7 +126,7 @@ pub(super) fn serve(hosting: Hosting) -> crate::peer::Entries {
 }
 
 async fn page(hosting: &Hosting, request: &Bytes) -> Option<Page> {
-    let Wanted { group, from, to } = rmp_serde::from_slice(request).ok()?;
+    let Wanted { group, from, to } = decode(request).ok()?;
     let hosted = hosting.all().remove(&GroupId(group))?;
     let log = hosted.raft.log();
     let entries = log.read_range(from, to, PAGE_BYTES).await.ok()?;
@@ -239,7 +239,7 @@ async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end)
         let wanted = Wanted { group: group.0, from, to: end };
         let request = rmp_serde::to_vec_named(&wanted).expect("plain values in memory always encode");
         let page = match courier.ask(peer, Service::Entries, request.into(), ASK).await {
-            Ok(answer) => rmp_serde::from_slice::<Page>(&answer).unwrap_or_default(),
+            Ok(answer) => decode::<Page>(&answer).unwrap_or_default(),
             Err(_) => return Fetched::None,
         };
         if page.entries.first().is_none_or(|piece| piece.index != from) {

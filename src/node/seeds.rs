@@ -14,7 +14,7 @@ use crate::{
     config,
     controller::{Answer, ExecuteError, Executed, machine},
     runtime::{Courier, Env, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use highwater_raft::{
@@ -170,7 +170,7 @@ impl Seeds {
         let others = self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node);
         let asked = others.map(|id| async move {
             let answer = self.courier.ask(id, Service::Seed, self.answer(&Bytes::new()), ASK).await.ok()?;
-            Some((id, rmp_serde::from_slice::<Seeding>(&answer).ok()?))
+            Some((id, decode::<Seeding>(&answer).ok()?))
         });
         let answers: BTreeMap<_, _> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
         match answers.iter().find(|(_, seeding)| seeding.digest != self.cluster.digest()) {
@@ -201,7 +201,7 @@ impl Seeds {
                 let Ok(answer) = self.courier.ask(node, Service::Execute, request.clone(), ASK * 4).await else {
                     continue;
                 };
-                match rmp_serde::from_slice::<Result<Executed, ExecuteError>>(&answer) {
+                match decode::<Result<Executed, ExecuteError>>(&answer) {
                     Ok(Ok(executed)) => return Ok(executed.answer),
                     Ok(Err(ExecuteError::Refused(refused))) if !refused.code.is_retriable() => {
                         return Err(NodeError::Refused { why: refused.message });

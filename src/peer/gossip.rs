@@ -3,7 +3,7 @@
 use crate::{
     controller::{Ailment, Controller},
     runtime::{Courier, Env, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use highwater_raft::GroupId;
@@ -36,7 +36,7 @@ fn led(controller: &Controller) -> Bytes {
 }
 
 fn note(controller: &Controller, from: NodeId, told: &Bytes) {
-    let Ok(Led { groups, ailing }) = rmp_serde::from_slice(told) else { return };
+    let Ok(Led { groups, ailing }) = decode(told) else { return };
     let known = |(group, how): (u64, u8)| Some((GroupId(group), Ailment::from_u8(how)?));
     controller.ailing().note(from, ailing.into_iter().filter_map(known).collect());
     for (group, epoch) in groups {

@@ -36,22 +36,22 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Who made the cluster; durable at each founder, with no founders at nodes that came later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Founding {
+pub(crate) struct Founding {
     #[serde(rename = "c")]
-    pub(super) cluster_id: u64,
+    pub(crate) cluster_id: u64,
     #[serde(rename = "f", default)]
-    pub(super) founders: BTreeMap<NodeId, DirectoryId>,
+    pub(crate) founders: BTreeMap<NodeId, DirectoryId>,
 }
 
 /// Question and answer of [`Service::Seed`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Seeding {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seeding {
     #[serde(rename = "h")]
-    digest: u64,
+    pub(crate) digest: u64,
     #[serde(rename = "d")]
-    directory: DirectoryId,
+    pub(crate) directory: DirectoryId,
     #[serde(rename = "c", default)]
-    cluster: Option<Founding>,
+    pub(crate) cluster: Option<Founding>,
 }
 
 /// What this node answers other seeds, and what it does to find its cluster.

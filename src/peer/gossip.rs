@@ -17,14 +17,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// An answer that takes longer is not waited for.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-#[derive(Default, Serialize, Deserialize)]
-struct Led {
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Led {
     /// Groups and epochs that the sender leads.
     #[serde(rename = "g", default)]
-    groups: Vec<(u64, u64)>,
+    pub(crate) groups: Vec<(u64, u64)>,
     /// Groups whose replica at the sender is not well, and how.
     #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
-    ailing: Vec<(u64, u8)>,
+    pub(crate) ailing: Vec<(u64, u8)>,
 }
 
 fn led(controller: &Controller) -> Bytes {

@@ -3,6 +3,17 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
+/// Maps and lists within each other in what others sent: ours are a few.
+const NESTED_MAX: usize = 32;
+
+/// Reads MessagePack that others sent. Each level takes stack, also in a field that nobody knows: the 1,024 that rmp-serde
+/// allows take up to 128 KiB, and without optimization more than the 2 MiB that a thread has.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, rmp_serde::decode::Error> {
+    let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
+    from.set_max_depth(NESTED_MAX);
+    T::deserialize(&mut from)
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*

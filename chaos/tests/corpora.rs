@@ -118,6 +118,13 @@ fn golden(target: &str) -> Vec<Vec<u8>> {
             chosen(&[2], hex("log/identity-v1.hex")),
             chosen(&[3], hex("log/newest-v1.hex")),
         ],
+        "peer_service" => vec![
+            chosen(&[1], hex("peers/gossip.hex")),
+            chosen(&[2], hex("peers/seeding.hex")),
+            chosen(&[3], hex("peers/executed.hex")),
+            chosen(&[4], hex("peers/entries-wanted.hex")),
+            chosen(&[5, 0], hex("peers/entries-page.hex")),
+        ],
         "partition_checkpoint" => vec![chosen(&[1], hex("machines/partition-checkpoint-v1.hex"))],
         "controller_checkpoint" => vec![chosen(&[1], hex("machines/controller-checkpoint-v1.hex"))],
         _ => Vec::new(),

@@ -10,7 +10,7 @@ use crate::{
     limits,
     replica::{self, Identity, Keeper, Leader, Leaders, Post},
     runtime::{Courier, Env, ReplySlot, Service},
-    types::{NodeId, ProducerId, TopicId, TopicPartition},
+    types::{NodeId, ProducerId, TopicId, TopicPartition, decode},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -152,7 +152,7 @@ impl Controller {
         request.extend_from_slice(&command.body);
         let answer = self.0.courier.ask(leader, Service::Execute, request.into(), deadline).await;
         let bytes = answer.map_err(|_| ExecuteError::NotLeader { leader: None })?;
-        rmp_serde::from_slice(&bytes).unwrap_or(Err(ExecuteError::TimedOut))
+        decode(&bytes).unwrap_or(Err(ExecuteError::TimedOut))
     }
 
     /// Serves [`Service::Execute`].
@@ -175,7 +175,7 @@ impl Controller {
         if block.1 == 0 {
             let command = Command::TakeProducerBlock(TakeProducerBlock { node: self.0.node });
             match self.execute(command, deadline).await? {
-                Answer::ProducerBlock { first, count } => *block = (first.0, count),
+                Answer::ProducerBlock { first, count } if is_block(first, count) => *block = (first.0, count),
                 _ => return Err(ExecuteError::TimedOut),
             }
         }
@@ -201,4 +201,9 @@ impl Controller {
         };
         tokio::time::timeout(deadline, all_led).await.is_ok()
     }
+}
+
+/// Whether there are such ids: another node says so.
+fn is_block(first: ProducerId, count: u64) -> bool {
+    first.0 >= 0 && count > 0 && first.0.checked_add_unsigned(count).is_some()
 }

@@ -14,7 +14,7 @@ use super::hosting::{Fallen, Hosting};
 use crate::{
     controller::{Ailment, Controller},
     runtime::{Courier, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -32,29 +32,38 @@ const ASK: Duration = Duration::from_secs(5);
 const PAGE_BYTES: usize = 1 << 20;
 
 /// Asks for entries `from..to` of a group.
-#[derive(Serialize, Deserialize)]
-struct Wanted {
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
     #[serde(rename = "g")]
-    group: u64,
+    pub(crate) group: u64,
     #[serde(rename = "f")]
-    from: u64,
+    pub(crate) from: u64,
     #[serde(rename = "t")]
-    to: u64,
+    pub(crate) to: u64,
 }
 
 /// The first of them; none when this node does not have them.
-#[derive(Default, Serialize, Deserialize)]
-struct Page {
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Page {
     #[serde(rename = "e", default)]
-    entries: Vec<Piece>,
+    pub(crate) entries: Vec<Piece>,
     /// The first entry that this node keeps, if the group is open here.
     #[serde(rename = "b", default)]
-    begin: Option<u64>,
+    pub(crate) begin: Option<u64>,
+}
+
+impl Page {
+    /// Whether it holds what was asked for: entries one behind the other from `from`, at least one, all below `to`.
+    pub(crate) fn answers(&self, from: u64, to: u64) -> bool {
+        !self.entries.is_empty()
+            && (from..to).zip(&self.entries).filter(|(index, piece)| piece.index == *index).count()
+                == self.entries.len()
+    }
 }
 
 /// One applied entry.
-#[derive(Serialize, Deserialize)]
-struct Piece {
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Piece {
     #[serde(rename = "i")]
     index: u64,
     #[serde(rename = "t")]
@@ -68,9 +77,9 @@ struct Piece {
     #[serde(rename = "m")]
     max_timestamp: i64,
     #[serde(rename = "n", with = "raw")]
-    note: Bytes,
+    pub(crate) note: Bytes,
     #[serde(rename = "p", with = "raw")]
-    payload: Bytes,
+    pub(crate) payload: Bytes,
 }
 
 /// Bytes as MessagePack's own kind, not as a list of numbers.
@@ -126,7 +135,7 @@ pub(super) fn serve(hosting: Hosting) -> crate::peer::Entries {
 }
 
 async fn page(hosting: &Hosting, request: &Bytes) -> Option<Page> {
-    let Wanted { group, from, to } = rmp_serde::from_slice(request).ok()?;
+    let Wanted { group, from, to } = decode(request).ok()?;
     let hosted = hosting.all().remove(&GroupId(group))?;
     let log = hosted.raft.log();
     let entries = log.read_range(from, to, PAGE_BYTES).await.ok()?;
@@ -239,10 +248,10 @@ async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end)
         let wanted = Wanted { group: group.0, from, to: end };
         let request = rmp_serde::to_vec_named(&wanted).expect("plain values in memory always encode");
         let page = match courier.ask(peer, Service::Entries, request.into(), ASK).await {
-            Ok(answer) => rmp_serde::from_slice::<Page>(&answer).unwrap_or_default(),
+            Ok(answer) => decode::<Page>(&answer).unwrap_or_default(),
             Err(_) => return Fetched::None,
         };
-        if page.entries.first().is_none_or(|piece| piece.index != from) {
+        if !page.answers(from, end) {
             return if page.begin.is_some_and(|begin| begin > first) { Fetched::Gone } else { Fetched::None };
         }
         entries.extend(page.entries.into_iter().map(Applied::from));
@@ -252,7 +261,43 @@ async fn fetch(courier: &dyn Courier, peer: NodeId, group: GroupId, (first, end)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::CourierError;
     use highwater_raft::testing::golden;
+
+    /// Another node, which answers all questions with one page.
+    struct Always(Bytes);
+
+    impl Courier for Always {
+        fn ask(&self, _: NodeId, _: Service, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Bytes, CourierError>> {
+            std::future::ready(Ok(self.0.clone())).boxed()
+        }
+
+        fn others(&self) -> Vec<NodeId> {
+            Vec::new()
+        }
+    }
+
+    /// Whoever asks again behind the last entry of a page gets further with each.
+    #[test]
+    fn a_page_that_does_not_answer_is_none() {
+        let fetched = |indexes: &[u64]| {
+            let piece = |index: &u64| {
+                let (note, payload) = (Bytes::new(), Bytes::new());
+                Piece { index: *index, term: 2, kind: 1, offset: 0, offset_end: 0, max_timestamp: -1, note, payload }
+            };
+            let page = Page { entries: indexes.iter().map(piece).collect(), begin: Some(3) };
+            let courier = Always(rmp_serde::to_vec_named(&page).unwrap().into());
+            match fetch(&courier, NodeId(2), GroupId(1_024), (5, 8)).now_or_never().expect("it answers at once") {
+                Fetched::All(entries) => Some(entries.len()),
+                Fetched::None => None,
+                Fetched::Gone => unreachable!("it keeps them from 3 on"),
+            }
+        };
+        assert_eq!(fetched(&[5, 6, 7]), Some(3));
+        for indexes in [&[][..], &[6], &[5, 4], &[5, 5], &[5, 7], &[5, u64::MAX], &[5, 6, 7, 8]] {
+            assert_eq!(fetched(indexes), None, "{indexes:?}");
+        }
+    }
 
     #[test]
     fn what_is_asked_and_answered_is_what_it_was() {

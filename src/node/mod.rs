@@ -27,6 +27,11 @@ mod troubles;
 
 pub use builder::Builder;
 pub use error::NodeError;
+#[cfg(feature = "testing")]
+pub(crate) use {
+    mender::{Page, Piece, Wanted},
+    seeds::{Founding, Seeding},
+};
 
 use crate::{
     config::Config,

@@ -14,7 +14,7 @@ use crate::{
     config,
     controller::{Answer, ExecuteError, Executed, machine},
     runtime::{Courier, Env, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use highwater_raft::{
@@ -36,22 +36,22 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// Who made the cluster; durable at each founder, with no founders at nodes that came later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Founding {
+pub(crate) struct Founding {
     #[serde(rename = "c")]
-    pub(super) cluster_id: u64,
+    pub(crate) cluster_id: u64,
     #[serde(rename = "f", default)]
-    pub(super) founders: BTreeMap<NodeId, DirectoryId>,
+    pub(crate) founders: BTreeMap<NodeId, DirectoryId>,
 }
 
 /// Question and answer of [`Service::Seed`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Seeding {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seeding {
     #[serde(rename = "h")]
-    digest: u64,
+    pub(crate) digest: u64,
     #[serde(rename = "d")]
-    directory: DirectoryId,
+    pub(crate) directory: DirectoryId,
     #[serde(rename = "c", default)]
-    cluster: Option<Founding>,
+    pub(crate) cluster: Option<Founding>,
 }
 
 /// What this node answers other seeds, and what it does to find its cluster.
@@ -170,7 +170,7 @@ impl Seeds {
         let others = self.cluster.seeds.iter().map(|seed| seed.id).filter(|id| *id != self.node);
         let asked = others.map(|id| async move {
             let answer = self.courier.ask(id, Service::Seed, self.answer(&Bytes::new()), ASK).await.ok()?;
-            Some((id, rmp_serde::from_slice::<Seeding>(&answer).ok()?))
+            Some((id, decode::<Seeding>(&answer).ok()?))
         });
         let answers: BTreeMap<_, _> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
         match answers.iter().find(|(_, seeding)| seeding.digest != self.cluster.digest()) {
@@ -201,7 +201,7 @@ impl Seeds {
                 let Ok(answer) = self.courier.ask(node, Service::Execute, request.clone(), ASK * 4).await else {
                     continue;
                 };
-                match rmp_serde::from_slice::<Result<Executed, ExecuteError>>(&answer) {
+                match decode::<Result<Executed, ExecuteError>>(&answer) {
                     Ok(Ok(executed)) => return Ok(executed.answer),
                     Ok(Err(ExecuteError::Refused(refused))) if !refused.code.is_retriable() => {
                         return Err(NodeError::Refused { why: refused.message });

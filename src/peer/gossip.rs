@@ -3,7 +3,7 @@
 use crate::{
     controller::{Ailment, Controller},
     runtime::{Courier, Env, Service},
-    types::NodeId,
+    types::{NodeId, decode},
 };
 use bytes::Bytes;
 use highwater_raft::GroupId;
@@ -17,14 +17,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// An answer that takes longer is not waited for.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-#[derive(Default, Serialize, Deserialize)]
-struct Led {
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Led {
     /// Groups and epochs that the sender leads.
     #[serde(rename = "g", default)]
-    groups: Vec<(u64, u64)>,
+    pub(crate) groups: Vec<(u64, u64)>,
     /// Groups whose replica at the sender is not well, and how.
     #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
-    ailing: Vec<(u64, u8)>,
+    pub(crate) ailing: Vec<(u64, u8)>,
 }
 
 fn led(controller: &Controller) -> Bytes {
@@ -36,7 +36,7 @@ fn led(controller: &Controller) -> Bytes {
 }
 
 fn note(controller: &Controller, from: NodeId, told: &Bytes) {
-    let Ok(Led { groups, ailing }) = rmp_serde::from_slice(told) else { return };
+    let Ok(Led { groups, ailing }) = decode(told) else { return };
     let known = |(group, how): (u64, u8)| Some((GroupId(group), Ailment::from_u8(how)?));
     controller.ailing().note(from, ailing.into_iter().filter_map(known).collect());
     for (group, epoch) in groups {

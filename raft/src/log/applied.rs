@@ -175,21 +175,20 @@ impl Group {
         let first = entries.first().map_or(0, |a| a.entry.index);
         let found = {
             let state = self.shared.state();
-            let all = (0..state.segments.len()).map(|at| found(&state, at));
-            all.filter(|f| f.segment.damaged && !f.open).find(|f| f.segment.first == first)
+            let mut sealed = state.segments.iter().zip(state.segments.iter().skip(1));
+            let found = sealed.find(|(segment, _)| segment.damaged && segment.first == first);
+            found.map(|(segment, next)| (segment.clone(), next.clone()))
         };
         let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
-        let found = found.ok_or_else(|| wrong(format!("no sealed segment from entry {first} was set aside")))?;
-        let dense = entries.iter().map(|a| a.entry.index).eq(first..found.end);
-        let stamped = entries.iter().all(|a| a.stamp.index == a.entry.index);
-        if !dense || !stamped || entries[0].stamp.offset != found.segment.offset {
+        let (segment, next) =
+            found.ok_or_else(|| wrong(format!("no sealed segment from entry {first} was set aside")))?;
+        if !segment.is_whole(&next, &entries) {
             return Err(wrong(format!(
-                "these are not the entries {first}..{} from offset {}",
-                found.end, found.segment.offset
+                "these are not the entries {first}..{} with the offsets {}..{}",
+                next.first, segment.offset, next.offset
             )));
         }
         let (common, owner) = (self.core.common.clone(), self.shared.owner);
-        let segment = found.segment;
         self.core.readers.run(move || async move { replace(&common, owner, &segment, &entries).await }).await??;
         if let Some(known) = self.shared.state().segments.iter_mut().find(|s| s.first == first) {
             (known.damaged, known.index) = (false, None);

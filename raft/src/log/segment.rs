@@ -86,6 +86,23 @@ impl Segment {
         let base = first.checked_sub(1).map(|index| LogId { term, index });
         parts.next().is_none().then_some(Self { first, base, offset, len: 0, index: None, damaged })
     }
+
+    /// Whether these are all of its entries, when `next` is the segment behind it: indexes, terms and offsets continue
+    /// from its base to that of `next`.
+    pub(super) fn is_whole(&self, next: &Segment, entries: &[Applied]) -> bool {
+        let (mut last, mut offset) = (self.base, self.offset);
+        for Applied { entry, stamp } in entries {
+            let index = last.map_or(0, |last| last.index + 1);
+            let continues = (entry.index, stamp.index, stamp.offset) == (index, index, offset)
+                && last.is_none_or(|last| last.term <= entry.term)
+                && stamp.offset <= stamp.offset_end;
+            if !continues {
+                return false;
+            }
+            (last, offset) = (Some(LogId { term: entry.term, index }), stamp.offset_end);
+        }
+        !entries.is_empty() && (last, offset) == (next.base, next.offset)
+    }
 }
 
 /// A new file's first bytes.

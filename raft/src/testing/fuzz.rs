@@ -111,6 +111,12 @@ impl<'a> Input<'a> {
     }
 }
 
+/// What a peer gave for a damaged segment from entry 5 and offset 40 on; whether it takes the segment's place. Promises: then it
+/// is read as it was given, and nothing overlaps.
+pub fn replacement(entries: &[log::Applied]) -> bool {
+    log::fuzz::replacement(entries)
+}
+
 /// Promises: what decodes encodes to bytes that decode to the same.
 fn peer_message(data: &[u8]) {
     let mut input = Input::new(data);

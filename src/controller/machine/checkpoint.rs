@@ -42,7 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ControllerMachine, Damaged> {
             "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
         )));
     }
-    let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
+    let stored: Stored<'_> = crate::types::decode(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { metadata, next_group, next_replica, next_producer_block } = stored;
     let mut metadata = metadata.into_owned();
     if [next_group, next_replica, next_producer_block, metadata.version].iter().any(|n| *n >= limits::COUNTER_END) {

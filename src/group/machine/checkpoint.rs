@@ -54,7 +54,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HomeMachine, Damaged> {
             "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
         )));
     }
-    let stored: Stored<'_> = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
+    let stored: Stored<'_> = crate::types::decode(body).map_err(|e| damaged(e.to_string()))?;
     let topics = stored.topics.into_owned();
     let groups = stored.groups.into_owned();
     let generations = groups.values().map(|group| group.generation.0).chain([stored.generation_floor.0]);

@@ -253,5 +253,5 @@ fn bytes(command: &impl Serialize) -> Bytes {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    rmp_serde::from_slice(body).map_err(|e| e.to_string())
+    crate::types::decode(body).map_err(|e| e.to_string())
 }

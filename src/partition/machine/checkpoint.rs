@@ -65,7 +65,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<PartitionMachine, Damaged> {
             "format {version} is of another release, this one reads {CHECKPOINT_VERSION}: run the release that wrote it"
         )));
     }
-    let stored: Stored = rmp_serde::from_slice(body).map_err(|e| damaged(e.to_string()))?;
+    let stored: Stored = crate::types::decode(body).map_err(|e| damaged(e.to_string()))?;
     let Stored { log_start, next_offset, stamp_ms, epochs, producers } = stored;
     if i64::try_from(next_offset).is_err() {
         return Err(damaged(format!("next offset {next_offset} is beyond the range of offsets")));

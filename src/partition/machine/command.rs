@@ -51,5 +51,5 @@ fn encode(command: &impl Serialize) -> Bytes {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    rmp_serde::from_slice(body).map_err(|e| e.to_string())
+    crate::types::decode(body).map_err(|e| e.to_string())
 }

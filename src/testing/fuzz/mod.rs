@@ -1,7 +1,8 @@
-//! Bodies of the fuzz targets above the log: frames, batches, config; machines are in `machines`. See
-//! [`highwater_raft::testing::fuzz`].
+//! Bodies of the fuzz targets above the log: frames, batches, config; machines are in `machines`, what nodes ask of each
+//! other in `services`. See [`highwater_raft::testing::fuzz`].
 
 mod machines;
+mod services;
 
 pub use highwater_raft::testing::fuzz::{Input, Target};
 
@@ -25,7 +26,7 @@ pub fn targets() -> Vec<Target> {
         Target { name: "record_batch", run: record_batch, seeds: batch_seeds, allocates_max: 80 * MIB },
         Target { name: "config", run: config, seeds: config_seeds, allocates_max: MIB },
     ];
-    own.into_iter().chain(machines::TARGETS.iter().copied()).chain(raft_targets()).collect()
+    own.into_iter().chain(machines::TARGETS.iter().copied()).chain([services::TARGET]).chain(raft_targets()).collect()
 }
 
 fn raft_targets() -> impl Iterator<Item = Target> {

@@ -50,7 +50,7 @@ macro_rules! messages {
             /// Reads the head of a frame of this kind.
             pub fn decode(kind: Kind, head: &[u8]) -> Result<Self, FrameError> {
                 let failed = |e: rmp_serde::decode::Error| FrameError::Head { kind, why: e.to_string() };
-                match kind { $(Kind::$kind => rmp_serde::from_slice(head).map(Self::$kind).map_err(failed)),* }
+                match kind { $(Kind::$kind => crate::types::decode(head).map(Self::$kind).map_err(failed)),* }
             }
         }
 

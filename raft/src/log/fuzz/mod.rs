@@ -6,7 +6,7 @@ pub(crate) use recovery::{recovery, seeds as recovery_seeds};
 
 use super::{
     Applied, Checkpoint, Entry, LogId, Stamp, checkpoint as files,
-    entry::{self, EntryHead, HEAD, Owner},
+    entry::{self, EntryHead, HEAD, INDEX_END, Owner},
     frame::{self, ALIGN, Front, HEADER, ITEM, Piece, Seed},
     index::SparseIndex,
     open,
@@ -244,6 +244,32 @@ fn read_segment(segment: &Segment, bytes: Vec<u8>) -> Vec<(Applied, u64)> {
         }
         read
     })
+}
+
+/// The segment behind entry 4 and offset 40, from entries of a peer; the next one begins behind the last of them. Promises:
+/// what is taken is written as a segment that is read as the same, each entry where the one before it ended. Gives
+/// whether it was taken.
+pub(crate) fn replacement(entries: &[Applied]) -> bool {
+    let segment = Segment::behind(Some(LogId { term: 2, index: 4 }), 40);
+    let Some(last) = entries.last().filter(|last| last.entry.index < INDEX_END) else { return false };
+    let id = LogId { term: last.entry.term, index: last.entry.index };
+    let next = Segment::behind(Some(id), last.stamp.offset_end);
+    if !segment.is_whole(&next, entries) {
+        return false;
+    }
+    let mut parts = vec![segment::header(OWNER, &segment)];
+    for applied in entries {
+        segment::encode(OWNER, applied, &mut parts);
+    }
+    let read: Vec<Applied> = read_segment(&segment, parts.concat()).into_iter().map(|(applied, _)| applied).collect();
+    assert_eq!(read, entries);
+    assert!(read.iter().map(|applied| applied.entry.index).eq(segment.first..next.first));
+    let end = read.iter().fold(segment.offset, |at, applied| {
+        assert!(applied.stamp.offset == at && at <= applied.stamp.offset_end);
+        applied.stamp.offset_end
+    });
+    assert_eq!(end, next.offset);
+    true
 }
 
 fn reseal_segment(mut bytes: &mut [u8]) {

@@ -412,6 +412,20 @@ fn a_damaged_segment_is_set_aside_and_replaced() {
         let fetched: Vec<Applied> =
             (first..end).map(|i| Applied { entry: world.model.entry(i), stamp: stamp(i) }).collect();
         assert!(world.group().replace_segment(fetched[1..].to_vec()).await.is_err(), "not the whole range");
+        let changes: [fn(&mut Applied); 5] = [
+            |applied| applied.stamp.offset += 1,
+            |applied| applied.stamp.offset_end += 1,
+            |applied| applied.stamp.index += 1,
+            |applied| applied.entry.index += 1,
+            |applied| applied.entry.term += 1,
+        ];
+        for change in changes {
+            for at in [0, fetched.len() / 2, fetched.len() - 1] {
+                let mut others = fetched.clone();
+                change(&mut others[at]);
+                assert!(world.group().replace_segment(others).await.is_err(), "entry {at} is another");
+            }
+        }
         world.group().replace_segment(fetched).await.unwrap();
         assert_eq!(world.group().damaged(), vec![]);
         world.step(Op::PowerLoss).await;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The version of the protocol between nodes.
 pub(super) const VERSION: u16 = 1;
 const HELLO_BYTES_MAX: usize = 4096;
+/// Maps and lists within each other in one.
+const NESTED_MAX: usize = 32;
 
 /// The dialler's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,13 @@ fn encode<T: Serialize>(message: &T) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// A few levels: unknown fields are passed over by recursion.
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let mut from = rmp_serde::Deserializer::from_read_ref(body);
+    from.set_max_depth(NESTED_MAX);
+    T::deserialize(&mut from).ok()
+}
+
 /// Reads a message; the stream's or the message's fault is `Broken`.
 pub(super) async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, Close> {
     let broken = Close::Broken { what: "HELLO" };
@@ -145,7 +154,7 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(|_| broken.clone())?;
-    rmp_serde::from_slice(&body).map_err(|_| broken)
+    decode(&body).ok_or(broken)
 }
 
 #[cfg(test)]

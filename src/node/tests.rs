@@ -25,6 +25,7 @@ use tokio::task::LocalSet;
 mod behind;
 mod expiry;
 mod groups;
+mod leaders;
 mod metrics;
 mod positions;
 mod repair;

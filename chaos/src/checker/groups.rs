@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
     deliveries(events, facts, found);
     commits(events, found);
+    told(events, found);
     ownership(events, found);
 }
 
@@ -47,6 +48,24 @@ fn commits(events: &[Event], found: &mut Vec<Anomaly>) {
         } else if !reset && *offset < before {
             let text = format!("{of} went from {before} to {offset} with entry {index}");
             found.push(anomaly("commit regressed", number(place), text));
+        }
+    }
+}
+
+/// What is told of committed offsets rises in real-time order: nobody resets the groups that clients ask for.
+fn told(events: &[Event], found: &mut Vec<Anomaly>) {
+    let mut known: BTreeMap<(u32, Partition), Vec<(u64, u64)>> = BTreeMap::new();
+    for event in events {
+        let What::Committed { group, partition, asked, offset } = event.what else { continue };
+        let bounds = known.entry((group, partition)).or_default();
+        let before = bounds.partition_point(|(at, _)| *at < asked);
+        let bound = before.checked_sub(1).map_or(0, |i| bounds[i].1);
+        if offset < bound {
+            let text = format!("group {group}: asked at {asked} µs, after {bound} was told; the answer was {offset}");
+            found.push(anomaly("commit regressed", partition, text));
+        }
+        if bounds.last().is_none_or(|(_, highest)| offset > *highest) {
+            bounds.push((event.at, offset));
         }
     }
 }

@@ -31,7 +31,7 @@
 //! | | damaged by itself | a node finds its files damaged, and nobody touched them |
 //! | `groups` | group lost | a group never got a record of the final read |
 //! | | group unmarked | a group got an offset twice and the later delivery did not say so |
-//! | | commit regressed | a group's committed offset went back without a reset |
+//! | | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers |
 //! | | ownership overlaps | a member was told to consume what another had been told and had not given up |
 //! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached |
 //! | `credit` | credit overdrawn | more was sent to a subscription than was granted |

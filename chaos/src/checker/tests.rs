@@ -224,6 +224,11 @@ fn groups_get_everything_and_are_told() {
     let again = Given { group: 1, partition: 0, offset: 0, value: 10, epoch: 2, redelivered: false };
     assert_eq!(kinds(replace(11, again)), ["group unmarked"]);
     assert_eq!(kinds(replace(12, Seek { partition: 0 })), ["group lost"]);
+    let told = |asked, offset| Committed { group: 1, partition: 0, asked, offset };
+    let twice = |second| [clean(), vec![told(17, 3), second]].concat();
+    assert_eq!(kinds(twice(told(18, 3))), NONE);
+    assert_eq!(kinds(twice(told(16, 2))), NONE, "asked before the first was told");
+    assert_eq!(kinds(twice(told(18, 2))), ["commit regressed"]);
     assert_eq!(kinds(with(Joined { group: 2 })), ["group lost"], "it got nothing at all");
 }
 

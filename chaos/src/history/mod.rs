@@ -97,6 +97,17 @@ pub enum What {
         /// Which group.
         group: u32,
     },
+    /// Somebody asked what a group had committed …
+    Committed {
+        /// Which group.
+        group: u32,
+        /// In which partition.
+        partition: Partition,
+        /// When the question was asked, microseconds.
+        asked: u64,
+        /// … and was told.
+        offset: u64,
+    },
     /// A group member's record, with what the delivery said of itself.
     Given {
         /// Which group.

@@ -245,6 +245,10 @@ fn polled(world: &World, process: u32, records: &[Delivery]) {
     }
 }
 
+fn group() -> GroupName {
+    "readers".parse().expect("a good name")
+}
+
 /// The group that members of [`join`] are in.
 pub(super) const GROUP: u32 = 1;
 
@@ -252,7 +256,7 @@ pub(super) const GROUP: u32 = 1;
 /// the group has seen `ends`.
 pub(super) async fn join(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
-    let group: GroupName = "readers".parse().expect("a good name");
+    let group = group();
     world.note(process, What::Joined { group: GROUP });
     while !world.is_over() {
         let builder = client
@@ -287,7 +291,7 @@ pub(super) async fn join(world: Rc<World>, process: u32) {
     client.close();
 }
 
-/// Asks for the watermarks, again and again.
+/// Asks for the watermarks and for what the group has committed, again and again.
 pub(super) async fn watch(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
     while !world.is_calm() {
@@ -295,6 +299,12 @@ pub(super) async fn watch(world: Rc<World>, process: u32) {
         if let Ok(offsets) = client.admin().list_offsets(&topic(), Position::Latest).await {
             for (partition, offset) in offsets {
                 world.note(process, What::Latest { partition, asked, offset });
+            }
+        }
+        let asked = world.now();
+        if let Ok(offsets) = client.admin().committed(&group(), &topic()).await {
+            for (partition, offset) in offsets {
+                world.note(process, What::Committed { group: GROUP, partition, asked, offset });
             }
         }
         tokio::time::sleep(Duration::from_millis(100 + world.env.random_below(200))).await;

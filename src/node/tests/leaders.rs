@@ -1,0 +1,55 @@
+//! Where leaderships are: at home after a node's return, with others before a node ends.
+
+use super::*;
+
+const PARTITIONS: u32 = 6;
+
+async fn leaders(world: &World, topic: TopicId) -> Vec<usize> {
+    let mut leaders = Vec::new();
+    for partition in 0..PARTITIONS {
+        leaders.push(world.leader(TopicPartition { topic, partition }).await.0);
+    }
+    leaders
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaderships_go_home_when_a_node_is_back() {
+    local(async {
+        let mut world = World::new(3, 23).await;
+        let topic = world.topic("alpha", PARTITIONS, 3).await;
+        tokio::time::sleep(secs(8)).await;
+        let home = leaders(&world, topic).await;
+        assert_eq!([0, 1, 2].map(|n| home.iter().filter(|leader| **leader == n).count()), [2, 2, 2]);
+        world.crash(1);
+        tokio::time::sleep(secs(3)).await;
+        assert!(!leaders(&world, topic).await.contains(&1));
+        world.start(1).await;
+        tokio::time::sleep(secs(4)).await;
+        assert!(!leaders(&world, topic).await.contains(&1), "not before it has been there for a while");
+        tokio::time::sleep(secs(8)).await;
+        assert_eq!(leaders(&world, topic).await, home);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_ends_hands_its_leaderships_over_first() {
+    local(async {
+        let world = World::new(3, 29).await;
+        let topic = world.topic("alpha", PARTITIONS, 3).await;
+        tokio::time::sleep(secs(8)).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        produce_surely(&world, partition, "before").await;
+        let (first, handle) = world.leader(partition).await;
+        let node = world.node(first).clone();
+        let ends = tokio::task::spawn_local(async move { node.shutdown().await });
+        let mut follows = false;
+        while !ends.is_finished() {
+            follows |= handle.marks().role == Role::Follower;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(follows, "it led to its end");
+        assert_ne!(world.leader(partition).await.0, first);
+    })
+    .await;
+}

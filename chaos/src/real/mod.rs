@@ -253,36 +253,18 @@ async fn storm(
     client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
 
     let load = Rc::new(Load::new(client.clone(), topic.clone(), scenario.partitions));
-    let end = Instant::now() + total;
-    let mut tasks = tokio::task::JoinSet::new();
-    for process in 1..=scenario.producers {
-        tasks.spawn_local(load.clone().produce(process, scenario.rate, end));
-    }
-    let mut members = tokio::task::JoinSet::new();
-    for process in 101..=102 {
-        members.spawn_local(load.clone().consume(process, end));
-    }
-    let impossible = without.keys().copied().collect();
-    let done = Storm::new(scenario, target, &load, impossible).run(end).await?;
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a producer panicked")??;
-    }
-    load.settle_ends().await?;
-    while let Some(ended) = members.join_next().await {
-        ended.context("a member of the group panicked")??;
-    }
-    load.read_all().await?;
-    client.admin().delete_topic(&topic).await?;
+    let mut storm = Storm::new(scenario, target, &load, without.keys().copied().collect());
+    under_load(scenario, &load, &mut storm, total).await?;
+    let done = storm.done;
     client.close();
-    let history = load.history();
     if let Some(path) = &args.history {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        history.borrow().write(&mut file)?;
+        load.history().write(&mut file)?;
     }
-    let verdict = checker::check(&history.borrow());
+    let verdict = checker::check(&load.history());
     let (lost, duplicated, reordered) =
         (verdict.count("lost write"), verdict.count("duplicate"), verdict.count("reordered"));
-    let (gap_p50_ms, gap_max_ms) = done.gaps.summary();
+    let (gap_p50_ms, gap_max_ms) = done.gaps.summary(&load.acks(), load.end());
     let report = Report {
         acked: verdict.acked,
         read: verdict.read,
@@ -299,15 +281,46 @@ async fn storm(
         gap_max_ms,
         evidence: verdict.anomalies.into_iter().take(10).collect(),
     };
-    let noted = history.borrow();
+    let noted = load.history();
     let faults = noted.events.iter().filter_map(|event| match &event.what {
         What::Fault { text } => Some((event.at, text.as_str())),
         _ => None,
     });
-    let page = html::page(&scenario.about, &report, &load.acked_at(), &faults.collect::<Vec<_>>());
+    let acked: Vec<_> = load.acks().iter().map(|ack| (ack.at - load.begun(), ack.at - ack.sent)).collect();
+    let page = html::page(&scenario.about, &report, &acked, &faults.collect::<Vec<_>>());
     std::fs::write(&args.html, page).with_context(|| format!("could not write {}", args.html.display()))?;
     eprintln!("plots: {}", args.html.display());
     Ok(report)
+}
+
+/// Producers and a group at work while the faults are done; then everything is read again.
+async fn under_load(
+    scenario: &Scenario,
+    load: &Rc<Load>,
+    storm: &mut Storm<'_>,
+    total: Duration,
+) -> anyhow::Result<()> {
+    let mut producers = tokio::task::JoinSet::new();
+    for process in 1..=scenario.producers {
+        producers.spawn_local(load.clone().produce(process, scenario.rate));
+    }
+    let mut members = tokio::task::JoinSet::new();
+    for process in 101..=102 {
+        members.spawn_local(load.clone().consume(process));
+    }
+    storm.run(Instant::now() + total).await?;
+    load.stop();
+    while let Some(ended) = producers.join_next().await {
+        ended.context("a producer panicked")??;
+    }
+    let silent = gaps::silent(&load.acks(), scenario.partitions, storm.done.healed).into_iter();
+    let told = |partition| format!("partition {partition} acknowledged nothing of what was sent after the last fault");
+    storm.done.failures.extend(silent.map(told));
+    storm.done.failures.extend(load.catch_up().await?);
+    while let Some(ended) = members.join_next().await {
+        ended.context("a member of the group panicked")??;
+    }
+    load.read_all().await
 }
 
 /// Where everything of the load's topic ends, once every partition answers.

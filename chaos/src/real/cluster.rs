@@ -132,8 +132,8 @@ pub(super) fn fake_clock() -> Option<PathBuf> {
 }
 
 impl Own {
-    /// Makes certificates and configs in the folder, and starts all nodes.
-    pub(super) async fn start(
+    /// Makes certificates and configs in the folder.
+    pub(super) async fn make(
         folder: &Path,
         (nodes, port): (u16, u16),
         net: Net,
@@ -176,15 +176,19 @@ impl Own {
         }
         let clocks = if clocks { fake_clock() } else { None };
         let children = RefCell::new((0..nodes).map(|_| None).collect());
-        let own = Self { folder: folder.to_owned(), configs, children, net, disks, clocks };
-        for id in own.ids() {
-            own.set_clock(id, 0)?;
-            own.spawn(id)?;
+        Ok(Self { folder: folder.to_owned(), configs, children, net, disks, clocks })
+    }
+
+    /// Starts all nodes.
+    pub(super) async fn start(&self) -> anyhow::Result<()> {
+        for id in self.ids() {
+            self.set_clock(id, 0)?;
+            self.spawn(id)?;
         }
-        for id in own.ids() {
-            own.ready(id).await?;
+        for id in self.ids() {
+            self.ready(id).await?;
         }
-        Ok(own)
+        Ok(())
     }
 
     fn ids(&self) -> impl Iterator<Item = u32> + use<> {

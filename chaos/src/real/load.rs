@@ -84,6 +84,11 @@ impl Load {
         self.acks.borrow()
     }
 
+    /// When each record was acknowledged since the start, and how long that took.
+    pub(super) fn acked_at(&self) -> Vec<(Duration, Duration)> {
+        self.acks().iter().map(|ack| (ack.at - self.begun, ack.at - ack.sent)).collect()
+    }
+
     /// Acknowledged within the last second.
     pub(super) fn rate(&self) -> usize {
         let now = Instant::now();
@@ -219,8 +224,8 @@ impl Load {
         }
     }
 
-    /// Reads every partition by a fresh reader, and deletes the topic.
-    pub(super) async fn read_all(&self) -> anyhow::Result<()> {
+    /// Reads every partition by a fresh reader, and leaves nothing behind.
+    pub(super) async fn finish(&self) -> anyhow::Result<()> {
         let ends = ends(&self.client, &self.topic).await?;
         let all = ends.keys().map(|partition| (self.topic.clone(), *partition, Position::Earliest));
         let mut consumer = self.client.consumer().assign(all).await?;
@@ -238,6 +243,7 @@ impl Load {
             self.note(0, What::Final { partition, start: 0, records });
         }
         self.client.admin().delete_topic(&self.topic).await?;
+        self.client.close();
         Ok(())
     }
 }

@@ -210,10 +210,11 @@ async fn storm(
 ) -> (Report, Course) {
     let mut storm = Storm::new(scenario, target, &load, without);
     let ended = under_load(scenario, &load, &mut storm, total).await;
+    let looked = storm.look();
     let Done { gaps, faults, mut failures, .. } = storm.done;
     let history = load.history();
     let written = args.history.as_deref().map_or(Ok(()), |path| write(&history, path));
-    failures.extend([ended, written].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+    failures.extend([ended, looked, written].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
     let (gap_p50_ms, gap_max_ms) = gaps.summary(&load.acks(), load.end());
     let report = Report {
         seconds: (load.end() - load.begun()).as_secs_f64(),

@@ -1,7 +1,7 @@
 //! Does a scenario's faults to a cluster, one after the other, until the time is up.
 
 use super::{
-    cluster::Target,
+    cluster::{Ended, Target},
     gaps::Gaps,
     load::Load,
     net::{self, Rule, Rules},
@@ -90,16 +90,28 @@ impl<'a> Storm<'a> {
             let (acked, rate) = (self.load.acks().len(), self.load.rate());
             self.bar.set_message(format!("{acked} acknowledged · {rate}/s · {faults} faults"));
             self.bar.tick();
-            if let Target::Own(own) = self.target {
-                for node in own.revive()? {
-                    self.load.note_fault(format!("node {node} ended by itself and is started again"));
-                }
-            }
+            self.look()?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
             tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// Starts nodes that ended.
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        let Target::Own(own) = self.target else { return Ok(()) };
+        own.revive()?.into_iter().for_each(|ended| self.ended(&ended));
+        Ok(())
+    }
+
+    fn ended(&mut self, Ended { node, status, is_explained }: &Ended) {
+        self.note(*node, &format!("ended by itself ({status}) and is started again"));
+        let text = format!("node {node} ended by itself ({status}), and no fault explains it");
+        // It may go on like that.
+        if !is_explained && !self.done.failures.contains(&text) {
+            self.done.failures.push(text);
         }
     }
 
@@ -276,6 +288,7 @@ impl<'a> Storm<'a> {
             Fault::DiskFull { who, for_s } => {
                 let (victims, _) = self.victims(who).await?;
                 for node in &victims {
+                    own.excuse(*node, secs(for_s));
                     disks.fill(*node)?;
                     self.note(*node, "has a full disk");
                 }
@@ -295,7 +308,9 @@ impl<'a> Storm<'a> {
     async fn again(&mut self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
         let Target::Own(own) = self.target else { return self.target.returned(nodes).await };
         for node in nodes {
-            own.kill(*node).await?;
+            if let Some(ended) = own.kill(*node).await? {
+                self.ended(&ended);
+            }
         }
         tokio::time::sleep(secs(down_s)).await;
         for node in nodes {

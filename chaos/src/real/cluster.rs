@@ -143,6 +143,17 @@ pub(super) fn fake_clock() -> Option<PathBuf> {
     places.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|path| path.exists())
 }
 
+/// The process will see the wall clock of the file.
+pub(super) fn with_clock(command: &mut Command, library: &Path, file: &Path) {
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+}
+
+/// The file's wall clock is off by so much.
+pub(super) fn set_clock(file: &Path, by_s: i64) -> anyhow::Result<()> {
+    Ok(std::fs::write(file, format!("{by_s:+}s\n"))?)
+}
+
 impl Own {
     /// Makes certificates and configs in the folder.
     pub(super) async fn make(
@@ -233,8 +244,7 @@ impl Own {
         command.arg("serve").arg("--config").arg(format!("{name}.toml")).current_dir(&self.folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         if let Some(library) = &self.clocks {
-            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock_of(node));
-            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+            with_clock(&mut command, library, &self.clock_of(node));
         }
         // Ctrl-C in the terminal reaches this process alone.
         command.process_group(0);
@@ -251,7 +261,7 @@ impl Own {
 
     /// The node's wall clock is off by so much from now on.
     pub(super) fn set_clock(&self, node: u32, by_s: i64) -> anyhow::Result<()> {
-        Ok(std::fs::write(self.clock_of(node), format!("{by_s:+}s\n"))?)
+        set_clock(&self.clock_of(node), by_s)
     }
 
     /// Waits until a node is ready.

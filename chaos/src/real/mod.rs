@@ -55,7 +55,7 @@ pub struct Args {
     /// How long, in minutes [default: what the scenario says]
     #[arg(long, value_name = "M", requires = "scenario")]
     pub minutes: Option<f64>,
-    /// Fail when the machine does not allow these
+    /// Fail when the machine does not allow these, or the run did not come to them
     #[arg(long, value_enum, value_delimiter = ',', requires = "scenario")]
     pub require: Vec<Ability>,
     /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
@@ -175,6 +175,7 @@ async fn on_own_nodes(args: &Args, scenario: &Scenario) -> anyhow::Result<(Repor
         Err(error) => (Report::failed(&error), Course::default()),
     };
     drop(target);
+    report.require(&args.require);
     report.not_applied = without.iter().map(|(ability, why)| format!("{ability:?}: {why}")).collect();
     match report.is_good() && args.dir.is_none() {
         true => std::fs::remove_dir_all(&folder)?,
@@ -291,6 +292,14 @@ mod tests {
 
     fn args(words: &[&str]) -> Args {
         Command::try_parse_from([&["run"], words].concat()).unwrap().args
+    }
+
+    #[tokio::test]
+    async fn a_scenario_has_what_is_required_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = [&kills().0, "--require", "disk-full", "--dir", dir.path().to_str().unwrap()];
+        let error = run(args(&words)).await.unwrap_err().to_string();
+        assert_eq!(error, "DiskFull is required, and nothing in the scenario needs it");
     }
 
     /// A scenario without rights, and first ports of nodes that are free around it.

@@ -1,5 +1,6 @@
 //! What came of a run, in numbers and words.
 
+use super::Ability;
 use crate::checker::{Anomaly, Verdict};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -60,6 +61,13 @@ impl Report {
         Self { failures: vec![format!("{error:#}")], ..Self::default() }
     }
 
+    /// What was required and never done is a failure.
+    pub(super) fn require(&mut self, required: &[Ability]) {
+        let undone =
+            required.iter().filter(|ability| ability.faults().iter().all(|kind| !self.faults.contains_key(kind)));
+        self.failures.extend(undone.map(|ability| format!("{ability:?} is required, and was never done")));
+    }
+
     /// Nothing is wrong.
     pub fn is_good(&self) -> bool {
         self.lost + self.duplicated + self.reordered + self.other == 0 && self.failures.is_empty() && self.acked > 0
@@ -111,5 +119,16 @@ mod tests {
         let report = Report::of(checker::check(&history));
         assert_eq!((report.acked, report.read, report.lost, report.other), (4, 2, 2, 1), "{:?}", report.evidence);
         assert!(report.line().contains("lost 2") && !report.is_good());
+    }
+
+    #[test]
+    fn what_is_required_must_have_been_done() {
+        let mut report =
+            Report { acked: 1, faults: [("power loss of all", 2), ("mute", 1)].into(), ..Report::default() };
+        report.require(&[Ability::PowerLoss, Ability::Netns]);
+        assert!(report.is_good(), "{report:?}");
+        report.require(&[Ability::PowerLoss, Ability::Clock, Ability::Delay]);
+        assert_eq!(report.failures, ["Clock is required, and was never done", "Delay is required, and was never done"]);
+        assert!(!report.is_good());
     }
 }

@@ -274,32 +274,8 @@ impl Checkout {
     }
 
     /// A row about a scenario on real nodes.
-    pub fn add_real(&self, scenario: &Scenario, name: &str, minutes: f64, report: &Report) -> anyhow::Result<String> {
-        let of = |kind: &str| report.faults.get(kind).copied().unwrap_or(0);
-        let named = ["kill of a leader", "kill of all", "power loss", "power loss of all"].map(of);
-        let others: u64 = report.faults.values().sum::<u64>() - named.iter().sum::<u64>();
-        let without: Vec<_> = report.not_applied.iter().filter_map(|why| why.split(':').next()).collect();
-        let [leaders, all, power, power_all] = named.map(|times| times.to_string());
-        let cells = vec![
-            ("scenario", format!("{name}, {} nodes", scenario.nodes)),
-            ("not applied", if without.is_empty() { "-".into() } else { without.join(", ") }),
-            (
-                "longest write gap, s",
-                format!("{:.2}", std::time::Duration::from_millis(report.gap_max_ms).as_secs_f64()),
-            ),
-            ("minutes", format!("{minutes}")),
-            ("kills of leaders", leaders),
-            ("kills of all", all),
-            ("power losses", power),
-            ("power losses of all", power_all),
-            ("other faults", others.to_string()),
-            ("acked", report.acked.to_string()),
-            ("lost", report.lost.to_string()),
-            ("duplicated", report.duplicated.to_string()),
-            ("reordered", report.reordered.to_string()),
-            ("violations", u8::from(!report.is_good()).to_string()),
-        ];
-        self.add(Kind::Real, cells)
+    pub fn add_real(&self, scenario: &Scenario, name: &str, report: &Report) -> anyhow::Result<String> {
+        self.add(Kind::Real, real_cells(scenario, name, report))
     }
 
     /// Rows as `chaos/fuzz/run` prints them: `| target | executions | edges | inputs | 12 s |`.
@@ -317,6 +293,31 @@ impl Checkout {
         }
         Ok(said)
     }
+}
+
+fn real_cells(scenario: &Scenario, name: &str, report: &Report) -> Vec<(&'static str, String)> {
+    let of = |kind: &str| report.faults.get(kind).copied().unwrap_or(0);
+    let named = ["kill of a leader", "kill of all", "power loss", "power loss of all"].map(of);
+    let others: u64 = report.faults.values().sum::<u64>() - named.iter().sum::<u64>();
+    let without: Vec<_> = report.not_applied.iter().filter_map(|why| why.split(':').next()).collect();
+    let [leaders, all, power, power_all] = named.map(|times| times.to_string());
+    let minutes = (report.seconds / 0.6).round() / 100.0;
+    vec![
+        ("scenario", format!("{name}, {} nodes", scenario.nodes)),
+        ("not applied", if without.is_empty() { "-".into() } else { without.join(", ") }),
+        ("longest write gap, s", format!("{:.2}", std::time::Duration::from_millis(report.gap_max_ms).as_secs_f64())),
+        ("minutes", format!("{minutes}")),
+        ("kills of leaders", leaders),
+        ("kills of all", all),
+        ("power losses", power),
+        ("power losses of all", power_all),
+        ("other faults", others.to_string()),
+        ("acked", report.acked.to_string()),
+        ("lost", report.lost.to_string()),
+        ("duplicated", report.duplicated.to_string()),
+        ("reordered", report.reordered.to_string()),
+        ("violations", u8::from(!report.is_good()).to_string()),
+    ]
 }
 
 /// What is done with the ledger itself.
@@ -431,6 +432,16 @@ mod tests {
         assert!(text.contains("2 targets, at least 1,000,000 executions each · executions 2,100,000"), "{text}");
         assert_eq!(Ledger::parse(&text).unwrap(), ledger);
         assert!(Ledger::parse(&text.replace("| aa bb |", "|")).is_err(), "a row that lacks a cell");
+    }
+
+    #[test]
+    fn a_run_that_ended_in_an_error_is_a_row_with_a_violation() {
+        let failures = vec!["the cluster did not come back within 60 s".into()];
+        let faults = [("kill of a leader", 2), ("pause", 3)].into();
+        let report = Report { acked: 7, lost: 3, seconds: 75.3, faults, failures, ..Report::default() };
+        let cells: Row = real_cells(&Scenario::default(), "kills", &report).into_iter().collect();
+        let told = ["minutes", "kills of leaders", "other faults", "acked", "lost", "violations"];
+        assert_eq!(told.map(|column| &cells[column][..]), ["1.26", "2", "3", "7", "3", "1"]);
     }
 
     #[test]

@@ -127,9 +127,8 @@ fn say(line: String) {
 }
 
 fn run(args: real::Args) -> anyhow::Result<bool> {
-    let json = args.json;
+    let (json, scenario) = (args.json, args.scenario.clone());
     let ledger = args.ledger.then(ledger::Checkout::clean).transpose()?;
-    let asked = args.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = tokio::task::LocalSet::new().block_on(&runtime, real::run(args))?;
     if json {
@@ -141,10 +140,9 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
         report.evidence.iter().for_each(|a| println!("{} in partition {}: {}", a.kind, a.partition, a.evidence));
         println!("{}", report.line());
     }
-    if let (Some(checkout), Some(path)) = (ledger, &asked.scenario) {
-        let scenario = real::Scenario::read(path)?;
+    if let (Some(checkout), Some(path)) = (ledger, &scenario) {
         let name = path.file_stem().map_or_else(|| "-".into(), |name| name.to_string_lossy());
-        eprintln!("{}", checkout.add_real(&scenario, &name, asked.minutes.unwrap_or(scenario.minutes), &report)?);
+        eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, &name, &report)?);
     }
     Ok(report.is_good())
 }

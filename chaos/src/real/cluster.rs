@@ -11,9 +11,11 @@ use highwater::{
 use rustix::process::{Pid, Signal};
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
@@ -123,6 +125,16 @@ pub(super) struct Own {
     pub(super) net: Net,
     pub(super) disks: Option<Disks>,
     clocks: Option<PathBuf>,
+    /// Until when a disk without room explains that a node ends.
+    excused: RefCell<BTreeMap<u32, Instant>>,
+}
+
+/// A node ended, and nobody had killed it.
+pub(super) struct Ended {
+    pub(super) node: u32,
+    pub(super) status: ExitStatus,
+    /// A storage error ends a node by design, and its disk had been made to fail.
+    pub(super) is_explained: bool,
 }
 
 /// Where the library is that gives a process another wall clock.
@@ -131,9 +143,20 @@ pub(super) fn fake_clock() -> Option<PathBuf> {
     places.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|path| path.exists())
 }
 
+/// The process will see the wall clock of the file.
+pub(super) fn with_clock(command: &mut Command, library: &Path, file: &Path) {
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+}
+
+/// The file's wall clock is off by so much.
+pub(super) fn set_clock(file: &Path, by_s: i64) -> anyhow::Result<()> {
+    Ok(std::fs::write(file, format!("{by_s:+}s\n"))?)
+}
+
 impl Own {
-    /// Makes certificates and configs in the folder, and starts all nodes.
-    pub(super) async fn start(
+    /// Makes certificates and configs in the folder.
+    pub(super) async fn make(
         folder: &Path,
         (nodes, port): (u16, u16),
         net: Net,
@@ -176,15 +199,19 @@ impl Own {
         }
         let clocks = if clocks { fake_clock() } else { None };
         let children = RefCell::new((0..nodes).map(|_| None).collect());
-        let own = Self { folder: folder.to_owned(), configs, children, net, disks, clocks };
-        for id in own.ids() {
-            own.set_clock(id, 0)?;
-            own.spawn(id)?;
+        Ok(Self { folder: folder.to_owned(), configs, children, net, disks, clocks, excused: RefCell::default() })
+    }
+
+    /// Starts all nodes.
+    pub(super) async fn start(&self) -> anyhow::Result<()> {
+        for id in self.ids() {
+            self.set_clock(id, 0)?;
+            self.spawn(id)?;
         }
-        for id in own.ids() {
-            own.ready(id).await?;
+        for id in self.ids() {
+            self.ready(id).await?;
         }
-        Ok(own)
+        Ok(())
     }
 
     fn ids(&self) -> impl Iterator<Item = u32> + use<> {
@@ -217,11 +244,13 @@ impl Own {
         command.arg("serve").arg("--config").arg(format!("{name}.toml")).current_dir(&self.folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         if let Some(library) = &self.clocks {
-            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", self.clock_of(node));
-            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("FAKETIME_NO_CACHE", "1");
+            with_clock(&mut command, library, &self.clock_of(node));
         }
         // Ctrl-C in the terminal reaches this process alone.
         command.process_group(0);
+        if !self.disks.as_ref().is_some_and(|disks| disks.is_full(node)) {
+            self.excused.borrow_mut().remove(&node);
+        }
         self.children.borrow_mut()[node as usize - 1] = Some(self.net.inside(node, || command.spawn())??);
         Ok(())
     }
@@ -232,7 +261,7 @@ impl Own {
 
     /// The node's wall clock is off by so much from now on.
     pub(super) fn set_clock(&self, node: u32, by_s: i64) -> anyhow::Result<()> {
-        Ok(std::fs::write(self.clock_of(node), format!("{by_s:+}s\n"))?)
+        set_clock(&self.clock_of(node), by_s)
     }
 
     /// Waits until a node is ready.
@@ -250,20 +279,32 @@ impl Own {
         Ok(())
     }
 
-    fn ended(&self, node: u32) -> anyhow::Result<Option<std::process::ExitStatus>> {
+    fn ended(&self, node: u32) -> anyhow::Result<Option<ExitStatus>> {
         match &mut self.children.borrow_mut()[node as usize - 1] {
             Some(child) => Ok(child.try_wait()?),
             None => Ok(None),
         }
     }
 
-    /// SIGKILL, and nothing of it is left.
-    pub(super) async fn kill(&self, node: u32) -> anyhow::Result<()> {
+    /// The node's disk has no room for so long: the node may end, also a little later.
+    pub(super) fn excuse(&self, node: u32, time: Duration) {
+        self.excused.borrow_mut().insert(node, Instant::now() + time + END_MAX);
+    }
+
+    fn by_itself(&self, node: u32, status: ExitStatus) -> Ended {
+        let is_explained = self.excused.borrow().get(&node).is_some_and(|until| Instant::now() < *until);
+        Ended { node, status, is_explained }
+    }
+
+    /// SIGKILL, and nothing of it is left; says when it had ended before.
+    pub(super) async fn kill(&self, node: u32) -> anyhow::Result<Option<Ended>> {
         let child = self.children.borrow_mut()[node as usize - 1].take();
-        if let Some(mut child) = child {
-            child.kill().await?;
-        }
-        Ok(())
+        let Some(mut child) = child else { return Ok(None) };
+        // It may have ended already: its status tells.
+        let _ = child.start_kill();
+        let status = child.wait().await?;
+        let is_killed = status.signal() == Some(Signal::KILL.as_raw());
+        Ok((!is_killed).then(|| self.by_itself(node, status)))
     }
 
     /// Waits until a node has ended by itself; says whether it did.
@@ -279,13 +320,13 @@ impl Own {
         Ok(true)
     }
 
-    /// Starts what ended by itself; gives who did.
-    pub(super) fn revive(&self) -> anyhow::Result<Vec<u32>> {
+    /// Starts what ended by itself.
+    pub(super) fn revive(&self) -> anyhow::Result<Vec<Ended>> {
         let mut revived = Vec::new();
         for node in self.ids() {
-            if self.ended(node)?.is_some() {
+            if let Some(status) = self.ended(node)? {
+                revived.push(self.by_itself(node, status));
                 self.spawn(node)?;
-                revived.push(node);
             }
         }
         Ok(revived)
@@ -309,4 +350,38 @@ fn port_of(address: &str) -> Option<u16> {
 
 fn busy(address: SocketAddr) -> String {
     format!("{address} is in use: is another run under way? (choose other ports with --port)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::real::proxy::Proxies;
+
+    #[tokio::test]
+    async fn a_node_that_ends_by_itself_is_told_from_one_that_was_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = tokio::task::LocalSet::new();
+        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 30;
+        let net = Net::Proxies(Proxies::new());
+        let own = local.run_until(Own::make(dir.path(), (1, port), net, None, false)).await.unwrap();
+        // This program is no node: it ends at once.
+        let again = async || {
+            own.spawn(1).unwrap();
+            while own.ended(1).unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        again().await;
+        let ended = own.revive().unwrap();
+        assert!(ended[0].node == 1 && !ended[0].is_explained && !ended[0].status.success());
+        again().await;
+        assert!(own.kill(1).await.unwrap().is_some_and(|ended| !ended.is_explained));
+        own.children.borrow_mut()[0] = Some(Command::new("sleep").arg("600").kill_on_drop(true).spawn().unwrap());
+        assert!(own.kill(1).await.unwrap().is_none());
+        again().await;
+        own.excuse(1, Duration::ZERO);
+        assert!(own.revive().unwrap()[0].is_explained);
+        again().await;
+        assert!(!own.revive().unwrap()[0].is_explained, "the excuse is for one life");
+    }
 }

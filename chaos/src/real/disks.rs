@@ -77,6 +77,10 @@ impl Disks {
         Ok(taken)
     }
 
+    pub(super) fn is_full(&self, node: u32) -> bool {
+        self.fillers.borrow().contains_key(&node)
+    }
+
     /// Gives it back.
     pub(super) fn empty(&self, node: u32) -> anyhow::Result<()> {
         match self.fillers.borrow_mut().remove(&node) {

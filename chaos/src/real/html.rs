@@ -1,6 +1,7 @@
 //! One HTML file, complete in itself: the verdict, and throughput and latency over time with the faults in them.
 
 use super::Report;
+use crate::history::{History, What};
 use std::{fmt::Write as _, time::Duration};
 
 /// When a record was acknowledged, and how long that took.
@@ -23,8 +24,27 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1rem;margin:1.6rem 0 .3rem}\
 p,td{color:var(--soft)}svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:var(--soft)}\
 table{border-collapse:collapse}td{padding:.1rem 1rem .1rem 0}td:first-child{text-align:right;font-variant-numeric:tabular-nums}";
 
+/// What happened when.
+#[derive(Default)]
+pub(super) struct Course {
+    acked: Vec<Acked>,
+    /// Microseconds since the start, and what was done.
+    faults: Vec<(u64, String)>,
+}
+
+impl Course {
+    pub(super) fn of(history: &History, acked: Vec<Acked>) -> Self {
+        let faults = history.events.iter().filter_map(|event| match &event.what {
+            What::Fault { text } => Some((event.at, text.clone())),
+            _ => None,
+        });
+        Self { acked, faults: faults.collect() }
+    }
+}
+
 /// The page.
-pub(super) fn page(about: &str, report: &Report, acked: &[Acked], faults: &[(u64, &str)]) -> String {
+pub(super) fn page(about: &str, report: &Report, course: &Course) -> String {
+    let Course { acked, faults } = course;
     let second = |at: &Duration| usize::try_from(at.as_secs()).unwrap_or(0);
     let seconds = acked.iter().map(|(at, _)| second(at)).max().unwrap_or(0) + 1;
     let mut buckets: Vec<Vec<f64>> = vec![Vec::new(); seconds];
@@ -74,7 +94,7 @@ fn seconds_of(micros: u64) -> f64 {
 
 /// Lines over seconds; a fault is an upright line that says what it is.
 #[allow(clippy::cast_precision_loss, reason = "a plot")]
-fn chart(lines: &[(&Vec<f64>, &str)], faults: &[(u64, &str)]) -> String {
+fn chart(lines: &[(&Vec<f64>, &str)], faults: &[(u64, String)]) -> String {
     let seconds = lines.iter().map(|(values, _)| values.len()).max().unwrap_or(1).max(2) as f64 - 1.0;
     let top = round_up(lines.iter().flat_map(|(values, _)| values.iter().copied()).fold(1.0, f64::max));
     let x = |second: f64| LEFT + (WIDTH - LEFT) * (second / seconds).min(1.0);
@@ -151,22 +171,14 @@ mod tests {
     fn the_page_holds_the_verdict_the_plots_and_the_faults() {
         let report = Report {
             acked: 3,
-            read: 3,
             lost: 1,
-            duplicated: 0,
-            reordered: 0,
-            other: 0,
             faults: [("kill", 2)].into(),
-            datagrams_lost: 0,
-            not_applied: vec![],
             failures: vec!["node 1 <sulks>".into()],
-            failovers: 2,
-            gap_p50_ms: 900,
-            gap_max_ms: 1_200,
-            evidence: vec![],
+            ..Report::default()
         };
-        let acked: Vec<Acked> = (0..300).map(|n| (Duration::from_millis(n * 20), Duration::from_millis(n))).collect();
-        let page = page("kills", &report, &acked, &[(2_500_000, "node 1 is killed")]);
+        let acked = (0..300).map(|n| (Duration::from_millis(n * 20), Duration::from_millis(n))).collect();
+        let course = Course { acked, faults: vec![(2_500_000, "node 1 is killed".into())] };
+        let page = page("kills", &report, &course);
         assert!(page.contains("lost 1") && page.contains("class='line bad'") && page.contains("kill 2"));
         assert!(page.contains("node 1 &lt;sulks&gt;") && !page.contains("<sulks>"));
         assert_eq!(page.matches("<svg").count(), 2);

@@ -1,15 +1,16 @@
 //! The load on real nodes: producers that pipeline and a group of two, with everything written down.
 
-use super::{ends, gaps::Acks};
+use super::ends;
 use crate::history::{History, Value, What};
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use highwater::{
-    client::{Client, Delivery, ProduceError, Record},
+    client::{Client, Delivery, ProduceError, Producer, Record},
     types::{GroupName, Position, TopicName},
 };
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    cell::{Cell, Ref, RefCell},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -20,14 +21,25 @@ pub(super) struct Load {
     topic: TopicName,
     partitions: u32,
     begun: Instant,
-    history: Rc<RefCell<History>>,
-    acks: Acks,
-    /// When each was acknowledged, and how long that took.
-    latencies: RefCell<Vec<(Duration, Duration)>>,
+    history: RefCell<History>,
+    acks: RefCell<Vec<Ack>>,
+    /// When producers were told to end.
+    over: Cell<Option<Instant>>,
     /// Offsets that the group got, per partition.
-    got: RefCell<BTreeMap<u32, std::collections::BTreeSet<u64>>>,
-    ends: RefCell<Option<BTreeMap<u32, u64>>>,
+    got: RefCell<Got>,
+    /// Members of the group may end.
+    caught_up: Cell<bool>,
 }
+
+/// A record that was acknowledged.
+#[derive(Clone, Copy)]
+pub(super) struct Ack {
+    pub(super) partition: u32,
+    pub(super) sent: Instant,
+    pub(super) at: Instant,
+}
+
+type Got = BTreeMap<u32, BTreeSet<u64>>;
 
 /// A record without an outcome.
 struct Open {
@@ -37,10 +49,12 @@ struct Open {
     receipt: highwater::client::producer::Receipt,
 }
 
+/// How often producers look for outcomes.
+const LOOK: Duration = Duration::from_millis(1);
 /// Records of one producer that may be unacknowledged.
 const OPEN_MAX: usize = 2_000;
 /// How long the group may need to see everything once the load is over.
-const CATCH_UP: Duration = Duration::from_secs(60);
+const CATCH_UP: Duration = Duration::from_secs(120);
 
 impl Load {
     pub(super) fn new(client: Client, topic: TopicName, partitions: u32) -> Self {
@@ -49,35 +63,46 @@ impl Load {
             topic,
             partitions,
             begun: Instant::now(),
-            history: Rc::default(),
-            acks: Acks::default(),
-            latencies: RefCell::default(),
+            history: RefCell::default(),
+            acks: RefCell::default(),
+            over: Cell::default(),
             got: RefCell::default(),
-            ends: RefCell::default(),
+            caught_up: Cell::default(),
         }
     }
 
-    pub(super) fn history(&self) -> Rc<RefCell<History>> {
-        self.history.clone()
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
     }
 
-    pub(super) fn acks(&self) -> Acks {
-        self.acks.clone()
+    pub(super) fn history(&self) -> Ref<'_, History> {
+        self.history.borrow()
     }
 
-    pub(super) fn acked(&self) -> usize {
-        self.latencies.borrow().len()
-    }
-
-    /// Acknowledged within the last second.
-    pub(super) fn rate(&self) -> usize {
-        let since = self.begun.elapsed().saturating_sub(Duration::from_secs(1));
-        self.latencies.borrow().iter().rev().take_while(|(at, _)| *at > since).count()
+    /// In the order in which they came.
+    pub(super) fn acks(&self) -> Ref<'_, Vec<Ack>> {
+        self.acks.borrow()
     }
 
     /// When each record was acknowledged since the start, and how long that took.
     pub(super) fn acked_at(&self) -> Vec<(Duration, Duration)> {
-        self.latencies.borrow().clone()
+        self.acks().iter().map(|ack| (ack.at - self.begun, ack.at - ack.sent)).collect()
+    }
+
+    /// Acknowledged within the last second.
+    pub(super) fn rate(&self) -> usize {
+        let now = Instant::now();
+        self.acks().iter().rev().take_while(|ack| now - ack.at < Duration::from_secs(1)).count()
+    }
+
+    /// Tells producers to end.
+    pub(super) fn stop(&self) {
+        self.over.set(Some(Instant::now()));
+    }
+
+    /// When producers were told to end; now, when they were not.
+    pub(super) fn end(&self) -> Instant {
+        self.over.get().unwrap_or_else(Instant::now)
     }
 
     pub(super) fn note_fault(&self, text: String) {
@@ -96,56 +121,58 @@ impl Load {
         Ok(leaders.collect())
     }
 
-    /// Sends at the given rate until the end, then waits for every outcome.
-    pub(super) async fn produce(self: Rc<Self>, process: u32, rate: u32, end: Instant) -> anyhow::Result<()> {
+    /// Sends at the given rate until the load is over, then one more to each partition, and waits for every outcome.
+    pub(super) async fn produce(self: Rc<Self>, process: u32, rate: u32) -> anyhow::Result<()> {
         let producer =
             self.client.producer().linger(Duration::from_millis(2)).delivery_timeout(Duration::from_secs(60)).build();
         let mut open: VecDeque<Open> = VecDeque::new();
         let mut count = 0u64;
         let begun = Instant::now();
-        while Instant::now() < end {
+        while self.over.get().is_none() {
             let due = begun.elapsed().as_secs_f64() * f64::from(rate);
             #[allow(clippy::cast_precision_loss, reason = "a rate")]
             if (count as f64) >= due || open.len() >= OPEN_MAX {
-                self.settle(process, &mut open, false).await;
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                self.settle(process, &mut open);
+                tokio::time::sleep(LOOK).await;
                 continue;
             }
             count += 1;
-            let value = (u64::from(process) << 32) | count;
-            let partition = u32::try_from(count % u64::from(self.partitions)).unwrap_or(0);
-            let mut bytes = value.to_be_bytes().to_vec();
-            bytes.resize(128, b'.');
-            let record = Record::new(self.topic.clone(), bytes).partition(partition);
-            let receipt = producer.send(record).await?;
-            self.note(process, What::Send { partition, value });
-            open.push_back(Open { partition, value, sent: Instant::now(), receipt });
+            open.push_back(self.send(&producer, process, count).await?);
+        }
+        // Those that were waited for may have been sent before the last fault; these show that each partition is back.
+        for _ in 0..self.partitions {
+            count += 1;
+            open.push_back(self.send(&producer, process, count).await?);
+        }
+        while !open.is_empty() {
+            self.settle(process, &mut open);
+            tokio::time::sleep(LOOK).await;
         }
         let _ = producer.close().await;
-        self.settle(process, &mut open, true).await;
         Ok(())
     }
 
-    /// Writes down outcomes in the order of sends; waits for all of them when `wait`.
-    async fn settle(&self, process: u32, open: &mut VecDeque<Open>, wait: bool) {
-        // Partitions settle apart from each other: what is not ready yet goes back to its place.
-        let mut later = VecDeque::new();
-        while let Some(mut one) = open.pop_front() {
-            let outcome = match wait {
-                true => (&mut one.receipt).await,
-                false => match futures_util::FutureExt::now_or_never(&mut one.receipt) {
-                    Some(outcome) => outcome,
-                    None => {
-                        later.push_back(one);
-                        continue;
-                    }
-                },
-            };
-            let Open { partition, value, sent, .. } = one;
+    async fn send(&self, producer: &Producer, process: u32, count: u64) -> anyhow::Result<Open> {
+        let value = (u64::from(process) << 32) | count;
+        let partition = u32::try_from(count % u64::from(self.partitions)).unwrap_or(0);
+        let mut bytes = value.to_be_bytes().to_vec();
+        bytes.resize(128, b'.');
+        let record = Record::new(self.topic.clone(), bytes).partition(partition);
+        let sent = Instant::now();
+        let receipt = producer.send(record).await?;
+        self.note(process, What::Send { partition, value });
+        Ok(Open { partition, value, sent, receipt })
+    }
+
+    /// Writes down the outcomes that are there.
+    fn settle(&self, process: u32, open: &mut VecDeque<Open>) {
+        // Partitions settle apart from each other: what is not ready yet keeps its place.
+        open.retain_mut(|one| {
+            let Some(outcome) = (&mut one.receipt).now_or_never() else { return true };
+            let Open { partition, value, sent, .. } = *one;
             let what = match outcome {
                 Ok(acked) => {
-                    self.latencies.borrow_mut().push((self.begun.elapsed(), sent.elapsed()));
-                    self.acks.borrow_mut().entry(partition).or_default().push(Instant::now());
+                    self.acks.borrow_mut().push(Ack { partition, sent, at: Instant::now() });
                     match acked.offset {
                         Some(offset) => What::SendOk { partition, value, offset, epoch: acked.leader_epoch },
                         None => What::SendInfo { partition, value },
@@ -156,34 +183,25 @@ impl Load {
                 Err(_) => What::SendInfo { partition, value },
             };
             self.note(process, what);
-        }
-        *open = later;
+            false
+        });
     }
 
-    /// A member of the group, until it has seen everything that there is at the end.
-    pub(super) async fn consume(self: Rc<Self>, process: u32, end: Instant) -> anyhow::Result<()> {
-        let group: GroupName = format!("{}-readers", self.topic).parse()?;
+    /// A member of the group, until it has caught up.
+    pub(super) async fn consume(self: Rc<Self>, process: u32) -> anyhow::Result<()> {
         let builder = self.client.consumer().start(Position::Earliest);
-        let mut consumer = builder.subscribe(group, [self.topic.clone()]).await?;
-        loop {
+        let mut consumer = builder.subscribe(self.group()?, [self.topic.clone()]).await?;
+        while !self.caught_up.get() {
             match consumer.poll(Duration::from_millis(200)).await {
                 Ok(records) => records.iter().for_each(|record| self.given(process, record)),
                 Err(error) => tracing::warn!(%error, process, "a poll failed"),
             }
-            if Instant::now() > end {
-                if self.ends.borrow().is_none() {
-                    // Producers may still settle: the ends are asked for once they are known to be quiet.
-                    if Instant::now() > end + CATCH_UP {
-                        break;
-                    }
-                    continue;
-                }
-                if self.has_all() || Instant::now() > end + 2 * CATCH_UP {
-                    break;
-                }
-            }
         }
         Ok(consumer.close().await?)
+    }
+
+    fn group(&self) -> anyhow::Result<GroupName> {
+        Ok(format!("{}-readers", self.topic).parse()?)
     }
 
     fn given(&self, process: u32, record: &Delivery) {
@@ -193,21 +211,22 @@ impl Load {
         self.note(process, What::Given { group: 1, partition, offset, value, epoch, redelivered });
     }
 
-    fn has_all(&self) -> bool {
-        let (ends, got) = (self.ends.borrow(), self.got.borrow());
-        let Some(ends) = &*ends else { return false };
-        ends.iter().all(|(partition, end)| got.get(partition).map_or(0, |got| got.len() as u64) >= *end)
+    /// Waits until the group has everything, producers being quiet, and ends it; gives what it is missing.
+    pub(super) async fn catch_up(&self) -> anyhow::Result<Vec<String>> {
+        let (group, ends) = (self.group()?, ends(&self.client, &self.topic).await?);
+        let deadline = Instant::now() + CATCH_UP;
+        loop {
+            let missing = missing(&group, &ends, &self.got.borrow());
+            if missing.is_empty() || Instant::now() > deadline {
+                self.caught_up.set(true);
+                return Ok(missing);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
-    /// Lets members of the group know where everything ends.
-    pub(super) async fn settle_ends(&self) -> anyhow::Result<()> {
-        let ends = ends(&self.client, &self.topic).await?;
-        *self.ends.borrow_mut() = Some(ends);
-        Ok(())
-    }
-
-    /// Reads every partition by a fresh reader.
-    pub(super) async fn read_all(&self) -> anyhow::Result<()> {
+    /// Reads every partition by a fresh reader, and leaves nothing behind.
+    pub(super) async fn finish(&self) -> anyhow::Result<()> {
         let ends = ends(&self.client, &self.topic).await?;
         let all = ends.keys().map(|partition| (self.topic.clone(), *partition, Position::Earliest));
         let mut consumer = self.client.consumer().assign(all).await?;
@@ -224,11 +243,39 @@ impl Load {
         for (partition, records) in logs {
             self.note(0, What::Final { partition, start: 0, records });
         }
+        self.client.admin().delete_topic(&self.topic).await?;
+        self.client.close();
         Ok(())
     }
+}
+
+fn missing(group: &GroupName, ends: &BTreeMap<u32, u64>, got: &Got) -> Vec<String> {
+    let lacks = |(partition, end): (&u32, &u64)| {
+        let given = got.get(partition).map_or(0, |got| got.len() as u64);
+        let text = || format!("group {group} is missing {} of {end} records of partition {partition}", end - given);
+        (given < *end).then(text)
+    };
+    ends.iter().filter_map(lacks).collect()
 }
 
 fn decode(record: &Delivery) -> Value {
     let bytes = record.value.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok());
     Value::from_be_bytes(bytes.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_group_did_not_get_is_told() {
+        let group = "readers".parse().unwrap();
+        let ends = BTreeMap::from([(0, 3), (1, 2), (2, 0), (3, 4)]);
+        let got = Got::from([(0, BTreeSet::from([0, 1, 2])), (3, BTreeSet::from([1]))]);
+        let told = [
+            "group readers is missing 2 of 2 records of partition 1",
+            "group readers is missing 3 of 4 records of partition 3",
+        ];
+        assert_eq!(missing(&group, &ends, &got), told);
+    }
 }

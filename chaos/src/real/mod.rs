@@ -15,13 +15,15 @@ mod net;
 mod probe;
 mod processes;
 mod proxy;
+mod report;
 mod scenario;
 mod spaces;
 mod storm;
 
+pub use report::Report;
 pub use scenario::{Ability, Fault, Network, Scenario, Who};
 
-use crate::{checker, history::What};
+use crate::{checker, history::History};
 use anyhow::Context as _;
 use cluster::{Own, Target};
 use disks::Disks;
@@ -30,6 +32,7 @@ use highwater::{
     tls::{self, Identity, Roots},
     types::{Position, TopicName},
 };
+use html::Course;
 use load::Load;
 use net::Net;
 use proxy::Proxies;
@@ -40,7 +43,7 @@ use std::{
     rc::Rc,
     time::Duration,
 };
-use storm::Storm;
+use storm::{Done, Storm};
 use tokio::time::Instant;
 
 /// What is run.
@@ -52,7 +55,7 @@ pub struct Args {
     /// How long, in minutes [default: what the scenario says]
     #[arg(long, value_name = "M", requires = "scenario")]
     pub minutes: Option<f64>,
-    /// Fail when the machine does not allow these
+    /// Fail when the machine does not allow these, or the run did not come to them
     #[arg(long, value_enum, value_delimiter = ',', requires = "scenario")]
     pub require: Vec<Ability>,
     /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
@@ -115,78 +118,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What came of it.
-#[derive(Debug, serde::Serialize)]
-pub struct Report {
-    /// Records acknowledged.
-    pub acked: u64,
-    /// Records read at the end.
-    pub read: u64,
-    /// Acknowledged and not there.
-    pub lost: usize,
-    /// There twice.
-    pub duplicated: usize,
-    /// In another order than sent.
-    pub reordered: usize,
-    /// Other anomalies.
-    pub other: usize,
-    /// How often each kind of fault was done.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// Datagrams between nodes that were lost on purpose.
-    pub datagrams_lost: u64,
-    /// Faults of the scenario that this machine does not allow: why.
-    pub not_applied: Vec<String>,
-    /// What went wrong beside the records.
-    pub failures: Vec<String>,
-    /// Nodes that fell while they led a partition of the load.
-    pub failovers: u64,
-    /// Longest time without an acknowledgement in a partition that the fallen node led, per fall: median, milliseconds.
-    pub gap_p50_ms: u64,
-    /// The worst of them.
-    pub gap_max_ms: u64,
-    /// Evidence, at most ten.
-    pub evidence: Vec<checker::Anomaly>,
-}
-
-impl Report {
-    /// Nothing is wrong.
-    pub fn is_good(&self) -> bool {
-        self.lost + self.duplicated + self.reordered + self.other == 0 && self.failures.is_empty() && self.acked > 0
-    }
-
-    /// One line.
-    pub fn line(&self) -> String {
-        format!(
-            "acked {} · read {} · lost {} · duplicated {} · reordered {} · other {} · failovers {} · write gap p50 {:.1} s max {:.1} s",
-            self.acked,
-            self.read,
-            self.lost,
-            self.duplicated,
-            self.reordered,
-            self.other,
-            self.failovers,
-            Duration::from_millis(self.gap_p50_ms).as_secs_f64(),
-            Duration::from_millis(self.gap_max_ms).as_secs_f64(),
-        )
-    }
-
-    /// What was done, in words.
-    pub fn deeds(&self) -> String {
-        let mut deeds: Vec<String> = self.faults.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
-        if self.datagrams_lost > 0 {
-            deeds.push(format!("{} datagrams lost", self.datagrams_lost));
-        }
-        deeds.join(" · ")
-    }
-}
-
-/// Loads, does faults, counts.
+/// Loads, does faults, counts. What fails once nodes are started is in the report.
 ///
 /// # Errors
-/// When there is no such cluster or scenario, the machine does not allow what is required, or the cluster does not come back.
+/// When there is no such cluster or scenario, or the machine does not allow what is required.
 pub async fn run(args: Args) -> anyhow::Result<Report> {
-    let Some(path) = &args.scenario else {
-        let scenario = Scenario {
+    let scenario = match &args.scenario {
+        Some(path) => Scenario::read(path)?,
+        None => Scenario {
             about: "kills".into(),
             partitions: args.partitions,
             producers: args.producers,
@@ -194,35 +133,34 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
             pause_s: args.every.as_secs_f64(),
             faults: vec![Fault::Kill { who: args.kill, down_s: 0.0 }],
             ..Scenario::default()
-        };
-        let target = Target::running(args.cluster.as_deref())?;
-        return storm(&args, &scenario, &target, args.total, BTreeMap::new()).await;
+        },
     };
-    let scenario = Scenario::read(path)?;
+    let (mut report, course) = match args.scenario {
+        Some(_) => on_own_nodes(&args, &scenario).await?,
+        None => {
+            let target = Target::running(args.cluster.as_deref())?;
+            let load = begin(&args, &scenario, &target).await?;
+            storm(&args, &scenario, &target, args.total, load, BTreeSet::new()).await
+        }
+    };
+    match std::fs::write(&args.html, html::page(&scenario.about, &report, &course)) {
+        Ok(()) => eprintln!("plots: {}", args.html.display()),
+        Err(error) => report.failures.push(format!("could not write {}: {error}", args.html.display())),
+    }
+    Ok(report)
+}
+
+async fn on_own_nodes(args: &Args, scenario: &Scenario) -> anyhow::Result<(Report, Course)> {
     let folder = args
         .dir
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("highwater-chaos-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
-    let without = probe::probe(&scenario, &args.require, &folder).await?;
-    let report = on_own_nodes(&args, &scenario, &folder, without).await;
-    match &report {
-        Ok(report) if report.is_good() && args.dir.is_none() => std::fs::remove_dir_all(&folder)?,
-        _ => eprintln!("logs and data are in {}", folder.display()),
-    }
-    report
-}
-
-async fn on_own_nodes(
-    args: &Args,
-    scenario: &Scenario,
-    folder: &Path,
-    without: BTreeMap<Ability, String>,
-) -> anyhow::Result<Report> {
+    let without = probe::probe(scenario, &args.require, &folder).await?;
     let needed: BTreeSet<Ability> = scenario.needs().into_iter().filter(|n| !without.contains_key(n)).collect();
     let disks = match needed.iter().any(|ability| ability.is_of_disks()) {
-        true => Some(Disks::make(folder, scenario.nodes).await?),
+        true => Some(Disks::make(&folder, scenario.nodes).await?),
         false => None,
     };
     let clocks = needed.contains(&Ability::Clock);
@@ -230,18 +168,27 @@ async fn on_own_nodes(
         true => Net::Spaces(Spaces::make(scenario.nodes)?),
         false => Net::Proxies(Proxies::new()),
     };
-    let target = Target::Own(Own::start(folder, (scenario.nodes, args.port), net, disks, clocks).await?);
+    let target = Target::Own(Own::make(&folder, (scenario.nodes, args.port), net, disks, clocks).await?);
     let total = Duration::from_secs_f64(60.0 * args.minutes.unwrap_or(scenario.minutes));
-    storm(args, scenario, &target, total, without).await
+    let (mut report, course) = match begin(args, scenario, &target).await {
+        Ok(load) => storm(args, scenario, &target, total, load, without.keys().copied().collect()).await,
+        Err(error) => (Report::failed(&error), Course::default()),
+    };
+    drop(target);
+    report.require(&args.require);
+    report.not_applied = without.iter().map(|(ability, why)| format!("{ability:?}: {why}")).collect();
+    match report.is_good() && args.dir.is_none() {
+        true => std::fs::remove_dir_all(&folder)?,
+        false => eprintln!("logs and data are in {}", folder.display()),
+    }
+    Ok((report, course))
 }
 
-async fn storm(
-    args: &Args,
-    scenario: &Scenario,
-    target: &Target,
-    total: Duration,
-    without: BTreeMap<Ability, String>,
-) -> anyhow::Result<Report> {
+/// A cluster that answers, and a topic for the load.
+async fn begin(args: &Args, scenario: &Scenario, target: &Target) -> anyhow::Result<Rc<Load>> {
+    if let Target::Own(own) = target {
+        own.start().await?;
+    }
     let cluster = target.file()?;
     let shown = args.certificate.as_deref().zip(args.key.as_deref());
     let identity = shown.map(|(certificate, key)| Identity::read(certificate, key)).transpose()?;
@@ -251,63 +198,71 @@ async fn storm(
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
     client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
+    Ok(Rc::new(Load::new(client, topic, scenario.partitions)))
+}
 
-    let load = Rc::new(Load::new(client.clone(), topic.clone(), scenario.partitions));
-    let end = Instant::now() + total;
-    let mut tasks = tokio::task::JoinSet::new();
+async fn storm(
+    args: &Args,
+    scenario: &Scenario,
+    target: &Target,
+    total: Duration,
+    load: Rc<Load>,
+    without: BTreeSet<Ability>,
+) -> (Report, Course) {
+    let mut storm = Storm::new(scenario, target, &load, without);
+    let ended = under_load(scenario, &load, &mut storm, total).await;
+    let looked = storm.look();
+    let Done { gaps, faults, mut failures, .. } = storm.done;
+    let history = load.history();
+    let written = args.history.as_deref().map_or(Ok(()), |path| write(&history, path));
+    failures.extend([ended, looked, written].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+    let (gap_p50_ms, gap_max_ms) = gaps.summary(&load.acks(), load.end());
+    let report = Report {
+        seconds: (load.end() - load.begun()).as_secs_f64(),
+        faults,
+        datagrams_lost: target.own().map_or(0, |own| own.net.dropped()),
+        failures,
+        failovers: gaps.count(),
+        gap_p50_ms,
+        gap_max_ms,
+        ..Report::of(checker::check(&history))
+    };
+    (report, Course::of(&history, load.acked_at()))
+}
+
+fn write(history: &History, path: &Path) -> anyhow::Result<()> {
+    let file = std::fs::File::create(path).with_context(|| format!("could not write {}", path.display()))?;
+    Ok(history.write(&mut std::io::BufWriter::new(file))?)
+}
+
+/// Producers and a group at work while the faults are done; then everything is read again.
+async fn under_load(
+    scenario: &Scenario,
+    load: &Rc<Load>,
+    storm: &mut Storm<'_>,
+    total: Duration,
+) -> anyhow::Result<()> {
+    let mut producers = tokio::task::JoinSet::new();
     for process in 1..=scenario.producers {
-        tasks.spawn_local(load.clone().produce(process, scenario.rate, end));
+        producers.spawn_local(load.clone().produce(process, scenario.rate));
     }
     let mut members = tokio::task::JoinSet::new();
     for process in 101..=102 {
-        members.spawn_local(load.clone().consume(process, end));
+        members.spawn_local(load.clone().consume(process));
     }
-    let impossible = without.keys().copied().collect();
-    let done = Storm::new(scenario, target, &load, impossible).run(end).await?;
-    while let Some(ended) = tasks.join_next().await {
+    storm.run(Instant::now() + total).await?;
+    load.stop();
+    while let Some(ended) = producers.join_next().await {
         ended.context("a producer panicked")??;
     }
-    load.settle_ends().await?;
+    let silent = gaps::silent(&load.acks(), scenario.partitions, storm.done.healed).into_iter();
+    let told = |partition| format!("partition {partition} acknowledged nothing of what was sent after the last fault");
+    storm.done.failures.extend(silent.map(told));
+    storm.done.failures.extend(load.catch_up().await?);
     while let Some(ended) = members.join_next().await {
         ended.context("a member of the group panicked")??;
     }
-    load.read_all().await?;
-    client.admin().delete_topic(&topic).await?;
-    client.close();
-    let history = load.history();
-    if let Some(path) = &args.history {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        history.borrow().write(&mut file)?;
-    }
-    let verdict = checker::check(&history.borrow());
-    let (lost, duplicated, reordered) =
-        (verdict.count("lost write"), verdict.count("duplicate"), verdict.count("reordered"));
-    let (gap_p50_ms, gap_max_ms) = done.gaps.summary();
-    let report = Report {
-        acked: verdict.acked,
-        read: verdict.read,
-        lost,
-        duplicated,
-        reordered,
-        other: verdict.anomalies.len() - lost - duplicated - reordered,
-        faults: done.faults,
-        datagrams_lost: target.own().map_or(0, |own| own.net.dropped()),
-        not_applied: without.iter().map(|(ability, why)| format!("{ability:?}: {why}")).collect(),
-        failures: done.failures,
-        failovers: done.gaps.count(),
-        gap_p50_ms,
-        gap_max_ms,
-        evidence: verdict.anomalies.into_iter().take(10).collect(),
-    };
-    let noted = history.borrow();
-    let faults = noted.events.iter().filter_map(|event| match &event.what {
-        What::Fault { text } => Some((event.at, text.as_str())),
-        _ => None,
-    });
-    let page = html::page(&scenario.about, &report, &load.acked_at(), &faults.collect::<Vec<_>>());
-    std::fs::write(&args.html, page).with_context(|| format!("could not write {}", args.html.display()))?;
-    eprintln!("plots: {}", args.html.display());
-    Ok(report)
+    load.finish().await
 }
 
 /// Where everything of the load's topic ends, once every partition answers.
@@ -321,5 +276,49 @@ async fn ends(client: &Client, topic: &TopicName) -> anyhow::Result<BTreeMap<u32
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(words: &[&str]) -> Args {
+        Command::try_parse_from([&["run"], words].concat()).unwrap().args
+    }
+
+    #[tokio::test]
+    async fn a_scenario_has_what_is_required_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let words = [&kills().0, "--require", "disk-full", "--dir", dir.path().to_str().unwrap()];
+        let error = run(args(&words)).await.unwrap_err().to_string();
+        assert_eq!(error, "DiskFull is required, and nothing in the scenario needs it");
+    }
+
+    /// A scenario without rights, and first ports of nodes that are free around it.
+    fn kills() -> (String, String) {
+        let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/kills.toml");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        (scenario.to_str().unwrap().to_owned(), (socket.local_addr().unwrap().port() - 30).to_string())
+    }
+
+    #[tokio::test]
+    async fn nodes_that_never_serve_are_a_report_with_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let html = dir.path().join("page.html");
+        let (scenario, port) = kills();
+        let words =
+            [&scenario, "--port", &port, "--dir", dir.path().to_str().unwrap(), "--html", html.to_str().unwrap()];
+        // This program is no node: what is started ends at once.
+        let report = tokio::task::LocalSet::new().run_until(run(args(&words))).await.unwrap();
+        assert!(!report.is_good() && report.failures[0].contains("ended while it started"), "{report:?}");
+        assert!(std::fs::read_to_string(html).unwrap().contains("ended while it started"));
     }
 }

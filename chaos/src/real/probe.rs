@@ -1,10 +1,10 @@
 //! What the machine allows, tried out.
 
 use super::{cluster, disks::Disks, scenario::Ability, scenario::Scenario, spaces};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use anyhow::Context as _;
+use highwater_raft::env::Env;
+use std::{collections::BTreeMap, path::Path};
+use tokio::process::Command;
 
 /// What the scenario needs and the machine does not allow, with the reason.
 pub(super) async fn probe(
@@ -12,8 +12,12 @@ pub(super) async fn probe(
     require: &[Ability],
     folder: &Path,
 ) -> anyhow::Result<BTreeMap<Ability, String>> {
+    let needs = scenario.needs();
+    for ability in require {
+        anyhow::ensure!(needs.contains(ability), "{ability:?} is required, and nothing in the scenario needs it");
+    }
     let mut without = BTreeMap::new();
-    for ability in scenario.needs().into_iter().chain(require.iter().copied()).collect::<BTreeSet<_>>() {
+    for ability in needs {
         if let Some(why) = refused(ability, folder).await {
             anyhow::ensure!(!require.contains(&ability), "{ability:?} is required, and not possible here: {why}");
             without.insert(ability, why);
@@ -24,12 +28,13 @@ pub(super) async fn probe(
 
 /// Why the machine does not allow it; `None` when it does.
 async fn refused(ability: Ability, folder: &Path) -> Option<String> {
-    match ability {
-        Ability::Clock => {
-            cluster::fake_clock().is_none().then(|| "libfaketime is not installed (package faketime)".into())
-        }
-        Ability::Netns => spaces::refused(),
-        Ability::Delay => spaces::no_delay(),
+    let tried = match ability {
+        Ability::Netns => return spaces::refused(),
+        Ability::Delay => return spaces::no_delay(),
+        Ability::Clock => match cluster::fake_clock() {
+            Some(library) => try_clock(&library, &folder.join("clock")).await,
+            None => Err(anyhow::anyhow!("libfaketime is not installed (package faketime)")),
+        },
         Ability::PowerLoss | Ability::FsyncError | Ability::DiskFull => {
             if !rustix::process::geteuid().is_root() {
                 return Some("only root can mount".into());
@@ -37,9 +42,23 @@ async fn refused(ability: Ability, folder: &Path) -> Option<String> {
             let probe = folder.join("probe");
             let tried = try_disks(&probe).await;
             let _ = std::fs::remove_dir_all(&probe);
-            tried.err().map(|error| format!("{error:#}"))
+            tried
         }
-    }
+    };
+    tried.err().map(|error| format!("{error:#}"))
+}
+
+/// A process under the library prints another time.
+async fn try_clock(library: &Path, file: &Path) -> anyhow::Result<()> {
+    const AHEAD_S: u64 = 1_000_000;
+    cluster::set_clock(file, i64::try_from(AHEAD_S)?)?;
+    let mut date = Command::new("date");
+    cluster::with_clock(&mut date, library, file);
+    let output = date.arg("+%s").output().await.context("could not run date")?;
+    let printed: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().context("date prints no number")?;
+    let due = Env::real().now_ms() / 1_000 + AHEAD_S;
+    anyhow::ensure!(printed.abs_diff(due) < 60, "a process under {} sees no other time", library.display());
+    Ok(())
 }
 
 async fn try_disks(probe: &Path) -> anyhow::Result<()> {
@@ -54,4 +73,22 @@ async fn try_disks(probe: &Path) -> anyhow::Result<()> {
     restored?;
     anyhow::ensure!(was_lost, "a file that was not synced survived");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_library_that_changes_no_clock_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("libfaketime.so.1");
+        std::fs::write(&library, "").unwrap();
+        let error = try_clock(&library, &dir.path().join("clock")).await.unwrap_err().to_string();
+        assert!(error.contains("sees no other time"), "{error}");
+        match cluster::fake_clock() {
+            Some(library) => try_clock(&library, &dir.path().join("clock")).await.unwrap(),
+            None => println!("not run: faketime is missing"),
+        }
+    }
 }

@@ -195,6 +195,19 @@ impl Ability {
     pub fn is_of_disks(self) -> bool {
         matches!(self, Self::PowerLoss | Self::FsyncError | Self::DiskFull)
     }
+
+    /// Faults of a report that are not done without it.
+    pub fn faults(self) -> &'static [&'static str] {
+        match self {
+            Self::PowerLoss => &["power loss", "power loss of all"],
+            Self::FsyncError => &["sync error"],
+            Self::DiskFull => &["disk full"],
+            Self::Clock => &["clock jump"],
+            // Where namespaces are required there are no proxies.
+            Self::Netns => &["alone", "mute", "middle", "unplug", "rough"],
+            Self::Delay => &["rough"],
+        }
+    }
 }
 
 impl Fault {

@@ -1,7 +1,7 @@
 //! Does a scenario's faults to a cluster, one after the other, until the time is up.
 
 use super::{
-    cluster::Target,
+    cluster::{Ended, Target},
     gaps::Gaps,
     load::Load,
     net::{self, Rule, Rules},
@@ -26,6 +26,8 @@ pub(super) struct Done {
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// What went wrong beside the records.
     pub(super) failures: Vec<String>,
+    /// When the last fault ended.
+    pub(super) healed: Instant,
 }
 
 pub(super) struct Storm<'a> {
@@ -34,7 +36,7 @@ pub(super) struct Storm<'a> {
     load: &'a Rc<Load>,
     /// What the machine does not allow.
     without: BTreeSet<Ability>,
-    done: Done,
+    pub(super) done: Done,
     round: u32,
     clock_s: BTreeMap<u32, i64>,
     bar: ProgressBar,
@@ -53,12 +55,13 @@ impl<'a> Storm<'a> {
     ) -> Self {
         let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
         let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        let done = Done { gaps: Gaps::new(load.acks()), faults: BTreeMap::new(), failures: Vec::new() };
+        let begun = load.begun();
+        let done = Done { gaps: Gaps::new(begun), faults: BTreeMap::new(), failures: Vec::new(), healed: begun };
         Self { scenario, target, load, without, done, round: 0, clock_s: BTreeMap::new(), bar }
     }
 
     /// Until `end`; the last fault leaves time to see what it does.
-    pub(super) async fn run(mut self, end: Instant) -> anyhow::Result<Done> {
+    pub(super) async fn run(&mut self, end: Instant) -> anyhow::Result<()> {
         let faults: Vec<&Fault> = {
             let possible = |fault: &&Fault| fault.needs().is_none_or(|needed| !self.without.contains(&needed));
             self.scenario.faults.iter().filter(possible).collect()
@@ -69,12 +72,14 @@ impl<'a> Storm<'a> {
             let fault = next.next().filter(|fault| until + self.scenario.pause() / 2 + takes(fault) < end);
             let Some(fault) = fault else { break };
             self.wait(until - Instant::now()).await?;
+            self.done.gaps.fault(Instant::now());
             self.apply(fault).await?;
+            self.done.healed = Instant::now();
             self.round += 1;
         }
         self.wait(end.saturating_duration_since(Instant::now())).await?;
         self.bar.finish_and_clear();
-        Ok(self.done)
+        Ok(())
     }
 
     /// Lets time go by; shows what happens, and starts nodes that ended.
@@ -82,19 +87,31 @@ impl<'a> Storm<'a> {
         let until = Instant::now() + time;
         loop {
             let faults: u64 = self.done.faults.values().sum();
-            let (acked, rate) = (self.load.acked(), self.load.rate());
+            let (acked, rate) = (self.load.acks().len(), self.load.rate());
             self.bar.set_message(format!("{acked} acknowledged · {rate}/s · {faults} faults"));
             self.bar.tick();
-            if let Target::Own(own) = self.target {
-                for node in own.revive()? {
-                    self.load.note_fault(format!("node {node} ended by itself and is started again"));
-                }
-            }
+            self.look()?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
             tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// Starts nodes that ended.
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        let Target::Own(own) = self.target else { return Ok(()) };
+        own.revive()?.into_iter().for_each(|ended| self.ended(&ended));
+        Ok(())
+    }
+
+    fn ended(&mut self, Ended { node, status, is_explained }: &Ended) {
+        self.note(*node, &format!("ended by itself ({status}) and is started again"));
+        let text = format!("node {node} ended by itself ({status}), and no fault explains it");
+        // It may go on like that.
+        if !is_explained && !self.done.failures.contains(&text) {
+            self.done.failures.push(text);
         }
     }
 
@@ -121,7 +138,7 @@ impl<'a> Storm<'a> {
     /// The node stops serving now: the gaps of what it leads are measured.
     fn falls(&mut self, node: u32, led: &BTreeMap<u32, u32>) {
         let of_node = led.iter().filter(|(_, leader)| **leader == node).map(|(partition, _)| *partition);
-        self.done.gaps.killed(of_node.collect());
+        self.done.gaps.fell(Instant::now(), of_node.collect());
     }
 
     async fn apply(&mut self, fault: &Fault) -> anyhow::Result<()> {
@@ -271,6 +288,7 @@ impl<'a> Storm<'a> {
             Fault::DiskFull { who, for_s } => {
                 let (victims, _) = self.victims(who).await?;
                 for node in &victims {
+                    own.excuse(*node, secs(for_s));
                     disks.fill(*node)?;
                     self.note(*node, "has a full disk");
                 }
@@ -290,7 +308,9 @@ impl<'a> Storm<'a> {
     async fn again(&mut self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
         let Target::Own(own) = self.target else { return self.target.returned(nodes).await };
         for node in nodes {
-            own.kill(*node).await?;
+            if let Some(ended) = own.kill(*node).await? {
+                self.ended(&ended);
+            }
         }
         tokio::time::sleep(secs(down_s)).await;
         for node in nodes {

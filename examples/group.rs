@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
     printed.line(format!("lag of the workers: {}", details.lag()));
     producer.close().await?;
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&[
         "two members saw 60 records",
         "they consume 3 and 3 partitions",

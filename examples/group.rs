@@ -2,7 +2,7 @@
 
 mod common;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use common::{Cluster, Printed};
 use highwater::{
     client::{Client, Consumer, NewTopic, Producer, Record},
@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     other.close().await?;
 
     let details = client.admin().describe_group(&"workers".parse()?).await?;
-    printed.line(format!("lag of the workers: {}", details.lag()));
+    printed.line(format!("lag of the workers: {}", details.lag().context("a partition has no leader")?));
     producer.close().await?;
     client.close();
     cluster.stop().await?;

@@ -55,7 +55,8 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             };
             match &known {
                 Some(details) => {
-                    eprintln!("group {group} goes on where it stopped (lag {})", output::count(details.lag()));
+                    let lag = details.lag().map_or_else(|| "unknown".into(), output::count);
+                    eprintln!("group {group} goes on where it stopped (lag {lag})");
                     // What is committed already will not come again.
                     for p in details.partitions.iter().filter(|p| p.topic == args.topic.as_str()) {
                         if p.committed

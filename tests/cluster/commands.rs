@@ -1,0 +1,87 @@
+//! The command line, where it is refused, where it ends, and what it says of what it did before.
+
+use crate::support::{self, Cluster, Program, topic};
+use highwater::types::Position;
+use std::{fs, io::Write as _, process::Stdio, time::Duration};
+
+/// A command whose output goes to files.
+struct Run {
+    program: Program,
+    out: std::path::PathBuf,
+    error: std::path::PathBuf,
+}
+
+impl Run {
+    fn begin(cluster: &Cluster, words: &[&str], input: &[u8]) -> Self {
+        let path = |name: &str| cluster.dir.path().join(name);
+        let (out, error) = (path("out"), path("error"));
+        let mut command = cluster.command(words);
+        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&error).unwrap()).stdin(Stdio::piped());
+        let mut program = Program(command.spawn().unwrap());
+        // Whoever has ended reads no more.
+        let _ = program.0.stdin.take().unwrap().write_all(input);
+        Self { program, out, error }
+    }
+
+    /// What it printed so far.
+    fn out(&self) -> String {
+        fs::read_to_string(&self.out).unwrap()
+    }
+
+    /// Its exit code and what it said, once it ended.
+    fn ended(&mut self, what: &str) -> (Option<i32>, String) {
+        let status = self.program.ended(what);
+        let said = fs::read_to_string(&self.error).unwrap();
+        eprintln!("{what}: {}", said.trim());
+        (status.code(), said)
+    }
+}
+
+#[test]
+fn consume_does_not_wait_for_a_topic_that_is_not_there() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    for words in
+        [&["-g", "billing", "--follow"][..], &["-g", "billing", "--count", "3"], &["-g", "billing"], &["--follow"]]
+    {
+        let words = [&["consume", "nowhere"], words].concat();
+        let (code, said) = Run::begin(&cluster, &words, b"").ended("a topic that is not there");
+        assert_eq!(code, Some(1), "{words:?}: {said}");
+        assert!(
+            said.contains("there is no topic nowhere") && said.contains("topic create nowhere"),
+            "{words:?}: {said}"
+        );
+    }
+    assert_eq!(cluster.run(&["-o", "json", "group", "list"]).trim(), "[]", "no group was made for it");
+}
+
+#[test]
+fn a_member_ends_where_the_topic_ended_whoever_read_the_rest() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders", "--partitions", "2"]);
+    for partition in ["0", "1"] {
+        let (code, said) =
+            Run::begin(&cluster, &["produce", "orders", "--partition", partition], b"a\nb\nc\n").ended("lines");
+        assert_eq!(code, Some(0), "{said}");
+    }
+    support::runtime().block_on(async {
+        let client = cluster.client().await;
+        let (name, group) = (topic("orders"), "billing".parse().unwrap());
+        let mut other = client.consumer().start(Position::Earliest).subscribe(group, [name]).await.unwrap();
+        let mut command = Run::begin(&cluster, &["consume", "orders", "-g", "billing"], b"");
+        support::wait("the command reads its partition", || (command.out() == "a\nb\nc\n").then_some(()));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(command.program.0.try_wait().unwrap().is_none(), "three records are still to be read");
+        let mut given = 0;
+        while given < 3 {
+            given += other.poll(Duration::from_secs(1)).await.unwrap().len();
+        }
+        other.commit().await.unwrap();
+        let (code, said) = command.ended("a member that has read its own");
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("3 records"), "{said}");
+        other.close().await.unwrap();
+        client.close();
+    });
+}

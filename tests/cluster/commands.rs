@@ -56,6 +56,25 @@ fn consume_does_not_wait_for_a_topic_that_is_not_there() {
 }
 
 #[test]
+fn produce_accounts_for_what_it_took_before_a_line_that_it_refuses() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    let long = "x".repeat(2 << 20);
+    // A batch that waits for more is sent all the same.
+    let words = ["produce", "orders", "--linger-ms", "60000"];
+    let (code, said) =
+        Run::begin(&cluster, &words, format!("one\ntwo\n{long}\nfour\n").as_bytes()).ended("a long line");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("2 records acknowledged"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("error: "), "{said}");
+    assert_eq!(cluster.run(&["consume", "orders"]), "one\ntwo\n");
+    let (code, said) = Run::begin(&cluster, &["produce", "orders", "--partition", "7"], b"one\n").ended("no partition");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("0 records acknowledged") && said.contains("partitions 0 to 0, not 7"), "{said}");
+}
+
+#[test]
 fn a_member_ends_where_the_topic_ended_whoever_read_the_rest() {
     let _turn = support::turn();
     let cluster = Cluster::one("");

@@ -1,8 +1,14 @@
 //! The command line, where it is refused, where it ends, and what it says of what it did before.
 
-use crate::support::{self, Cluster, Program, topic};
+use crate::support::{self, BINARY, Cluster, Program, topic};
 use highwater::types::Position;
-use std::{fs, io::Write as _, process::Stdio, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 /// A command whose output goes to files.
 struct Run {
@@ -103,4 +109,30 @@ fn a_member_ends_where_the_topic_ended_whoever_read_the_rest() {
         other.close().await.unwrap();
         client.close();
     });
+}
+
+/// Programs that were started in this folder.
+fn processes_in(folder: &Path) -> Vec<String> {
+    let is_there = |name: &String| fs::read_link(format!("/proc/{name}/cwd")).is_ok_and(|cwd| cwd == folder);
+    let all = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    all.filter(|name| name.parse::<u32>().is_ok()).filter(is_there).collect()
+}
+
+#[test]
+fn dev_leaves_no_node_behind_when_another_cannot_start() {
+    let _turn = support::turn();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap().join("dev");
+    // Where the second node's log would be.
+    fs::create_dir_all(folder.join("node-2.log")).unwrap();
+    let port = support::free_ports(2).into_iter().min().unwrap().to_string();
+    let mut command = Command::new(BINARY);
+    command.args(["dev", "--nodes", "2", "--port", &port, "--data-dir"]).arg(&folder);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    eprintln!("no log: {}", said.trim());
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not write") && said.contains("node-2.log"), "{said}");
+    assert_eq!(processes_in(&folder), Vec::<String>::new());
+    assert!(!fs::read_to_string(folder.join("dev.toml")).unwrap().contains("pid"), "nothing runs");
 }

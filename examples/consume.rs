@@ -50,6 +50,6 @@ async fn main() -> Result<()> {
     consumer.close().await?;
     producer.close().await?;
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&["polled 100 records", "after seek: [45, 46, 47, 48, 49]", "streamed b\"late\" at 1/50"])
 }

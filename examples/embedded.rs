@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     }
     consumer.close().await?;
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&[
         "acknowledged at offset Some(0) on 1 of 1",
         "acknowledged at offset Some(1) on 1 of 1",

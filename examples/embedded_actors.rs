@@ -86,6 +86,6 @@ async fn run() -> Result<()> {
     }
     listening.stop().await?;
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&["1000 numbers are published", "1000 numbers, their sum is 500500"])
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use common::{Cluster, Printed};
 use highwater::{
     client::{Client, Consumer, NewTopic, Producer, Record},
@@ -45,10 +45,10 @@ async fn main() -> Result<()> {
     other.close().await?;
 
     let details = client.admin().describe_group(&"workers".parse()?).await?;
-    printed.line(format!("lag of the workers: {}", details.lag()));
+    printed.line(format!("lag of the workers: {}", details.lag().context("a partition has no leader")?));
     producer.close().await?;
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&[
         "two members saw 60 records",
         "they consume 3 and 3 partitions",

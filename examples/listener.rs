@@ -57,6 +57,6 @@ async fn main() -> Result<()> {
     listening.stop().await?;
     ensure!(client.stats().fetch_requests == 0, "nothing was polled for");
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&["300 records handled, never more than 10 held"])
 }

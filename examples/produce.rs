@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
     let stats = client.stats();
     anyhow::ensure!(stats.produce_requests < 1_000, "records were gathered into batches: {stats:?}");
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     let expected: Vec<_> =
         (0..10).map(|n| format!("customer-{n}: 100 orders, one partition: true, in order: true")).collect();
     printed.check(&expected.iter().map(String::as_str).collect::<Vec<_>>())

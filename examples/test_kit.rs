@@ -85,7 +85,7 @@ async fn scenario(cluster: TestCluster) -> Result<(usize, u32)> {
     }
     producer.flush().await?;
     let done = async {
-        while client.admin().describe_group(&GROUP.parse()?).await?.lag() > 0 {
+        while client.admin().describe_group(&GROUP.parse()?).await?.lag() != Some(0) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         anyhow::Ok(())

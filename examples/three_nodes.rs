@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
         if n == 100 {
             let leader = client.admin().describe_topic(&topic).await?.partitions[0].leader.context("no leader")?;
             let at = cluster.nodes.iter().position(|node| node.id() == leader).context("an unknown leader")?;
-            cluster.nodes.remove(at).stop().await;
+            cluster.nodes.remove(at).stop().await?;
             printed.line("the leader was stopped");
         }
     }
@@ -50,7 +50,7 @@ async fn main() -> Result<()> {
     let stats = client.stats();
     ensure!((stats.refused_twice, stats.sent_after_refusal) == (0, 0), "{stats:?}");
     client.close();
-    cluster.stop().await;
+    cluster.stop().await?;
     printed.check(&[
         "the leader was stopped",
         "200 records are acknowledged on 2 of 3, at offsets 0 to 199",

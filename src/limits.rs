@@ -138,6 +138,9 @@ pub const TERM_MAX: u64 = i32::MAX as u64;
 /// No counter of a replicated machine gets there in the life of a cluster: a checkpoint that says so is damaged, and one may be
 /// added to any that is read.
 pub const COUNTER_END: u64 = 1 << 62;
+/// Bytes of a cluster's name, and of a client's: peers take no more, and a certificate's common name, which has 64, carries it
+/// with `CA of ` before it.
+pub const CERTIFIED_NAME_BYTES_MAX: usize = 40;
 /// Node ids are below this; seeds' first replica ids are their node ids, all later ones begin here.
 pub const NODE_ID_END: u32 = 1 << 16;
 /// Seeds of a cluster: the voters of the controller group to begin with.

@@ -187,6 +187,7 @@ fn at_node() -> Vec<NodeError> {
     vec![
         NodeError::Directory("creating /data: permission denied".into()),
         NodeError::Storage(std::io::Error::other("writing wal/7: no space left on device")),
+        NodeError::Identity("the certificate is for node 2, not for node 1".into()),
         NodeError::Listen { what: "listener 127.0.0.1:7420".into(), why: "address in use".into() },
         NodeError::OtherConfig { node: NodeId(2) },
         NodeError::OtherCluster { stored: 1, found: 2 },

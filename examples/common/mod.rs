@@ -77,10 +77,11 @@ impl Cluster {
     }
 
     /// Stops all nodes.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(self) -> Result<()> {
         for node in &self.nodes {
-            node.stop().await;
+            node.stop().await?;
         }
+        Ok(())
     }
 }
 

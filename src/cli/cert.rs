@@ -2,7 +2,7 @@
 
 use super::output::Output;
 use crate::{
-    tls::{Authority, FOR_DAYS_DEFAULT},
+    tls::{Authority, FOR_DAYS_DEFAULT, TlsError},
     types::NodeId,
 };
 use highwater_raft::env::Env;
@@ -55,11 +55,19 @@ pub(super) struct Place {
 }
 
 pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> {
+    let made = make(command).map_err(super::advise)?;
+    output.value(&made, || {
+        let lines = made.iter().map(|made| format!("{}\n{}", made.certificate.display(), made.key.display()));
+        lines.collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make(command: Command) -> Result<Vec<Made>, TlsError> {
     let mut made = Vec::new();
     let now_ms = Env::real().now_ms();
     match command {
         Command::Ca { place } => {
-            std::fs::create_dir_all(&place.out)?;
             let written = Authority::create(&place.cluster_name, place.days, now_ms)?.write(&place.out)?;
             made.push(Made::from(written));
             eprintln!("next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
@@ -77,11 +85,7 @@ pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> 
             made.push(Made::from(issued.write(&place.out, &format!("client-{name}"))?));
         }
     }
-    output.value(&made, || {
-        let lines = made.iter().map(|made| format!("{}\n{}", made.certificate.display(), made.key.display()));
-        lines.collect::<Vec<_>>().join("\n")
-    })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(made)
 }
 
 /// Everything that a cluster of nodes 1 to `nodes` on this machine needs; an authority that is there signs it. `host` is where
@@ -99,13 +103,14 @@ pub fn make_certificates(
     let authority = if directory.join("ca.pem").exists() {
         Authority::read(directory, cluster, now_ms).map_err(super::advise)?
     } else {
-        let made = Authority::create(cluster, FOR_DAYS_DEFAULT, now_ms)?;
+        let made = Authority::create(cluster, FOR_DAYS_DEFAULT, now_ms).map_err(super::advise)?;
         made.write(directory).map_err(super::advise)?;
         made
     };
     for node in 1..=u32::from(nodes) {
         let hosts: Vec<String> = host(node).into_iter().collect();
-        authority.issue_node(NodeId(node), &hosts, FOR_DAYS_DEFAULT)?.write(directory, &format!("node-{node}"))?;
+        let issued = authority.issue_node(NodeId(node), &hosts, FOR_DAYS_DEFAULT).map_err(super::advise)?;
+        issued.write(directory, &format!("node-{node}")).map_err(super::advise)?;
     }
     Ok(())
 }
@@ -120,5 +125,45 @@ struct Made {
 impl From<(PathBuf, PathBuf)> for Made {
     fn from((certificate, key): (PathBuf, PathBuf)) -> Self {
         Self { certificate, key }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(out: &Path, cluster_name: &str) -> Place {
+        Place { cluster_name: cluster_name.into(), out: out.into(), days: 1 }
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("certs");
+        let ca = |cluster| Command::Ca { place: place(&out, cluster) };
+        let node = |cluster, host: &str| Command::Node {
+            place: place(&out, cluster),
+            nodes: vec![1],
+            hosts: vec![host.into()],
+        };
+        let refused = |command| run(Output::Json, command).unwrap_err().to_string();
+        let said = |command, what: &str, advice: &str| {
+            let said = refused(command);
+            assert!(said.contains(what) && said.contains(advice), "{said}");
+        };
+        said(node("a", "b"), "certs/ca.pem", "`highwater cert` makes it");
+        said(ca("A"), "\"A\"", "1 to 40 of a-z");
+        run(Output::Json, ca("a")).unwrap();
+        said(ca("a"), "certs/ca.pem is there already", "use the CA that is there");
+        said(node("b", "b"), "named \"b\"", "give the cluster's name");
+        said(node("a", "b c"), "\"b c\"", "give a host name");
+        said(Command::Client { place: place(&out, "a"), name: "B".into() }, "\"B\"", "choose a client name");
+        // A folder that cannot be one.
+        let below = place(&out.join("ca.pem/below"), "a");
+        said(Command::Ca { place: below }, "ca.pem/below", "may be written");
+        let said = make_certificates(&out, "b", 1, |_| None).unwrap_err().to_string();
+        assert!(said.contains("give the cluster's name"), "{said}");
+        let said = make_certificates(&out, "a", 1, |_| Some("b c".into())).unwrap_err().to_string();
+        assert!(said.contains("give a host name"), "{said}");
     }
 }

@@ -3,10 +3,10 @@
 
 use super::{Context, output};
 use crate::{
-    client::{Code, Consumer, Delivery},
+    client::{Admin, Code, Consumer, Delivery},
     types::{GroupName, Position, TopicName},
 };
-use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, future::pending, io::Write, pin::pin, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What to read, and how to print it.
@@ -36,11 +36,15 @@ pub(super) struct Args {
 
 /// One wait for records.
 const POLL: Duration = Duration::from_millis(500);
+/// How often the group is asked how far it is: partitions may be with other members.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let client = context.client().await?;
+    // A group takes topics that are yet to be made: it would wait for this one.
+    let topic = client.topic(&args.topic).await.map_err(super::advise)?;
     let admin = client.admin();
     let mut left: BTreeMap<u32, u64> = match args.follow || args.count.is_some() {
         true => BTreeMap::new(),
@@ -55,7 +59,8 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             };
             match &known {
                 Some(details) => {
-                    eprintln!("group {group} goes on where it stopped (lag {})", output::count(details.lag()));
+                    let lag = details.lag().map_or_else(|| "unknown".into(), output::count);
+                    eprintln!("group {group} goes on where it stopped (lag {lag})");
                     // What is committed already will not come again.
                     for p in details.partitions.iter().filter(|p| p.topic == args.topic.as_str()) {
                         if p.committed
@@ -71,7 +76,6 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             builder.subscribe(group.clone(), [args.topic.clone()]).await.map_err(super::advise)?
         }
         None => {
-            let topic = client.topic(&args.topic).await.map_err(super::advise)?;
             let partitions: Vec<u32> = args.partition.map_or_else(|| (0..topic.partitions).collect(), |p| vec![p]);
             left.retain(|partition, _| partitions.contains(partition));
             let from = args.from.unwrap_or(Position::Earliest);
@@ -86,6 +90,7 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         json: context.output == output::Output::Json,
     };
     let bounded = !args.follow && args.count.is_none();
+    let mut reached = pin!(reached(&admin, args.group.as_ref().filter(|_| bounded), &args.topic, left.clone()));
     let mut given = 0;
     let result = loop {
         if args.count.is_some_and(|count| given >= count) || (bounded && is_done(&consumer, &args.topic, &mut left)) {
@@ -95,6 +100,7 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             biased;
             _ = interrupt.recv() => break Ok(()),
             _ = terminate.recv() => break Ok(()),
+            () = &mut reached => break Ok(()),
             records = consumer.poll(POLL) => records,
         };
         match records {
@@ -136,6 +142,18 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
 fn is_done(consumer: &Consumer, topic: &TopicName, left: &mut BTreeMap<u32, u64>) -> bool {
     left.retain(|partition, end| consumer.position(topic, *partition).is_none_or(|next| next < *end));
     left.is_empty()
+}
+
+/// Until the group has committed up to these ends, whoever of its members did. What keeps it from answering, the consumer says.
+async fn reached(admin: &Admin, group: Option<&GroupName>, topic: &TopicName, ends: BTreeMap<u32, u64>) {
+    let Some(group) = group else { return pending().await };
+    loop {
+        tokio::time::sleep(ASK_EVERY).await;
+        let committed = admin.committed(group, topic).await.unwrap_or_default();
+        if ends.iter().all(|(partition, end)| committed.get(partition).is_some_and(|next| next >= end)) {
+            return;
+        }
+    }
 }
 
 /// The first of each partition.

@@ -63,37 +63,36 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cluster = prepare(&args)?;
     let path = args.data_dir.join("dev.toml");
     let mut nodes: Vec<Node> = Vec::new();
+    let ended = tokio::select! {
+        biased;
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        failed = keep(&args, &cluster, &path, &mut nodes) => failed,
+    };
+    // However it ended: no node outlives its supervisor.
+    eprintln!("stopping {}", output::counted(nodes.len() as u64, "node"));
+    let clean = stop(nodes).await;
+    let written = write(&path, &cluster, &[]);
+    ended.and(written)?;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts the nodes and looks after them; ends only with an error. Those that were started are in `nodes`.
+async fn keep(args: &Args, cluster: &ClusterFile, path: &Path, nodes: &mut Vec<Node>) -> anyhow::Result<()> {
     let begun = Instant::now();
     for node in &cluster.nodes {
         nodes.push(Node { child: Some(start(&args.data_dir, node)?), died: None, node: node.clone() });
     }
-    write(&path, &cluster, &nodes)?;
-
-    let stopped = tokio::select! {
-        biased;
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => true,
-        ready = wait_ready(&args.data_dir, &mut nodes) => { if let Err(error) = ready { stop(nodes).await; return Err(error); } false }
-    };
-    if !stopped {
-        // Nobody may read this: the cluster runs all the same.
-        let _ = say_hello(&args, &cluster, begun.elapsed());
-        loop {
-            tokio::select! {
-                biased;
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            if supervise(&args, &mut nodes)? {
-                write(&path, &cluster, &nodes)?;
-            }
+    write(path, cluster, nodes)?;
+    wait_ready(&args.data_dir, nodes).await?;
+    // Nobody may read this: the cluster runs all the same.
+    let _ = say_hello(args, cluster, begun.elapsed());
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if supervise(args, nodes)? {
+            write(path, cluster, nodes)?;
         }
     }
-    eprintln!("stopping {}", output::counted(nodes.len() as u64, "node"));
-    let clean = stop(nodes).await;
-    write(&path, &cluster, &[])?;
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 struct Node {
@@ -129,7 +128,7 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
             );
         }
         are_free(&configs, "stop what uses it, or make another cluster with --data-dir and --port")?;
-        return Ok(toml::from_str(&std::fs::read_to_string(&path)?)?);
+        return toml::from_str(&std::fs::read_to_string(&path)?).with_context(|| format!("in {}", path.display()));
     }
     let port = args.port.unwrap_or(limits::PORT_NATIVE);
     let configs: Vec<Config> =
@@ -147,7 +146,9 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     let cluster = ClusterFile { name: "dev".into(), ca: "certs/ca.pem".into(), nodes, from_dev: true };
     super::cert::make_certificates(&dir.join("certs"), &cluster.name, args.nodes, |_| None)?;
     for (config, node) in configs.iter().zip(&cluster.nodes) {
-        std::fs::write(dir.join(&node.config), super::config::dev_config(config))?;
+        let path = dir.join(&node.config);
+        let written = std::fs::write(&path, super::config::dev_config(config));
+        written.with_context(|| format!("could not write {}", path.display()))?;
     }
     cluster.write(&path)?;
     Ok(cluster)
@@ -173,7 +174,9 @@ fn are_free(configs: &[Config], advice: &str) -> anyhow::Result<()> {
 }
 
 fn start(dir: &Path, node: &ClusterNode) -> anyhow::Result<Child> {
-    let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("node-{}.log", node.id)))?;
+    let path = dir.join(format!("node-{}.log", node.id));
+    let log = std::fs::File::options().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("could not write {}", path.display()))?;
     let config = node.config.file_name().context("a config file has a name")?;
     // A process group of its own: Ctrl-C in the terminal reaches the supervisor alone.
     Command::new(std::env::current_exe()?)

@@ -128,7 +128,7 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                     output::counted(details.members.len() as u64, "member"),
                     details.generation,
                     details.start,
-                    output::count(details.lag())
+                    details.lag().map_or_else(|| "unknown".into(), output::count)
                 ))?;
             }
             let rows: Vec<_> = details

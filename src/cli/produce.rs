@@ -111,25 +111,32 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     let mut load = Load { open: VecDeque::new(), acked: 0, failed: 0, first_failure: None };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut stopped = false;
-    loop {
+    let taken: anyhow::Result<()> = 'input: loop {
         let chunk = tokio::select! {
             biased;
             _ = interrupt.recv() => {
                 stopped = true;
-                break;
+                break Ok(());
             }
             chunk = lines.recv() => chunk,
         };
-        let Some(chunk) = chunk else { break };
-        for line in chunk? {
+        let chunk = match chunk {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        };
+        for line in chunk {
             progress.inc(line.len() as u64 + 1);
-            let receipt = send(&producer, &args, line).await?;
-            load.open.push_back(receipt);
+            match send(&producer, &args, line).await {
+                Ok(receipt) => load.open.push_back(receipt),
+                // What was taken before it is on its way, and is waited for as ever.
+                Err(error) => break 'input Err(error),
+            }
             if load.open.len() >= OPEN_MAX {
                 load.settle_one().await;
             }
         }
-    }
+    };
     let settled = async {
         // What lingers goes out now; each failure shows in its receipt.
         let _ = producer.close().await;
@@ -157,12 +164,15 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
             output::counted(load.open.len() as u64, "record")
         );
     }
-    if stopped || given_up {
-        return Ok(ExitCode::from(INTERRUPTED));
+    if let Some(first) = &load.first_failure {
+        eprintln!("error: {} failed, the first with: {first}", output::counted(load.failed, "record"));
     }
-    let Some(first) = load.first_failure else { return Ok(ExitCode::SUCCESS) };
-    eprintln!("error: {} failed, the first with: {first}", output::counted(load.failed, "record"));
-    Ok(ExitCode::FAILURE)
+    taken?;
+    Ok(match (stopped || given_up, load.failed) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::FAILURE,
+    })
 }
 
 /// The result as JSON.

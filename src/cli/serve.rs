@@ -1,9 +1,10 @@
 //! `highwater serve`: one node from its config file. SIGTERM drains it (leaderships go to others, what is in flight is answered),
-//! SIGINT stops it at once; both leave a sealed log and exit code 0. A failure of the node is exit code 1.
+//! SIGINT stops it at once; both leave a sealed log and exit code 0. A failure of the node, also on its way out, is exit code 1.
 
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 use std::{
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,20 +30,37 @@ pub fn serve(config: &Path) -> anyhow::Result<ExitCode> {
         let mut drain = signal(SignalKind::terminate())?;
         let mut stop = signal(SignalKind::interrupt())?;
         let node = Node::builder(config).start().await.map_err(super::advise)?;
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
             _ = drain.recv() => {
                 tracing::info!("draining: a second signal stops at once");
-                tokio::select! {
-                    biased;
-                    _ = drain.recv() => node.stop().await,
-                    _ = stop.recv() => node.stop().await,
-                    () = node.shutdown() => {}
-                }
+                let second = async {
+                    tokio::select! {
+                        _ = drain.recv() => {}
+                        _ = stop.recv() => {}
+                    }
+                };
+                shut_down(&node, second).await
             }
             _ = stop.recv() => node.stop().await,
-            ended = node.run() => ended.map_err(super::advise)?,
-        }
-        Ok(ExitCode::SUCCESS)
+            ended = node.run() => ended,
+        };
+        ended.map(|()| ExitCode::SUCCESS).map_err(super::advise)
     })
+}
+
+/// Drains, or stops at once from when `hurry` resolves.
+async fn shut_down(node: &Node, hurry: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let mut drained = pin!(node.shutdown());
+    tokio::select! {
+        biased;
+        () = hurry => {}
+        ended = &mut drained => return ended,
+    }
+    // Draining goes on beside: what it has begun to close, it alone can close.
+    tokio::select! {
+        biased;
+        ended = drained => ended,
+        ended = node.stop() => ended,
+    }
 }

@@ -146,8 +146,11 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         }
         Command::Describe { topic } => {
             let described = admin.describe_topic(&topic).await.map_err(super::advise)?;
-            let start = admin.list_offsets(&topic, Position::Earliest).await.unwrap_or_default();
-            let end = admin.list_offsets(&topic, Position::Latest).await.unwrap_or_default();
+            let (start, end) = tokio::try_join!(
+                admin.list_known_offsets(&topic, Position::Earliest),
+                admin.list_known_offsets(&topic, Position::Latest),
+            )
+            .map_err(super::advise)?;
             let rows: Vec<_> = (0u32..)
                 .zip(&described.partitions)
                 .map(|(partition, facts)| PartitionRow {

@@ -11,8 +11,8 @@ use crate::{
     types::{Generation, GroupName, MemberId, NodeId, Position, TopicId, TopicName, TopicPartition},
     wire::{
         AlterTopic, ClusterStatus, ClusterStatusAnswer, Code, CommitOffset, CreateTopic, DeleteGroup, DeleteTopic,
-        DescribeGroup, Frame, GroupDescription, GroupKind, GroupSummary, ListGroups, ListOffsets, Message, Metadata,
-        OffsetQuery, Refused, ResetGroup, TopicMetadata, TransferLeader,
+        DescribeGroup, Frame, GroupDescription, GroupKind, GroupPartition, GroupSummary, ListGroups, ListOffsets,
+        Message, Metadata, OffsetQuery, Refused, ResetGroup, TopicMetadata, TransferLeader,
     },
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -74,9 +74,9 @@ pub struct GroupDetails {
 }
 
 impl GroupDetails {
-    /// Records that it has still to read, as far as known.
-    pub fn lag(&self) -> u64 {
-        self.partitions.iter().filter_map(|partition| partition.lag).sum()
+    /// Records that it has still to read, in topics that are there; absent when that of one partition is not known.
+    pub fn lag(&self) -> Option<u64> {
+        self.partitions.iter().filter(|partition| !partition.topic.is_empty()).map(|partition| partition.lag).sum()
     }
 }
 
@@ -93,7 +93,7 @@ pub struct GroupLag {
     pub committed: Option<u64>,
     /// The partition's high watermark; absent when its leader did not answer.
     pub high_watermark: Option<u64>,
-    /// Records between the two; from the log start when nothing is committed and the group starts there.
+    /// Records between the two; from where the group starts when nothing is committed.
     pub lag: Option<u64>,
     /// Who consumes it.
     pub member: Option<MemberId>,
@@ -231,21 +231,36 @@ impl Admin {
 
     /// The offset at this position, of each partition of the topic: not stale.
     pub async fn list_offsets(&self, name: &TopicName, at: Position) -> Result<BTreeMap<u32, u64>, AdminError> {
-        let topic = self.inner.cluster.topic(name).await?;
-        let at = |partition| (TopicPartition { topic: topic.id, partition }, name.to_string(), at);
-        let offsets = self.offsets((0..topic.partitions).map(at).collect()).await?;
-        Ok(offsets.into_iter().map(|(partition, offset)| (partition.partition, offset)).collect())
+        let (found, failed) = self.offsets_of(name, at).await?;
+        failed.map_or(Ok(found), Err)
     }
 
-    /// Asks each leader once, and again what it could not answer.
+    /// The same of the partitions whose leaders answer; the others are left out.
+    pub async fn list_known_offsets(&self, name: &TopicName, at: Position) -> Result<BTreeMap<u32, u64>, AdminError> {
+        Ok(self.offsets_of(name, at).await?.0)
+    }
+
+    async fn offsets_of(
+        &self,
+        name: &TopicName,
+        at: Position,
+    ) -> Result<(BTreeMap<u32, u64>, Option<AdminError>), AdminError> {
+        let topic = self.inner.cluster.topic(name).await?;
+        let at = |partition| (TopicPartition { topic: topic.id, partition }, name.to_string(), at);
+        let (found, failed) = self.offsets((0..topic.partitions).map(at).collect()).await;
+        Ok((found.into_iter().map(|(partition, offset)| (partition.partition, offset)).collect(), failed))
+    }
+
+    /// Asks each leader once, and again what it could not answer. Gives what was found, and why something was not.
     async fn offsets(
         &self,
         mut open: Vec<(TopicPartition, String, Position)>,
-    ) -> Result<BTreeMap<TopicPartition, u64>, AdminError> {
+    ) -> (BTreeMap<TopicPartition, u64>, Option<AdminError>) {
         let cluster = &self.inner.cluster;
         let begun = Instant::now();
         let mut pause = PAUSE_MIN;
         let mut found = BTreeMap::new();
+        let mut failed = None;
         let mut why = String::from("no leader is known");
         loop {
             let mut by_node: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -269,7 +284,10 @@ impl Admin {
                 };
                 let listed = match answer {
                     Ok(Frame { message: Message::ListedOffsets(listed), .. }) => listed.partitions,
-                    Ok(frame) => return Err(answered("ListOffsets", &frame)),
+                    Ok(frame) => {
+                        failed.get_or_insert(answered("ListOffsets", &frame));
+                        continue;
+                    }
                     Err(error) => {
                         why = error.to_string();
                         again.extend(questions);
@@ -288,15 +306,15 @@ impl Admin {
                         }
                         Some(refused) => {
                             let (topic, partition) = (question.1, question.0.partition);
-                            return Err(AdminError::Partition { topic, partition, refused });
+                            failed.get_or_insert(AdminError::Partition { topic, partition, refused });
                         }
                     }
                 }
             }
-            let Some((partition, topic, _)) = again.first() else { return Ok(found) };
+            let Some((partition, topic, _)) = again.first() else { return (found, failed) };
             if begun.elapsed() >= self.inner.request_timeout {
                 let (topic, partition) = (topic.clone(), partition.partition);
-                return Err(AdminError::NoLeader { topic, partition, why });
+                return (found, failed.or(Some(AdminError::NoLeader { topic, partition, why })));
             }
             cluster.ask();
             tokio::time::sleep(pause).await;
@@ -333,24 +351,29 @@ impl Admin {
         }
     }
 
+    /// What a group has committed in a topic, by partition; those where it has nothing are left out.
+    pub async fn committed(&self, group: &GroupName, topic: &TopicName) -> Result<BTreeMap<u32, u64>, AdminError> {
+        let partitions = self.group_description(group).await?.partitions.into_iter();
+        let of_topic = partitions.filter(|p| p.name == topic.as_str());
+        Ok(of_topic.filter_map(|p| Some((p.partition, p.committed?))).collect())
+    }
+
     /// One group with its lag.
     pub async fn describe_group(&self, group: &GroupName) -> Result<GroupDetails, AdminError> {
         let description = self.group_description(group).await?;
-        let questions = |at| {
-            let known = description.partitions.iter().filter(|p| !p.name.is_empty());
-            known.map(|p| (TopicPartition { topic: p.topic, partition: p.partition }, p.name.clone(), at)).collect()
-        };
+        let known = || description.partitions.iter().filter(|p| !p.name.is_empty());
+        let question =
+            |p: &GroupPartition, at| (TopicPartition { topic: p.topic, partition: p.partition }, p.name.clone(), at);
         for partition in &description.partitions {
             if let Ok(name) = partition.name.parse() {
                 // Not used here, but it makes the routes known; a topic that went meanwhile has no lag.
                 let _ = self.inner.cluster.topic(&name).await;
             }
         }
-        let ends = self.offsets(questions(Position::Latest)).await.unwrap_or_default();
-        let starts = match description.start {
-            Position::Earliest => self.offsets(questions(Position::Earliest)).await.unwrap_or_default(),
-            Position::Latest | Position::Offset(_) | Position::Time(_) => BTreeMap::new(),
-        };
+        let uncommitted = known().filter(|p| p.committed.is_none()).map(|p| question(p, description.start)).collect();
+        let ends = known().map(|p| question(p, Position::Latest)).collect();
+        // What has no leader that answers is not known, and takes nothing of the rest with it.
+        let ((starts, _), (ends, _)) = tokio::join!(self.offsets(uncommitted), self.offsets(ends));
         let partitions = description.partitions.into_iter().map(|p| {
             let at = TopicPartition { topic: p.topic, partition: p.partition };
             let high_watermark = ends.get(&at).copied();
@@ -426,7 +449,8 @@ impl Admin {
             }
             questions.push((TopicPartition { topic: topic.id, partition: *partition }, name.to_string(), to));
         }
-        let found = self.offsets(questions.clone()).await?;
+        let (found, failed) = self.offsets(questions.clone()).await;
+        failed.map_or(Ok(()), Err)?;
         let (mut moved, mut offsets) = (Vec::new(), Vec::new());
         for ((at, ..), (name, _)) in questions.iter().zip(places) {
             let (leader_epoch, metadata, offset) = (0, String::new(), found[at]);

@@ -19,8 +19,9 @@ fn cluster(config: &Config, report: &mut Report<'_>) {
     let cluster = &config.cluster;
     if !tls::is_cluster_name(&cluster.name) {
         let said = format!(
-            "{:?} cannot name a cluster; use 1 to 63 of a-z, 0-9 and '-' (not at its ends): certificates carry it",
-            cluster.name
+            "{:?} cannot name a cluster; use 1 to {} of a-z, 0-9 and '-' (not at its ends): certificates carry it",
+            cluster.name,
+            limits::CERTIFIED_NAME_BYTES_MAX
         );
         report.about("cluster.name", &said);
     }

@@ -139,7 +139,7 @@ bytes = 1
 "#,
     );
     insta::assert_snapshot!(said, @r#"
-    x.toml:3: "Köln" cannot name a cluster; use 1 to 63 of a-z, 0-9 and '-' (not at its ends): certificates carry it
+    x.toml:3: "Köln" cannot name a cluster; use 1 to 40 of a-z, 0-9 and '-' (not at its ends): certificates carry it
     x.toml:6: 10.0.0.1:7421 is there twice; each seed has its own two addresses
     x.toml:6: seed 1 is there twice; each node has its own id
     x.toml:8: home_groups is between 1 and 16

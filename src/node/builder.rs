@@ -8,6 +8,7 @@ use crate::{
     controller::{Controller, machine::Addresses},
     gateway::{Gateway, ListenError, admin::Admin},
     group::Groups,
+    limits,
     metrics::Metrics,
     partition::{Around, Partitions, TailBudget},
     peer::{self, Peers},
@@ -25,10 +26,15 @@ use highwater_raft::{
     transport::{
         Network,
         quic::{self, QuicNetwork},
-        tls::Identity,
+        tls::{CLUSTER_NAME_BYTES_MAX, Identity},
     },
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+const _: () = assert!(
+    limits::CERTIFIED_NAME_BYTES_MAX == CLUSTER_NAME_BYTES_MAX,
+    "what config and certificates take, peers take"
+);
 
 /// What a node is made of.
 #[must_use]
@@ -308,12 +314,15 @@ async fn dial(
     let (peer, control) = config.advertised_to_peers();
     let mut options = quic::Options::new(identity, boot, config.node.peer_bind, config.node.control_bind);
     options.advertised = Some((peer.to_string(), control.to_string()));
-    let failed = |error: quic::StartError| NodeError::Listen { what: "replication".into(), why: error.to_string() };
+    let failed = |error| match error {
+        quic::StartError::Identity(error) => NodeError::Identity(error.to_string()),
+        error => NodeError::Listen { what: "replication".into(), why: error.to_string() },
+    };
     QuicNetwork::start(options, env.clone()).await.map_err(failed)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
-    std::fs::read(path).map_err(|error| NodeError::Listen { what: path.display().to_string(), why: error.to_string() })
+    std::fs::read(path).map_err(|error| NodeError::Identity(format!("cannot read {}: {error}", path.display())))
 }
 
 async fn open_listeners(
@@ -327,10 +336,13 @@ async fn open_listeners(
     let mut opened = Vec::new();
     for listener in &config.listeners.0 {
         let failed = |why: String| NodeError::Listen { what: format!("listener {}", listener.bind), why };
-        let listen_failed = |error: ListenError| failed(error.to_string());
+        let listen_failed = |error| match error {
+            ListenError::Tls(error) => NodeError::Identity(error.to_string()),
+            error => failed(error.to_string()),
+        };
         let address = match listener.kind {
             ListenerKind::Native => {
-                let tls_failed = |error: tls::TlsError| failed(error.to_string());
+                let tls_failed = |error: tls::TlsError| NodeError::Identity(error.to_string());
                 let (identity, roots) = certificates.of_listener().map_err(tls_failed)?;
                 let native = gateway.listen(listener, &identity, &roots).map_err(listen_failed)?;
                 let address = native.local_addr().map_err(|error| failed(error.to_string()))?;

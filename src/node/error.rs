@@ -15,10 +15,13 @@ pub enum NodeError {
     /// A write or sync failed: what is acknowledged could be lost, so nothing goes on.
     #[error("storage failed: {0}")]
     Storage(io::Error),
-    /// An address cannot be listened on, or certificates cannot be used.
+    /// Certificates or key do not make this node of this cluster.
+    #[error("the node's certificates: {0}")]
+    Identity(String),
+    /// An address cannot be listened on.
     #[error("{what}: {why}")]
     Listen {
-        /// Which listener or file.
+        /// Which listener.
         what: String,
         /// What is wrong.
         why: String,
@@ -53,6 +56,7 @@ impl Advice for NodeError {
         match self {
             Self::Directory(_)
             | Self::Storage(_)
+            | Self::Identity(_)
             | Self::Listen { .. }
             | Self::OtherConfig { .. }
             | Self::OtherCluster { .. }
@@ -67,9 +71,12 @@ impl Advice for NodeError {
                 "check `node.data_dir`: it must exist or be creatable, be writable, and be used by one node only".into()
             }
             Self::Storage(_) => "check the disk, then start the node again: it keeps all that it acknowledged".into(),
-            Self::Listen { .. } => {
-                "check that the address is this machine's and free, and that the files of [tls] are readable".into()
+            Self::Identity(_) => {
+                "check that the files of [tls] are there and readable, and were made by `highwater cert` for \
+                 `cluster.name` and `node.id`"
+                    .into()
             }
+            Self::Listen { .. } => "check that the address is this machine's and free".into(),
             Self::OtherConfig { node } => format!("make the [cluster] sections of this node and node {node} the same"),
             Self::OtherCluster { .. } => {
                 "use the data directory of this cluster, or an empty one to join it as a new node".into()

@@ -141,7 +141,8 @@ impl Node {
         }
         match self.0.failure.take() {
             Some(error) => {
-                self.close().await;
+                // Its end may fail too, of the same.
+                let _ = self.close().await;
                 Err(error)
             }
             None => Ok(()),
@@ -189,7 +190,10 @@ impl Node {
     }
 
     /// Drains, then stops: leaderships go to other nodes, what is in flight is answered, the log is sealed.
-    pub async fn shutdown(&self) {
+    ///
+    /// # Errors
+    /// When the node failed meanwhile, as [`Node::run`] would say it; it has stopped all the same.
+    pub async fn shutdown(&self) -> Result<(), NodeError> {
         let inner = &self.0;
         inner.phases.enter(Phase::Draining);
         let deadline = Instant::now() + Duration::from_millis(inner.config.node.drain_ms);
@@ -197,30 +201,37 @@ impl Node {
         while inner.gateway.pools().produce.taken() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.close().await;
+        self.close().await
     }
 
     /// Stops without handing anything over: flushes and seals.
-    pub async fn stop(&self) {
+    ///
+    /// # Errors
+    /// As those of [`Node::shutdown`].
+    pub async fn stop(&self) -> Result<(), NodeError> {
         self.0.phases.enter(Phase::Draining);
-        self.close().await;
+        self.close().await
     }
 
-    async fn close(&self) {
+    /// Who closes it is told of a failure, whoever waits beside is not.
+    async fn close(&self) -> Result<(), NodeError> {
         let inner = &self.0;
         if inner.phases.now() >= Phase::Closing {
-            return inner.phases.reached(Phase::Stopped).await;
+            inner.phases.reached(Phase::Stopped).await;
+            return Ok(());
         }
         inner.phases.enter(Phase::Closing);
         for group in inner.hosting.all().into_keys() {
             inner.hosting.close(group).await;
         }
         inner.host.shutdown().await;
-        inner.directory.close().await;
+        let storage = inner.directory.close().await.map(NodeError::Storage);
         if let Some(quic) = &inner.quic {
             quic.shutdown().await;
         }
+        let failure = inner.failure.take().or(storage);
         inner.phases.enter(Phase::Stopped);
         inner.arbiters.stop();
+        failure.map_or(Ok(()), Err)
     }
 }

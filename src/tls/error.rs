@@ -1,6 +1,9 @@
 //! What can go wrong with certificates and their files.
 
-use crate::advice::{Advice, Reaction};
+use crate::{
+    advice::{Advice, Reaction},
+    limits,
+};
 use thiserror::Error;
 
 /// Why certificates cannot be read, made or used. A handshake that fails is the connection's error, not this one.
@@ -99,7 +102,10 @@ impl Advice for TlsError {
             Self::OtherAuthority { .. } => {
                 "give the cluster's name as in [cluster] of its config, and the directory of its own CA".into()
             }
-            Self::Name { what, .. } => format!("choose a {what} name of 1 to 63 of a-z, 0-9 and '-' (not at its ends)"),
+            Self::Name { what, .. } => format!(
+                "choose a {what} name of 1 to {} of a-z, 0-9 and '-' (not at its ends)",
+                limits::CERTIFIED_NAME_BYTES_MAX
+            ),
             Self::Host { .. } => "give a host name or an IP address, without port and brackets".into(),
         }
     }

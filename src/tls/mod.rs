@@ -25,6 +25,7 @@ pub use error::TlsError;
 #[cfg(feature = "node")]
 pub use make::{Authority, FOR_DAYS_DEFAULT, Issued, Names};
 
+use crate::limits;
 use ring::hmac;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -178,10 +179,13 @@ pub fn client_config(roots: &Roots, identity: Option<&Identity>) -> Result<Clien
     Ok(config)
 }
 
-/// Whether certificates can carry this as a cluster's name: a label of a DNS name in lower case.
+/// Whether certificates can carry this as a cluster's or client's name: a label of a DNS name in lower case.
 pub fn is_cluster_name(name: &str) -> bool {
     let letters = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    letters && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
+    letters
+        && (1..=limits::CERTIFIED_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn provider() -> Arc<CryptoProvider> {

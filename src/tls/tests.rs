@@ -145,9 +145,10 @@ fn another_clusters_authority_is_refused() {
 
 #[test]
 fn bad_names_files_and_pairs_are_refused() {
-    for name in ["", "A", "a.b", "-a", "a-", &"x".repeat(64), "ä"] {
+    for name in ["", "A", "a.b", "-a", "a-", &"x".repeat(41), "ä"] {
         assert!(Authority::create(name, 1, 0).is_err(), "{name:?}");
     }
+    assert!(Authority::create(&"x".repeat(40), 1, 0).is_ok());
     let ca = authority("orders");
     for host in ["", "a b", "h:1", "[::1]"] {
         assert!(matches!(ca.issue_node(NodeId(1), &[host.into()], 1), Err(TlsError::Host { .. })), "{host:?}");

@@ -160,7 +160,7 @@ fn embedded_nodes_survive_the_failure_of_one_and_a_panic_of_a_replica() {
         client.close();
         for (n, (node, _)) in nodes.iter().enumerate() {
             if n != victim {
-                node.stop().await;
+                node.stop().await.unwrap();
                 assert!(node.run().await.is_ok());
             }
         }

@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod certificates;
+mod commands;
 mod drain;
 mod embedded;
 mod failing;

@@ -29,6 +29,7 @@ fn a_node_that_cannot_start_says_why() {
     let _turn = support::turn();
     let cluster = Cluster::one("");
     let good = fs::read_to_string(cluster.config_of(1)).unwrap();
+    cluster.run(&["cert", "node", "--node", "2"]);
     let ports = support::free_ports(1);
     // Elsewhere, so that only what is planted is wrong.
     let other = support::config(1, &ports, 1).replace("highwater-data/node-1", "other-data");
@@ -38,7 +39,13 @@ fn a_node_that_cannot_start_says_why() {
         ("unknown-table", other.clone() + "\n[pool]\nproduce_bytes = 1\n", &["pool", "pools"]),
         ("bad-value", other.replace("id = 1\n", "id = 0\n"), &["id"]),
         ("no-toml", "[cluster\n".into(), &[".toml:1"]),
-        ("no-certificate", other.replace("node-1.pem", "nowhere.pem"), &["nowhere.pem"]),
+        ("long-name", other.replace("name = \"highwater\"", &format!("name = \"{}\"", "x".repeat(41))), &["1 to 40"]),
+        ("no-certificate", other.replace("node-1.pem", "nowhere.pem"), &["nowhere.pem", "files of [tls]"]),
+        (
+            "others-certificate",
+            other.replace("certs/node-1.", "certs/node-2."),
+            &["for node 2, not for node 1", "`node.id`"],
+        ),
     ];
     for (name, text, expected) in &cases {
         let said = serve(&cluster, name, text);

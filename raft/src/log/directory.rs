@@ -219,16 +219,20 @@ impl Directory {
         self.inner.core.common.gauges.is_low(self.inner.core.common.options.free_bytes_min)
     }
 
-    /// Flushes, seals, stops the WAL thread; waits for the retirer.
-    pub async fn close(&self) {
-        let (done, wait) = waiter();
-        self.inner.core.submit(Body::Close, done);
-        if let Ok(Err(error)) = wait.await {
-            tracing::warn!(%error, "the log was closed already, or its storage failed");
+    /// Flushes, seals, stops the WAL thread; waits for the retirer. Gives the storage error that stopped it, before or now.
+    pub async fn close(&self) -> Option<io::Error> {
+        // An end that fails drops its answer; who asks once more is answered when the failure is known.
+        for _ in 0..2 {
+            let (done, wait) = waiter();
+            self.inner.core.submit(Body::Close, done);
+            if wait.await.is_ok() {
+                break;
+            }
         }
         let (tx, rx) = oneshot::channel();
         self.job(Job::Barrier(tx));
         let _ = rx.await;
+        self.inner.core.common.failure()
     }
 
     fn job(&self, job: Job) {

@@ -39,7 +39,7 @@ impl Default for Credit {
     }
 }
 
-/// A listener at work. Dropping it stops the listener without commit or leave.
+/// A listener at work. Dropping it is [`stop`](Self::stop) that nobody waits for: how it ends is not told.
 pub struct Listening {
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Result<(), ConsumeError>>,

@@ -27,7 +27,7 @@ pub(super) struct Dialer(Arc<Mutex<Vec<Dialled>>>);
 
 impl Dialer {
     /// The node is gone, and its connections with it.
-    fn cut(&self, node: u32) {
+    pub(super) fn cut(&self, node: u32) {
         self.0.lock().unwrap().retain(|(to, connection)| {
             if *to == node {
                 connection.close("the node died");
@@ -384,7 +384,7 @@ async fn a_draining_home_sends_its_members_away_at_once() {
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         let begun = Instant::now();
-        node.shutdown().await;
+        node.shutdown().await.unwrap();
         let (answer, at) = parked.await.unwrap();
         assert_eq!(answer.unwrap_err().code, wire::Code::NotHome);
         assert!(at - begun < secs(1), "{:?}", at - begun);

@@ -4,7 +4,7 @@ use super::{
     groups::{Dialer, alpha, connect, open_doors, readers},
     *,
 };
-use crate::client::{Client, Record};
+use crate::client::{AdminError, Client, Record};
 
 /// Records with these timestamps, together in one batch.
 async fn send(client: &Client, timestamps: impl IntoIterator<Item = i64>) {
@@ -103,7 +103,7 @@ async fn a_group_is_set_to_the_end_an_offset_or_a_time() {
             let details = admin.describe_group(&readers()).await.unwrap();
             (details.partitions[0].committed, details.lag())
         };
-        assert_eq!(at().await, (Some(4), 6));
+        assert_eq!(at().await, (Some(4), Some(6)));
         for (to, offset, lag) in [
             (Position::Latest, 10, 0),
             (Position::Offset(7), 7, 3),
@@ -114,7 +114,7 @@ async fn a_group_is_set_to_the_end_an_offset_or_a_time() {
         ] {
             let moved = admin.reset_group(&readers(), &[], to).await.unwrap();
             assert_eq!(moved, [(alpha(), 0, offset)], "{to:?}");
-            assert_eq!(at().await, (Some(offset), lag), "{to:?}");
+            assert_eq!(at().await, (Some(offset), Some(lag)), "{to:?}");
         }
         // Who comes then starts there.
         let mut consumer = within(20, join().subscribe(readers(), [alpha()])).await.unwrap();
@@ -126,6 +126,52 @@ async fn a_group_is_set_to_the_end_an_offset_or_a_time() {
         };
         assert_eq!((given[0].offset, given[0].timestamp), (5, 6_000));
         within(20, consumer.close()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_leader_is_not_known_and_takes_nothing_with_it() {
+    local(async {
+        let mut world = World::new(3, 67).await;
+        let topic = world.topic("alpha", 3, 1).await;
+        open_doors(&world);
+        let dialer = Dialer::default();
+        let client = connect(&dialer, 1).await;
+        let producer = client.producer().build();
+        let send_each = async || {
+            for partition in 0..3 {
+                producer.send(Record::new(alpha(), "x").partition(partition)).await.unwrap().await.unwrap();
+            }
+        };
+        send_each().await;
+        let join = client.consumer().start(Position::Earliest).subscribe(readers(), [alpha()]);
+        let mut consumer = within(20, join).await.unwrap();
+        let mut given = 0;
+        while given < 3 {
+            given += consumer.poll(secs(5)).await.unwrap().len();
+        }
+        within(20, consumer.close()).await.unwrap();
+        send_each().await;
+        let admin = client.admin();
+        assert_eq!(admin.describe_group(&readers()).await.unwrap().lag(), Some(3));
+
+        let (n, _) = world.leader(TopicPartition { topic, partition: 1 }).await;
+        let gone = world.node(n).id().0;
+        world.crash(n);
+        open_doors(&world);
+        dialer.cut(gone);
+        let details = within(60, admin.describe_group(&readers())).await.unwrap();
+        let known: Vec<_> = details.partitions.iter().map(|p| (p.committed, p.high_watermark, p.lag)).collect();
+        let there = (Some(1), Some(2), Some(1));
+        assert_eq!(known, [there, (Some(1), None, None), there]);
+        assert_eq!(details.lag(), None, "what is not known is not nothing");
+        let ends = within(60, admin.list_known_offsets(&alpha(), Position::Latest)).await.unwrap();
+        assert_eq!(ends, BTreeMap::from([(0, 2), (2, 2)]));
+        let whole = within(60, admin.list_offsets(&alpha(), Position::Latest)).await;
+        assert!(matches!(whole, Err(AdminError::NoLeader { partition: 1, .. })), "{whole:?}");
+        let committed = within(60, admin.committed(&readers(), &alpha())).await.unwrap();
+        assert_eq!(committed, BTreeMap::from([(0, 1), (1, 1), (2, 1)]));
     })
     .await;
 }

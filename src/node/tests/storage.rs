@@ -55,6 +55,25 @@ async fn a_storage_error_of_one_node_leaves_the_others_serving() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_on_the_way_out_is_told() {
+    local(async {
+        for drains in [false, true] {
+            let world = World::new(1, 71).await;
+            let topic = world.topic("alpha", 1, 1).await;
+            let (_, handle) = world.leader(TopicPartition { topic, partition: 0 }).await;
+            produce(&handle, AckLevel::Quorum, "before").await.unwrap();
+            // The next flush is the one that seals.
+            world.slots[0].disk.fail_next_sync();
+            let node = world.node(0);
+            let ended = if drains { node.shutdown().await } else { node.stop().await };
+            assert!(matches!(ended, Err(NodeError::Storage(_))), "{ended:?}");
+            assert_eq!(node.phases().now(), Phase::Stopped);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_hanging_disk_holds_up_is_bounded_in_bytes_and_refused_above() {
     local(async {
         const POOL: u64 = 1 << 20;

@@ -25,10 +25,13 @@ use std::{fmt, sync::Arc, time::Duration};
 /// The protocol that peers speak.
 pub const ALPN: &[u8] = b"highwater-peer/1";
 
+/// Bytes of a cluster's name.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 40;
+
 /// What a node shows and trusts, as PEM.
 #[derive(Clone)]
 pub struct Identity {
-    /// The cluster's name: lower-case letters, digits and inner hyphens, at most 40.
+    /// The cluster's name: lower-case letters, digits and inner hyphens, at most [`CLUSTER_NAME_BYTES_MAX`].
     pub cluster_name: String,
     /// The node that the certificate is for.
     pub node: NodeId,
@@ -50,7 +53,7 @@ impl fmt::Debug for Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The name does not fit into a certificate's DNS name.
-    #[error("cluster name {name:?} must be 1 to 40 lower-case letters, digits or inner hyphens")]
+    #[error("cluster name {name:?} must be 1 to {CLUSTER_NAME_BYTES_MAX} lower-case letters, digits or inner hyphens")]
     ClusterName {
         /// As configured.
         name: String,
@@ -137,7 +140,10 @@ impl Identity {
 /// Whether a name can stand in certificates as a DNS label.
 pub fn is_cluster_name(name: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    (1..=40).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+    (1..=CLUSTER_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 /// The DNS name of a node's certificate, which peers dial.

@@ -112,7 +112,7 @@ mod tests {
         let mut history = History::default();
         for (at, value) in (0u64..).zip(10..14) {
             history.push(at, 1, What::Send { partition: 0, value });
-            history.push(at, 1, What::SendOk { partition: 0, value, offset: at });
+            history.push(at, 1, What::SendOk { partition: 0, value, offset: at, epoch: 1 });
         }
         // Of offsets 0 to 3, one below and one above the last that was read are not there.
         history.push(9, 0, What::Final { partition: 0, start: 0, records: vec![(0, 10), (2, 12)] });

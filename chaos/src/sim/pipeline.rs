@@ -5,6 +5,7 @@ use super::{clients, world::World};
 use crate::history::What;
 use highwater::{
     batch::{Builder, Compression},
+    client::Host as _,
     types::{AckLevel, NodeId, TopicId},
     wire::{Connection, Frame, Hello, LinkClosed, LinkReceiver, Message, Produce},
 };

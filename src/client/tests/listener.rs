@@ -1,7 +1,11 @@
 //! Records pushed to a listener.
 
 use crate::{
-    client::{Delivery, consumer::Credit, testing::World},
+    client::{
+        Delivery,
+        consumer::{Credit, Listening},
+        testing::World,
+    },
     types::Position,
 };
 use std::{
@@ -78,8 +82,8 @@ async fn a_listener_follows_leaders() {
     listening.stop().await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_listener_in_a_group_commits_what_it_handled() {
+/// A group whose listener has handled one of three records and has the second in hand, and is ended then by `end`.
+async fn in_a_group(end: impl AsyncFnOnce(Listening)) {
     let world = World::new(1);
     let topic = world.topic("t", 1);
     world.with(|state| state.append(&topic, 0, &["a", "b", "c"]));
@@ -96,8 +100,25 @@ async fn a_listener_in_a_group_commits_what_it_handled() {
     let seen = Seen::default();
     let listening = consumer.listen(Credit::default(), record(&seen, Duration::from_secs(1)));
     tokio::time::sleep(Duration::from_millis(1_900)).await;
-    listening.stop().await.unwrap();
+    end(listening).await;
     assert_eq!(seen.lock().unwrap().len(), 2, "the one in hand is finished");
-    let committed = world.with(|state| state.groups[&group].committed.values().copied().collect::<Vec<_>>());
-    assert_eq!(committed, [2]);
+    world.with(|state| {
+        let group = &state.groups[&group];
+        assert_eq!(group.committed.values().copied().collect::<Vec<_>>(), [2]);
+        assert_eq!(group.members, [], "it left");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_in_a_group_commits_what_it_handled() {
+    in_a_group(async |listening| listening.stop().await.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_whose_handle_is_dropped_does_so_too() {
+    in_a_group(async |listening| {
+        drop(listening);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    })
+    .await;
 }

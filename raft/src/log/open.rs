@@ -133,6 +133,7 @@ async fn first_file(common: &Arc<Common>, mut recovered: Recovered) -> io::Resul
         groups: replay.groups.iter().map(|(group, known)| (*group, known.hard.clone())).collect(),
         notes: replay.notes.clone(),
         damages: replay.known_damages.iter().chain(&replay.damages).copied().collect(),
+        retired: 0,
         cache: Cache::new(common.options.cache_bytes),
         fresh: common.options.wal_file_bytes,
     };

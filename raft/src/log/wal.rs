@@ -47,6 +47,8 @@ pub(super) struct Wal {
     pub(super) groups: BTreeMap<GroupId, Hard>,
     pub(super) notes: BTreeMap<String, Bytes>,
     pub(super) damages: Vec<(u64, u64)>,
+    /// Files below it hold nothing that is needed; the retirer forgets each a little later.
+    pub(super) retired: u64,
     pub(super) cache: Cache,
     /// Bytes appended (not carried forward) since the retirer was last asked.
     pub(super) fresh: u64,
@@ -252,7 +254,8 @@ impl Wal {
     }
 
     fn table(&self) -> Raw {
-        let files = self.common.files.ends().into_iter().filter(|(_, end)| *end > 0).collect();
+        let files = self.common.files.ends().into_iter();
+        let files = files.filter(|(sequence, end)| *sequence >= self.retired && *end > 0).collect();
         let table =
             Table { files, damages: self.damages.clone(), groups: self.groups.clone(), notes: self.notes.clone() };
         Raw::of(None, &Record::Table(table))
@@ -306,7 +309,10 @@ impl Wal {
                 }
             }
             (None, Record::Note { key, value }) => drop(self.notes.insert(key.clone(), value.clone())),
-            (None, Record::Retired { next }) => self.damages.retain(|(file, _)| file >= next),
+            (None, Record::Retired { next }) => {
+                self.retired = *next;
+                self.damages.retain(|(file, _)| file >= next);
+            }
             (None, _) => {}
         }
     }

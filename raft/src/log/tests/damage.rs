@@ -168,3 +168,30 @@ async fn the_newest_file_is_missed_too() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_newer_file_does_not_stand_for_a_missing_one() {
+    use super::super::walfiles;
+    use crate::disk::Disk;
+    local(async {
+        for missing in [false, true] {
+            let mut node = two_groups(true).await;
+            let id = node.open().await.id();
+            node.kill();
+            // As a crash while files are switched leaves it.
+            let newest = node.wal_files().pop().unwrap();
+            let next = walfiles::sequence(newest.strip_prefix("wal/").unwrap()).unwrap() + 1;
+            node.disk.open(&walfiles::path(next), true).await.unwrap();
+            let note = node.disk.open(walfiles::NEWEST, false).await.unwrap();
+            note.write_at(0, &[walfiles::encode_newest(id, next)]).await.unwrap();
+            if missing {
+                node.disk.remove(&newest).await.unwrap();
+            }
+            let directory = node.open().await;
+            for group in [G, H] {
+                assert_eq!(matches!(health(&directory, group), Health::Faulty(_)), missing, "{group}");
+            }
+        }
+    })
+    .await;
+}

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod golden;
 mod model;
+mod retiring;
 
 use super::{core::waiter, *};
 use crate::{

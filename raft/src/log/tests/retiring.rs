@@ -43,3 +43,30 @@ async fn a_file_that_has_retired_is_in_no_later_table() {
     })
     .await;
 }
+
+/// Of what the retirer copies, one entry does not verify any more.
+#[tokio::test(start_paused = true)]
+async fn damage_that_the_retirer_finds_costs_one_replica() {
+    local(async {
+        let mut node = Node::new(4);
+        let directory = node.open_with(Options { cache_bytes: 0, ..small() }).await;
+        let (g, h) = (create(&directory, G).await, create(&directory, H).await);
+        append(&h, vec![entry(0, 2, 900)]).await.unwrap();
+        let file = node.wal_files().pop().unwrap();
+        let at = node.find(&file, &entry(0, 2, 900).payload.contiguous()).unwrap();
+        node.disk.flip_bit(&file, at + 300, 3);
+        for i in 0..60 {
+            append(&g, vec![entry(i, 1, 9000)]).await.unwrap();
+        }
+        sealed().await;
+        assert!(h.fault().is_some_and(|why| why.contains("does not verify")), "{:?}", h.fault());
+        assert_eq!(g.fault(), None);
+        append(&g, vec![entry(60, 1, 9000)]).await.unwrap();
+        node.kill();
+        let directory = node.open().await;
+        assert!(matches!(health(&directory, H), Health::Faulty(_)), "the next start finds it too");
+        let found = directory.group(G).unwrap().read(0, 99, usize::MAX).await.unwrap();
+        assert_eq!(found, (0..=60).map(|i| entry(i, 1, 9000)).collect::<Vec<_>>());
+    })
+    .await;
+}

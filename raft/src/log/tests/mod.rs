@@ -7,6 +7,7 @@ mod damage;
 mod golden;
 mod model;
 mod retiring;
+mod starts;
 
 use super::{core::waiter, *};
 use crate::{

@@ -195,3 +195,50 @@ async fn an_empty_newer_file_does_not_stand_for_a_missing_one() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_start_copied_is_sealed_too() {
+    local(async {
+        let mut node = two_groups(false).await;
+        let directory = node.open().await;
+        sealed().await;
+        drop(directory);
+        node.kill();
+        let file = node.wal_files().pop().unwrap();
+        let at = node.find(&file, &payload_of(1, 700)).expect("copied to the new file");
+        node.disk.flip_bit(&file, at, 0);
+        assert!(matches!(health(&node.open().await, G), Health::Faulty(_)));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn known_damage_of_one_record_hides_no_other_of_its_frame() {
+    local(async {
+        for header in [false, true] {
+            let mut node = Node::new(11);
+            let directory = node.open().await;
+            let (g, h) = (create(&directory, G).await, create(&directory, H).await);
+            h.append(vec![entry(0, 2, 900)], Box::new(|_| ()));
+            append(&g, vec![entry(0, 1, 700)]).await.unwrap();
+            sealed().await;
+            drop((directory, g, h));
+            node.kill();
+            let file = node.wal_files().pop().unwrap();
+            let (of_h, of_g) = (payload_of(2, 900), payload_of(1, 700));
+            let at = node.find(&file, &of_h).unwrap();
+            let other = node.find(&file, &of_g).unwrap();
+            assert_eq!(at / 4096, other / 4096, "one frame");
+            node.disk.flip_bit(&file, at, 3);
+            let directory = node.open().await;
+            assert!(matches!(health(&directory, H), Health::Faulty(_)));
+            assert_eq!(health(&directory, G), Health::Good);
+            sealed().await;
+            node.kill();
+            node.disk.flip_bit(&file, if header { at / 4096 * 4096 + 20 } else { other }, 3);
+            let directory = node.open().await;
+            assert!(matches!(health(&directory, G), Health::Faulty(_)), "header: {header}");
+        }
+    })
+    .await;
+}

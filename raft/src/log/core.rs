@@ -1,7 +1,7 @@
 //! What handles, WAL thread, retirer and readers of one data directory share.
 
 use super::{
-    Done, Options, Stats,
+    Done, LogId, Options, Stats,
     entry::Owner,
     reader::Readers,
     record::Record,
@@ -78,10 +78,10 @@ pub(super) struct Append {
 pub(super) enum Job {
     /// Full WAL files up to and with this one are to go.
     Retire(u64),
-    /// A checkpoint was installed, durably.
-    Installed(Arc<Shared>),
-    /// Raft's start moved, durably: segments below the log start may go.
-    Purged(Arc<Shared>),
+    /// The checkpoint up to here was installed, durably; a later one may be on its way.
+    Installed(Arc<Shared>, LogId),
+    /// Raft's start is here, durably: segments below it and the log start may go.
+    Purged(Arc<Shared>, LogId),
     /// A group was removed or replaced, durably.
     Forgotten(Owner),
     /// Keep a zero-filled file ready.

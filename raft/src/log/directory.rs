@@ -82,7 +82,7 @@ pub struct Stats {
 /// A data directory. Clones share; its threads end when the last clone and the last [`Group`] are dropped.
 #[derive(Clone)]
 pub struct Directory {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {

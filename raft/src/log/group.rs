@@ -9,7 +9,7 @@ use super::{
     record::Record,
     state::{Place, Shared, State},
 };
-use crate::{GroupId, ReplicaId, observe};
+use crate::{GroupId, ReplicaId};
 use bytes::Bytes;
 use std::{io, sync::Arc};
 use tokio::sync::oneshot;
@@ -122,7 +122,7 @@ impl Group {
 
     /// Moves Raft's start.
     pub fn purge(&self, upto: LogId, done: Done) {
-        self.change(self.and_then(Job::Purged, done), |state| {
+        self.change(self.and_then(Job::Purged, upto, done), |state| {
             let skip = state.purge(upto);
             Record::Purge { upto, skip }
         });
@@ -134,20 +134,20 @@ impl Group {
         if self.shared.state().contradicts(checkpoint.last) {
             self.truncate(checkpoint.last.index + 1, Box::new(|_| ()));
         }
-        self.change(self.and_then(Job::Installed, done), |state| {
+        self.change(self.and_then(Job::Installed, checkpoint.last, done), |state| {
             state.install(&checkpoint);
             Record::Install(checkpoint)
         });
     }
 
     /// `done`, and work for the retirer behind it when it was good.
-    fn and_then(&self, job: fn(Arc<Shared>) -> Job, done: Done) -> Done {
+    fn and_then(&self, job: fn(Arc<Shared>, LogId) -> Job, id: LogId, done: Done) -> Done {
         let (jobs, shared) = (self.core.jobs.clone(), self.shared.clone());
         Box::new(move |result| {
             let good = result.is_ok();
             done(result);
             if good {
-                let _ = jobs.send(job(shared));
+                let _ = jobs.send(job(shared, id));
             }
         })
     }
@@ -221,12 +221,7 @@ impl Group {
 
     /// Something that the replica needs does not verify.
     pub fn condemn(&self, why: impl Into<String>) {
-        let (why, mut state) = (why.into(), self.shared.state());
-        if state.fault.is_none() {
-            tracing::error!(group = %self.id(), replica = %self.replica(), why, "the replica is faulty");
-            observe::faulty(self.id(), self.replica(), &why);
-            state.fault = Some(why);
-        }
+        self.shared.condemn(why.into());
     }
 
     pub(super) fn condemn_if_damaged(&self, error: &io::Error) {

@@ -32,10 +32,10 @@ pub(super) async fn load(common: &Common, owner: Owner, known: Replayed) -> io::
     if let Err(why) = restart(common, owner, &mut state).await? {
         return Ok(Err(why));
     }
-    let pending = state.installed.is_some();
+    let pending = state.installed.as_ref().map(|checkpoint| checkpoint.last);
     let shared = Shared::new(owner, state);
-    if pending {
-        retire::installed(common, &shared).await?;
+    if let Some(last) = pending {
+        retire::installed(common, &shared, last).await?;
     }
     Ok(Ok(shared))
 }

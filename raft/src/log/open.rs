@@ -11,6 +11,7 @@ use super::{
     recovery::{Recovered, recover},
     replay::Replayed,
     retire::Retirer,
+    segment,
     wal::Wal,
     walfiles,
 };
@@ -48,6 +49,9 @@ pub(super) async fn open(disk: Arc<dyn Disk>, options: Options, env: Env) -> Res
     }
     for path in &recovered.junk {
         common.disk.remove(path).await?;
+    }
+    if stored.is_some() {
+        remove_forgotten(&*common.disk, &recovered.replay.groups).await?;
     }
     let jobs = wal.jobs.clone();
     let (wal, faulty) = groups(&common, wal, recovered.replay.groups).await?;
@@ -133,6 +137,7 @@ async fn first_file(common: &Arc<Common>, mut recovered: Recovered) -> io::Resul
         groups: replay.groups.iter().map(|(group, known)| (*group, known.hard.clone())).collect(),
         notes: replay.notes.clone(),
         damages: replay.known_damages.iter().chain(&replay.damages).copied().collect(),
+        retired: 0,
         cache: Cache::new(common.options.cache_bytes),
         fresh: common.options.wal_file_bytes,
     };
@@ -141,6 +146,19 @@ async fn first_file(common: &Arc<Common>, mut recovered: Recovered) -> io::Resul
     let starts = wal.write_first(&raw).await?;
     recovered.relocate(&was, from, sequence, &starts);
     Ok((wal, recovered, jobs_rx))
+}
+
+/// Removes the folders of replicas that were removed or replaced before a crash. Faulty ones are not forgotten.
+async fn remove_forgotten(disk: &dyn Disk, replayed: &BTreeMap<GroupId, Replayed>) -> io::Result<()> {
+    for name in disk.list(GROUPS).await? {
+        let path = format!("{GROUPS}/{name}");
+        let Some(Owner { group, replica }) = segment::owner(&path) else { continue };
+        if replayed.get(&group).is_none_or(|known| known.hard.replica != replica) {
+            tracing::info!(%group, %replica, "the files of a replica that is gone are removed");
+            disk.remove(&path).await?;
+        }
+    }
+    Ok(())
 }
 
 type Faulty = BTreeMap<GroupId, (ReplicaId, String)>;

@@ -88,7 +88,8 @@ pub(super) struct Hard {
 pub(super) struct Table {
     /// Older files that are live, and where each ends: what stands behind that is not part of the log.
     pub(super) files: Vec<(u64, u64)>,
-    /// Places (file, position) whose damage is known: the groups concerned are marked below.
+    /// Places (file, position of the record, or of the frame whose directory it is) whose damage is known: the groups
+    /// concerned are marked below.
     pub(super) damages: Vec<(u64, u64)>,
     pub(super) groups: BTreeMap<GroupId, Hard>,
     pub(super) notes: BTreeMap<String, Bytes>,

@@ -7,6 +7,9 @@
 //!                            if it verifies but nothing is behind it: maybe in memory only: copied to a new file
 //! ```
 //! Nothing is appended to an old file, and a frame that was copied does not count where it stood.
+//!
+//! * **Invariant:** what lies above the file that is read as the newest, up to the highest name and to the note, is there, and
+//!   holds nothing that was acknowledged; one that is missing may have held it.
 
 use super::{
     OpenError,
@@ -96,11 +99,13 @@ pub(super) async fn recover(disk: &dyn Disk, id: DirectoryId, fresh: bool, env: 
     };
     out.older_files(disk, id, &sequences, &scan, &table).await?;
     out.newest_file(&mut scan, file);
-    let noted = walfiles::newest(disk, id).await?.filter(|noted| sequences.last().is_none_or(|last| last < noted));
-    if let Some(noted) = noted {
-        out.replay.damaged_directory(noted, 0, "the newest file is missing");
-        out.next_sequence = noted + 1;
+    // Each had a durable name before the next was made, so from the one that is read up to the newest name none is missing.
+    let noted = walfiles::newest(disk, id).await?;
+    let top = noted.into_iter().chain(sequences.last().copied()).max().unwrap_or(0);
+    if let Some(missing) = (scan.sequence + 1..=top).find(|sequence| sequences.binary_search(sequence).is_err()) {
+        out.replay.damaged_directory(missing, 0, "the newest file is missing");
     }
+    out.next_sequence = top + 1;
     let live: Vec<u64> = out.files.iter().map(|(sequence, ..)| *sequence).collect();
     out.junk = sequences.iter().filter(|s| !live.contains(s)).map(|s| walfiles::path(*s)).collect();
     out.replay.finish(|| DirectoryId(env.random_u64()));

@@ -80,7 +80,9 @@ impl Replay {
 
     /// Takes record `i` of a frame.
     pub(super) fn record(&mut self, file: u64, frame: &Frame, i: usize) {
-        let (item, _) = &frame.items[i];
+        let (item, start) = &frame.items[i];
+        // Its own place, not the frame's: of one frame several records may be found damaged, one after the other.
+        let at = frame.at + start;
         let group = group_of(item);
         let replica = group.and_then(|g| self.groups.get(&g)).map(|g| g.hard.replica);
         let parsed = if frame.bad.contains(&i) { None } else { frame.parsed(i, replica) };
@@ -94,13 +96,13 @@ impl Replay {
             // A record of a group that was removed since by a later table.
             (Some(_), None) if replica.is_none() && item.kind != kind::CREATE => {}
             (Some(_), None) if item.kind == kind::CREATE => {
-                self.damaged_directory(file, frame.at, "it is not known which replica was made");
+                self.damaged_directory(file, at, "it is not known which replica was made");
             }
             (Some(group), None) => {
-                let why = format!("{} in WAL file {file:016x} at {} do not verify", describe(item), frame.at);
-                self.damaged_group(group, (file, frame.at), why);
+                let why = format!("{} in WAL file {file:016x} at {at} do not verify", describe(item));
+                self.damaged_group(group, (file, at), why);
             }
-            (None, _) => self.damaged_directory(file, frame.at, "a record of the directory does not verify"),
+            (None, _) => self.damaged_directory(file, at, "a record of the directory does not verify"),
         }
     }
 

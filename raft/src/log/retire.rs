@@ -4,7 +4,7 @@
 //! some → the rest carried forward → a `Retired` record, synced → recycled. A crash in between repeats work, loses none.
 
 use super::{
-    Checkpoint, Entry, checkpoint,
+    Checkpoint, Entry, LogId, checkpoint,
     core::{Append, Body, Common, Core, Job, closed, waiter},
     entry::{self, Owner},
     mover::move_applied,
@@ -69,8 +69,8 @@ impl Retirer {
         match job {
             Job::Retire(upto) => self.retire(upto).await,
             Job::Spare => self.spare().await,
-            Job::Installed(shared) => installed(&self.common, &shared).await,
-            Job::Purged(shared) => self.purged(&shared).await,
+            Job::Installed(shared, last) => installed(&self.common, &shared, last).await,
+            Job::Purged(shared, upto) => self.purged(&shared, upto).await,
             Job::Forgotten(owner) => self.common.disk.remove(&segment::folder(owner)).await,
             Job::Barrier(tx) => {
                 let _ = tx.send(());
@@ -114,20 +114,35 @@ impl Retirer {
         let groups: Vec<_> = self.common.groups().values().cloned().collect();
         let mut carried = 0;
         for shared in groups {
-            let mut rounds = 0;
-            while holds(&shared, file) {
-                rounds += 1;
-                if rounds > ROUNDS {
+            match self.empty_of(core, &shared, file).await {
+                Ok(Some(bytes)) => carried += bytes,
+                Ok(None) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    // One replica's loss. The file stays until another has taken its place, so that a start finds it too.
+                    shared.condemn(error.to_string());
                     return Ok(None);
                 }
-                if rounds == 1 {
-                    self.checkpointed(core, &shared).await?;
-                }
-                if sabotage::on(Bug::RecycledEarly) {
-                    break;
-                }
-                carried += self.carry(core, &shared, file).await?;
+                Err(error) => return Err(error),
             }
+        }
+        Ok(Some(carried))
+    }
+
+    /// Makes a file unneeded by one group.
+    async fn empty_of(&self, core: &Core, shared: &Arc<Shared>, file: u64) -> io::Result<Option<u64>> {
+        let (mut carried, mut rounds) = (0, 0);
+        while holds(shared, file) {
+            rounds += 1;
+            if rounds > ROUNDS {
+                return Ok(None);
+            }
+            if rounds == 1 {
+                self.checkpointed(core, shared).await?;
+            }
+            if sabotage::on(Bug::RecycledEarly) {
+                break;
+            }
+            carried += self.carry(core, shared, file).await?;
         }
         Ok(Some(carried))
     }
@@ -181,12 +196,12 @@ impl Retirer {
         Ok(bytes)
     }
 
-    /// Deletes whole segments that are below both Raft's start and the log start.
-    async fn purged(&self, shared: &Shared) -> io::Result<()> {
+    /// Deletes whole segments that are below both the log start and `upto`, Raft's start as the next life would find it.
+    async fn purged(&self, shared: &Shared, upto: LogId) -> io::Result<()> {
         let gone: Vec<Segment> = {
             let mut state = shared.state();
-            let (start, purged) = (state.start_offset, state.purged);
-            let keep = state.segments.iter().rposition(|s| s.offset <= start && s.base <= purged).unwrap_or(0);
+            let start = state.start_offset;
+            let keep = state.segments.iter().rposition(|s| s.offset <= start && s.base <= Some(upto)).unwrap_or(0);
             state.segments.drain(..keep).collect()
         };
         remove_segments(&self.common, shared.owner, gone).await
@@ -293,16 +308,25 @@ async fn queue_carry(
     wait.await.unwrap_or_else(|_| Err(closed()))
 }
 
-/// Puts an installed checkpoint into files, so that its record's WAL file can go, and deletes what it replaced.
-pub(super) async fn installed(common: &Common, shared: &Shared) -> io::Result<()> {
-    let Some(checkpoint) = shared.state().installed.clone() else { return Ok(()) };
+/// Puts the checkpoint that was installed at `last` into files, so that its record's WAL file can go, and deletes what it
+/// replaced. A later one, which may not be durable yet, has its own turn.
+pub(super) async fn installed(common: &Common, shared: &Shared, last: LogId) -> io::Result<()> {
+    let (checkpoint, newer) = {
+        let state = shared.state();
+        let Some(checkpoint) = state.installed.clone().filter(|checkpoint| checkpoint.last == last) else {
+            return Ok(());
+        };
+        (checkpoint, state.restart.as_ref().is_some_and(|restart| restart.last > last))
+    };
     let owner = shared.owner;
     let folder = segment::folder(owner);
     common.disk.create_directory(&folder).await?;
     common.disk.sync_directory(super::open::GROUPS).await?;
     let first = Segment::behind(Some(checkpoint.last), checkpoint.offset);
     checkpoint::write(&*common.disk, owner, &first.base_path(owner), &checkpoint).await?;
-    checkpoint::write(&*common.disk, owner, &checkpoint::restart_path(owner), &checkpoint).await?;
+    if !newer {
+        checkpoint::write(&*common.disk, owner, &checkpoint::restart_path(owner), &checkpoint).await?;
+    }
     remove_below(common, owner, first.first).await?;
     let mut state = shared.state();
     if state.installed.as_ref() == Some(&checkpoint) {

@@ -117,9 +117,12 @@ fn read(seed: Seed, at: u64, header: &Header, whole: &Bytes) -> Frame {
         let record = range.filter(|(_, end)| *end <= whole.len()).map(|(start, end)| whole.slice(start..end));
         match record {
             Some(record) if frame::record_verifies(seed, item, &record) => {
-                let into =
-                    if matches!(item.kind, kind::APPEND | kind::CARRY) { &mut frame.entries } else { &mut frame.bytes };
-                into.insert(i, record);
+                if matches!(item.kind, kind::APPEND | kind::CARRY) {
+                    frame.entries.insert(i, record);
+                } else {
+                    // Votes, notes and checkpoints stay: they must not hold the whole file in memory.
+                    frame.bytes.insert(i, Bytes::copy_from_slice(&record));
+                }
             }
             _ => frame.bad.push(i),
         }

@@ -20,7 +20,10 @@ use super::{
     index::SparseIndex,
     open::GROUPS,
 };
-use crate::disk::{Disk, File};
+use crate::{
+    GroupId, ReplicaId,
+    disk::{Disk, File},
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::{io, sync::Arc};
 
@@ -56,6 +59,14 @@ pub(super) struct Segment {
 /// The folder of a group's files.
 pub(super) fn folder(owner: Owner) -> String {
     format!("{GROUPS}/{:016x}-{:016x}", owner.group.0, owner.replica.0)
+}
+
+/// Whose folder this is.
+pub(super) fn owner(path: &str) -> Option<Owner> {
+    let (group, replica) = path.strip_prefix(GROUPS)?.strip_prefix('/')?.split_once('-')?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    let owner = Owner { group: GroupId(number(group)?), replica: ReplicaId(number(replica)?) };
+    (folder(owner) == path).then_some(owner)
 }
 
 impl Segment {

@@ -15,7 +15,7 @@ use super::{
     entry::{EncodedEntry, EntryHead, Owner},
     segment::Segment,
 };
-use crate::Payload;
+use crate::{Payload, observe};
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
@@ -38,6 +38,16 @@ impl Shared {
     /// Held for moments only, never across an await.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Something that the replica needs does not verify; the first finding stays.
+    pub(super) fn condemn(&self, why: String) {
+        let mut state = self.state();
+        if state.fault.is_none() {
+            let Owner { group, replica } = self.owner;
+            tracing::error!(%group, %replica, why, "the replica is faulty");
+            observe::faulty(group, replica, &why);
+            state.fault = Some(why);
+        }
     }
 }
 

@@ -47,8 +47,10 @@ pub(super) struct Wal {
     pub(super) groups: BTreeMap<GroupId, Hard>,
     pub(super) notes: BTreeMap<String, Bytes>,
     pub(super) damages: Vec<(u64, u64)>,
+    /// Files below it hold nothing that is needed; the retirer forgets each a little later.
+    pub(super) retired: u64,
     pub(super) cache: Cache,
-    /// Bytes appended (not carried forward) since the retirer was last asked.
+    /// Bytes written since the retirer was last asked, but for what it wrote itself.
     pub(super) fresh: u64,
 }
 
@@ -109,7 +111,8 @@ impl Wal {
     }
 
     async fn serve(&mut self, ops: &mut mpsc::UnboundedReceiver<Op>, waiting: &mut VecDeque<Op>) -> io::Result<()> {
-        let mut seal_at = None;
+        // The first frame wants its seal like any other.
+        let mut seal_at = Some(Instant::now() + self.common.options.seal_after);
         let mut taken = Vec::new();
         loop {
             if waiting.is_empty() {
@@ -167,9 +170,7 @@ impl Wal {
         match self.write_batch(&batch).await {
             Ok((starts, rotated)) => {
                 self.complete(batch, &starts);
-                if rotated {
-                    self.rotated();
-                }
+                self.written(rotated);
                 Ok(())
             }
             Err(error) => {
@@ -212,6 +213,7 @@ impl Wal {
         self.digest = frame.digest;
         let start = self.position;
         self.position += frame.len;
+        self.fresh += self.fresh_in(pieces, frame.len);
         self.common.files.extend(self.sequence, self.position);
         self.common.gauges.flush_ended(self.sync_seq);
         if self.sync_seq.is_multiple_of(MEASURE_EACH) {
@@ -230,13 +232,15 @@ impl Wal {
     }
 
     async fn seal(&mut self) -> io::Result<()> {
-        if self.position + frame::size(0, 0) <= self.common.options.wal_file_bytes || self.position == 0 {
-            self.write_frame(&[]).await?;
-        } else {
+        let full = self.position + frame::size(0, 0) > self.common.options.wal_file_bytes;
+        let rotated = full && self.position > 0;
+        if rotated {
             let table = self.rotate().await?;
             self.write_frame(&[table.piece()]).await?;
-            self.rotated();
+        } else {
+            self.write_frame(&[]).await?;
         }
+        self.written(rotated);
         self.common.measure();
         Ok(())
     }
@@ -252,22 +256,40 @@ impl Wal {
     }
 
     fn table(&self) -> Raw {
-        let files = self.common.files.ends().into_iter().filter(|(_, end)| *end > 0).collect();
+        let files = self.common.files.ends().into_iter();
+        let files = files.filter(|(sequence, end)| *sequence >= self.retired && *end > 0).collect();
         let table =
             Table { files, damages: self.damages.clone(), groups: self.groups.clone(), notes: self.notes.clone() };
         Raw::of(None, &Record::Table(table))
     }
 
-    /// Asks for the oldest files to retire, in step with what is appended: what is carried forward must not set off
-    /// the next round, else a long tail that is not applied would be copied for ever.
-    fn rotated(&mut self) {
-        let files = self.common.files.ends();
-        let full = files.len().saturating_sub(1);
-        if full > KEEP_FULL && self.fresh >= self.common.options.wal_file_bytes / 2 {
-            self.fresh = 0;
-            let _ = self.jobs.send(Job::Retire(files[full - 1 - KEEP_FULL].0));
+    /// Asks for the oldest files to retire, in step with what is written: at each new file, and as soon as there are too
+    /// many, as each start leaves one.
+    fn written(&mut self, rotated: bool) {
+        if self.fresh >= self.common.options.wal_file_bytes / 2 {
+            let files = self.common.files.ends();
+            let full = files.len().saturating_sub(1);
+            if full > KEEP_FULL && (rotated || files.len() > self.common.options.wal_files_max) {
+                self.fresh = 0;
+                let _ = self.jobs.send(Job::Retire(files[full - 1 - KEEP_FULL].0));
+            }
         }
-        let _ = self.jobs.send(Job::Spare);
+        if rotated {
+            let _ = self.jobs.send(Job::Spare);
+        }
+    }
+
+    /// How much of a frame counts for the next round of the retirer. What a round writes must not set off another, else a
+    /// long tail that is not applied would be copied for ever: neither its records count, nor seals behind nothing else.
+    fn fresh_in(&self, pieces: &[Piece<'_>], len: u64) -> u64 {
+        if pieces.is_empty() {
+            return if self.fresh > 0 { len } else { 0 };
+        }
+        let own = |piece: &&Piece<'_>| matches!(piece.kind, kind::CARRY | kind::MOVED | kind::RETIRED | kind::TABLE);
+        if pieces.iter().all(|piece| own(&piece)) {
+            return 0;
+        }
+        len - pieces.iter().filter(own).map(|piece| piece.len).sum::<u64>()
     }
 
     /// After the sync: hard state, places, callbacks in order, then the cache's bound.
@@ -291,7 +313,6 @@ impl Wal {
         shared.state().place(first, &at, epoch, carried_from, self.sequence, start);
         done(Ok(()));
         if carried_from.is_none() {
-            self.fresh += len;
             self.cache.add(shared, first, end, epoch, usize::try_from(len).unwrap_or(usize::MAX));
         }
     }
@@ -306,7 +327,10 @@ impl Wal {
                 }
             }
             (None, Record::Note { key, value }) => drop(self.notes.insert(key.clone(), value.clone())),
-            (None, Record::Retired { next }) => self.damages.retain(|(file, _)| file >= next),
+            (None, Record::Retired { next }) => {
+                self.retired = *next;
+                self.damages.retain(|(file, _)| file >= next);
+            }
             (None, _) => {}
         }
     }

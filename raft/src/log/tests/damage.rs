@@ -168,3 +168,77 @@ async fn the_newest_file_is_missed_too() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_newer_file_does_not_stand_for_a_missing_one() {
+    use super::super::walfiles;
+    use crate::disk::Disk;
+    local(async {
+        for missing in [false, true] {
+            let mut node = two_groups(true).await;
+            let id = node.open().await.id();
+            node.kill();
+            // As a crash while files are switched leaves it.
+            let newest = node.wal_files().pop().unwrap();
+            let next = walfiles::sequence(newest.strip_prefix("wal/").unwrap()).unwrap() + 1;
+            node.disk.open(&walfiles::path(next), true).await.unwrap();
+            let note = node.disk.open(walfiles::NEWEST, false).await.unwrap();
+            note.write_at(0, &[walfiles::encode_newest(id, next)]).await.unwrap();
+            if missing {
+                node.disk.remove(&newest).await.unwrap();
+            }
+            let directory = node.open().await;
+            for group in [G, H] {
+                assert_eq!(matches!(health(&directory, group), Health::Faulty(_)), missing, "{group}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_start_copied_is_sealed_too() {
+    local(async {
+        let mut node = two_groups(false).await;
+        let directory = node.open().await;
+        sealed().await;
+        drop(directory);
+        node.kill();
+        let file = node.wal_files().pop().unwrap();
+        let at = node.find(&file, &payload_of(1, 700)).expect("copied to the new file");
+        node.disk.flip_bit(&file, at, 0);
+        assert!(matches!(health(&node.open().await, G), Health::Faulty(_)));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn known_damage_of_one_record_hides_no_other_of_its_frame() {
+    local(async {
+        for header in [false, true] {
+            let mut node = Node::new(11);
+            let directory = node.open().await;
+            let (g, h) = (create(&directory, G).await, create(&directory, H).await);
+            h.append(vec![entry(0, 2, 900)], Box::new(|_| ()));
+            append(&g, vec![entry(0, 1, 700)]).await.unwrap();
+            sealed().await;
+            drop((directory, g, h));
+            node.kill();
+            let file = node.wal_files().pop().unwrap();
+            let (of_h, of_g) = (payload_of(2, 900), payload_of(1, 700));
+            let at = node.find(&file, &of_h).unwrap();
+            let other = node.find(&file, &of_g).unwrap();
+            assert_eq!(at / 4096, other / 4096, "one frame");
+            node.disk.flip_bit(&file, at, 3);
+            let directory = node.open().await;
+            assert!(matches!(health(&directory, H), Health::Faulty(_)));
+            assert_eq!(health(&directory, G), Health::Good);
+            sealed().await;
+            node.kill();
+            node.disk.flip_bit(&file, if header { at / 4096 * 4096 + 20 } else { other }, 3);
+            let directory = node.open().await;
+            assert!(matches!(health(&directory, G), Health::Faulty(_)), "header: {header}");
+        }
+    })
+    .await;
+}

@@ -6,6 +6,8 @@ mod crash;
 mod damage;
 mod golden;
 mod model;
+mod retiring;
+mod starts;
 
 use super::{core::waiter, *};
 use crate::{

@@ -563,3 +563,78 @@ fn entries_behind_an_installed_checkpoint_stay() {
         }
     }));
 }
+
+/// A world with some segments.
+async fn segmented(seed: u64) -> World {
+    let mut world = World::new(seed).await;
+    for _ in 0..40 {
+        world.step(Op::Append { count: 11, wait: true }).await;
+        world.step(Op::Apply { count: 12 }).await;
+        world.step(Op::Idle).await;
+    }
+    world
+}
+
+/// A second purge or install is asked for when the first is durable, and lost.
+#[test]
+fn what_is_not_durable_yet_takes_no_file_away() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(local(async {
+        for (seed, installs) in (0..12).map(|seed| (seed, seed % 2 == 0)) {
+            let mut world = segmented(seed).await;
+            let (group, disk) = (world.group().clone(), world.node.disk.clone());
+            let ids = if installs {
+                [1, 9].map(|ahead| LogId { term: world.model.term, index: world.model.next() + ahead })
+            } else {
+                [1, 3].map(|segments| group.trim(offset_at(segments * BOUNDARY)).expect("a segment begins there"))
+            };
+            let ask = move |group: &Group, id, done| match installs {
+                true => group.install(checkpoint(id), done),
+                false => group.purge(id, done),
+            };
+            let later = group.clone();
+            let done = move |result: io::Result<()>| {
+                result.unwrap();
+                disk.drag(".wal", 100_000);
+                ask(&later, ids[1], Box::new(|_| ()));
+                // A large frame is seldom whole on a disk that lost power.
+                let last = later.last().unwrap();
+                later.append(vec![entry(last.index + 1, last.term, 40_000)], Box::new(|_| ()));
+            };
+            ask(&group, ids[0], Box::new(done));
+            sealed().await;
+            world.node.disk.drag("", 1);
+            (world.group, world.directory) = (None, None);
+            world.node.power_loss();
+            assert_eq!(health(&world.node.open().await, G), Health::Good, "seed {seed}, installs: {installs}");
+        }
+    }));
+}
+
+#[test]
+fn the_files_of_a_forgotten_replica_go_at_the_next_start() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(local(async {
+        for removed in [true, false] {
+            let mut world = segmented(4).await;
+            let own = |world: &World| {
+                let files = world.node.disk.files().into_iter().map(|(path, _)| path);
+                files.filter(|path| path.starts_with("groups/")).collect::<Vec<_>>()
+            };
+            if removed {
+                world.directory.as_ref().unwrap().remove(G).await.unwrap();
+            }
+            (world.group, world.directory) = (None, None);
+            world.node.kill();
+            let before = own(&world);
+            assert!(before.len() > 2, "the crash comes before they go: {before:?}");
+            if !removed {
+                let oldest = before.iter().find(|path| path.ends_with(".seg")).unwrap();
+                crate::disk::Disk::remove(&*world.node.disk, oldest).await.unwrap();
+            }
+            let directory = world.node.open().await;
+            assert_eq!(directory.groups().len(), usize::from(!removed), "a faulty one is not forgotten");
+            assert_eq!(own(&world).is_empty(), removed);
+        }
+    }));
+}

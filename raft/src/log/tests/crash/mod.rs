@@ -5,6 +5,8 @@
 //! held after some operation of the life, of all groups the same one, none that was acknowledged is missing, none that
 //! was not asked for is there; recovered once more, it holds the same.
 //!
+//! The other side: what was synced and is gone is said, by each start until it is written down.
+//!
 //! `HIGHWATER_CRASH=deep` takes each subset of the sectors of small writes, and breaks off every recovery.
 
 mod medium;
@@ -146,10 +148,20 @@ fn place(life: &Life, seen: &Seen, (acked, asked): (usize, usize)) -> Result<usi
 
 /// Opens a directory and reads all of it; then the process dies.
 async fn open(files: Files) -> Result<(Seen, Arc<SimDisk>), String> {
+    let disk = holding(files);
+    read_all(&disk).await.map(|seen| (seen, disk))
+}
+
+fn holding(files: Files) -> Arc<SimDisk> {
+    let env = Env::simulated(5, 1_700_000_000_000, TaskSet::default());
+    let disk = SimDisk::holding(env, SimLimits::instant(), files);
+    disk.keep_journal();
+    disk
+}
+
+async fn read_all(disk: &Arc<SimDisk>) -> Result<Seen, String> {
     let tasks = TaskSet::default();
     let env = Env::simulated(5, 1_700_000_000_000, tasks.clone());
-    let disk = SimDisk::holding(env.clone(), SimLimits::instant(), files);
-    disk.keep_journal();
     let directory = Directory::open(disk.clone(), tiny(), env).await.map_err(|error| error.to_string())?;
     let mut seen = Seen::default();
     for (id, replica, health) in directory.groups() {
@@ -164,7 +176,7 @@ async fn open(files: Files) -> Result<(Seen, Arc<SimDisk>), String> {
         return Err(why);
     }
     tasks.crash();
-    Ok((seen, disk))
+    Ok(seen)
 }
 
 async fn read(group: &Group, replica: ReplicaId) -> Result<Logical, String> {
@@ -239,6 +251,40 @@ fn a_synced_sector_that_is_gone_is_said() {
     });
     eprintln!("{sectors} sectors, {said} said to be damaged");
     assert!(said > sectors / 4, "{said} of {sectors}");
+}
+
+/// A start without the newest file, broken off anywhere, hides from the next one nothing of what is missing.
+#[test]
+fn a_newest_file_that_is_gone_is_said_by_every_start() {
+    let states = run(async {
+        let mut node = Node::new(7);
+        let directory = node.open_with(tiny()).await;
+        let group = create(&directory, G).await;
+        for _ in 0..4 {
+            vote(&group, b"given").await.unwrap();
+        }
+        sealed().await;
+        node.kill();
+        let all = node.disk.files().into_iter();
+        let mut files: Files = all.map(|(path, _)| (path.clone(), node.disk.content(&path).unwrap())).collect();
+        let [_, newest] = &node.wal_files()[..] else { panic!("two files: {:?}", node.wal_files()) };
+        files.remove(newest);
+        let disk = holding(files.clone());
+        read_all(&disk).await.expect_err("the first start");
+        let mut medium = Medium::of(&files);
+        let mut known = std::collections::BTreeSet::new();
+        for (at, step) in disk.journal().iter().enumerate() {
+            medium.take(step);
+            for left in medium.states(false) {
+                if known.insert(left.clone()) {
+                    let found = read_all(&holding(medium.files(&left))).await;
+                    assert!(found.is_err(), "broken off at {at}, {left:?}: nothing is said of {newest}");
+                }
+            }
+        }
+        known.len()
+    });
+    assert!(states > 20, "{states}");
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

@@ -15,7 +15,7 @@ use super::{
     OpenError,
     frame::{self, Seed},
     record::{NO_GROUP, Record, Table, kind},
-    replay::Replay,
+    replay::{Known, Replay},
     scan::{Element, Frame, Scan, scan},
     wal::Raw,
     walfiles,
@@ -25,7 +25,11 @@ use crate::{
     disk::{Disk, File},
     env::Env,
 };
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 /// What the write-ahead log holds.
 pub(super) struct Recovered {
@@ -187,14 +191,44 @@ impl Recovered {
         }
     }
 
-    /// What the next file's first frame repeats. The table in front of it knows the directory's records, and which replicas are
-    /// faulty: the creation or removal of one would make it another than the table says.
+    /// What the next file's first frame says behind its table: not what the tail said, but what came of it and the table does not
+    /// know. Said twice, it is the same.
     pub(super) fn take_tail(&mut self) -> (Vec<(u64, u64, u64)>, Vec<Raw>) {
-        let groups = &self.replay.groups;
-        let is_faulty = |group| groups.get(&GroupId(group)).is_some_and(|known| known.hard.faulty.is_some());
         let tail = std::mem::take(&mut self.tail);
-        let tail = tail.into_iter().filter(|(group, ..)| *group != NO_GROUP && !is_faulty(*group));
-        tail.map(|(group, start, len, raw)| ((group, start, len), raw)).unzip()
+        let Some(tail_at) = tail.iter().map(|(_, start, ..)| *start).min() else { return Default::default() };
+        let in_tail = |entry: &Known| entry.file == self.tail_file && entry.position >= tail_at;
+        let good = |group| {
+            let known = self.replay.groups.get(&GroupId(group)).filter(|known| known.hard.faulty.is_none());
+            known.filter(|_| group != NO_GROUP)
+        };
+        let mut carried: Vec<((u64, u64, u64), Raw)> = Vec::new();
+        for group in tail.iter().map(|(group, ..)| *group).collect::<BTreeSet<_>>() {
+            let Some(known) = good(group) else { continue };
+            let older = known.entries.iter().rev().find(|(_, entry)| !in_tail(entry)).map(|(index, _)| index + 1);
+            let next = older.unwrap_or_else(|| known.hard.moved.as_ref().map_or(0, |moved| moved.upto.index + 1));
+            let mut records = vec![Record::Truncate { next }];
+            let installs = tail.iter().any(|(of, .., raw)| *of == group && raw.kind == kind::INSTALL);
+            if let Some(checkpoint) = known.installed.clone().filter(|_| installs) {
+                records.push(Record::Install(checkpoint));
+                records.extend(known.hard.purged.map(|upto| Record::Purge { upto, skip: false }));
+                records.extend(known.hard.moved.clone().map(Record::Moved));
+            }
+            carried.extend(records.iter().map(|record| ((group, 0, 0), Raw::of(Some(GroupId(group)), record))));
+        }
+        for (group, start, len, raw) in &tail {
+            let (Some(known), kind::APPEND | kind::CARRY) = (good(*group), raw.kind) else { continue };
+            let here = |entry: &&Known| in_tail(entry) && (*start..start + len).contains(&entry.position);
+            for run in runs(known.entries.values().filter(here)) {
+                let (first, last) = (run[0], run[run.len() - 1]);
+                let range = first.position..last.position + last.head.size();
+                let at = |position: u64| usize::try_from(position - start).expect("within a record in memory");
+                let parts = vec![raw.parts[0].slice(at(range.start)..at(range.end))];
+                let (first, end) = (first.head.id.index, last.head.id.index + 1);
+                let raw = Raw { group: *group, kind: kind::CARRY, first, end, parts };
+                carried.push(((*group, range.start, range.end - range.start), raw));
+            }
+        }
+        carried.into_iter().unzip()
     }
 
     /// The tail's records are at `starts` of file `now`.
@@ -203,6 +237,18 @@ impl Recovered {
             self.replay.relocate(GroupId(*group), (from, *start, *len), (now, *to));
         }
     }
+}
+
+/// Entries that stand behind each other, by index and by place.
+fn runs<'k>(entries: impl Iterator<Item = &'k Known>) -> Vec<Vec<&'k Known>> {
+    let mut runs: Vec<Vec<&Known>> = Vec::new();
+    for entry in entries {
+        match runs.last_mut() {
+            Some(run) if run.last().is_some_and(|last| last.is_before(entry)) => run.push(entry),
+            _ => runs.push(vec![entry]),
+        }
+    }
+    runs
 }
 
 fn retired(newest: &Scan) -> u64 {

@@ -44,6 +44,14 @@ pub(super) struct Known {
     pub(super) position: u64,
 }
 
+impl Known {
+    /// Whether `next` stands right behind it.
+    pub(super) fn is_before(&self, next: &Known) -> bool {
+        let (here, there) = (self.head.id.index + 1, self.position + self.head.size());
+        self.file == next.file && (here, there) == (next.head.id.index, next.position)
+    }
+}
+
 impl Replay {
     /// Takes a file's frames up to `limit`. Damage is reported to the groups concerned.
     pub(super) fn file(&mut self, scan: &Scan, limit: Option<u64>) {

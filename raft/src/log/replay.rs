@@ -146,6 +146,8 @@ impl Replay {
             let faulty = known.hard.faulty.take();
             known.hard = hard;
             known.hard.faulty = known.hard.faulty.take().or(faulty);
+            // Of a replica of the same id that was made anew since.
+            known.installed = known.installed.take().filter(|installed| known.hard.purged >= Some(installed.last));
             known.drop_moved();
         }
     }

@@ -25,8 +25,9 @@ pub(super) struct Facts {
     pub(super) seen: BTreeMap<(Partition, u64), BTreeSet<Value>>,
     /// When a value was first known to stand in the log.
     pub(super) known: BTreeMap<Value, Known>,
-    /// Groups that have members, and what they were given: the epoch that each delivery told.
+    /// Groups that have members.
     pub(super) groups: BTreeSet<u32>,
+    /// The epochs that deliveries told.
     pub(super) epochs: BTreeMap<(Partition, u64), BTreeSet<u64>>,
     /// The epoch that each acknowledgement told.
     pub(super) acked_in: BTreeMap<(Partition, u64), u64>,

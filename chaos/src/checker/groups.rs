@@ -1,6 +1,6 @@
 //! Consumer groups: everybody gets everything, repeats say so, commits rise, no partition has two owners.
 
-use super::{Anomaly, anomaly, facts::Facts};
+use super::{Anomaly, anomaly, facts::Facts, rising::Rising};
 use crate::history::{Event, Fact, Partition, What};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,19 +54,16 @@ fn commits(events: &[Event], found: &mut Vec<Anomaly>) {
 
 /// What is told of committed offsets rises in real-time order: nobody resets the groups that clients ask for.
 fn told(events: &[Event], found: &mut Vec<Anomaly>) {
-    let mut known: BTreeMap<(u32, Partition), Vec<(u64, u64)>> = BTreeMap::new();
+    let mut known: BTreeMap<(u32, Partition), Rising> = BTreeMap::new();
     for event in events {
         let What::Committed { group, partition, asked, offset } = event.what else { continue };
-        let bounds = known.entry((group, partition)).or_default();
-        let before = bounds.partition_point(|(at, _)| *at < asked);
-        let bound = before.checked_sub(1).map_or(0, |i| bounds[i].1);
+        let committed = known.entry((group, partition)).or_default();
+        let bound = committed.before(asked);
         if offset < bound {
             let text = format!("group {group}: asked at {asked} µs, after {bound} was told; the answer was {offset}");
             found.push(anomaly("commit regressed", partition, text));
         }
-        if bounds.last().is_none_or(|(_, highest)| offset > *highest) {
-            bounds.push((event.at, offset));
-        }
+        committed.reached(event.at, offset);
     }
 }
 

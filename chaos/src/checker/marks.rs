@@ -1,6 +1,6 @@
 //! Watermarks and log starts never go back: cluster-wide in answers, in real-time order; per replica within one life.
 
-use super::{Anomaly, anomaly, facts::Facts};
+use super::{Anomaly, anomaly, facts::Facts, rising::Rising};
 use crate::history::{Event, Fact, Partition, What};
 use std::collections::BTreeMap;
 
@@ -11,8 +11,7 @@ pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
 }
 
 fn answers(events: &[Event], found: &mut Vec<Anomaly>) {
-    // Lower bounds, rising in time and height: what was known to be reached, and since when.
-    let mut known: BTreeMap<Partition, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut known: BTreeMap<Partition, Rising> = BTreeMap::new();
     for event in events {
         let (partition, mark) = match &event.what {
             What::SendOk { partition, offset, .. } | What::Given { partition, offset, .. } => (*partition, offset + 1),
@@ -21,9 +20,7 @@ fn answers(events: &[Event], found: &mut Vec<Anomaly>) {
                 None => continue,
             },
             What::Latest { partition, asked, offset } => {
-                let bounds = known.entry(*partition).or_default();
-                let before = bounds.partition_point(|(at, _)| at < asked);
-                let bound = before.checked_sub(1).map_or(0, |i| bounds[i].1);
+                let bound = known.entry(*partition).or_default().before(*asked);
                 if *offset < bound {
                     let text = format!("asked at {asked} µs, after {bound} was known; the answer was {offset}");
                     found.push(anomaly("watermark regressed", *partition, text));
@@ -32,10 +29,7 @@ fn answers(events: &[Event], found: &mut Vec<Anomaly>) {
             }
             _ => continue,
         };
-        let bounds = known.entry(partition).or_default();
-        if bounds.last().is_none_or(|(_, highest)| mark > *highest) {
-            bounds.push((event.at, mark));
-        }
+        known.entry(partition).or_default().reached(event.at, mark);
     }
 }
 

@@ -46,6 +46,7 @@ mod marks;
 mod order;
 mod promises;
 mod replicas;
+mod rising;
 #[cfg(test)]
 mod tests;
 mod wakes;

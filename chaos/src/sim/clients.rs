@@ -200,23 +200,29 @@ pub(super) async fn churn(world: Rc<World>, process: u32) {
     client.close();
 }
 
-/// With all healed every partition takes a record, and the controller a change.
+/// With all healed every partition takes a record, and the controller a change: asks until each did.
 pub(super) async fn ask_all(world: Rc<World>, process: u32) {
     let client = connect(&world, process).await;
     let producer = client.producer().delivery_timeout(Duration::from_secs(120)).build();
     let served = |what: String, asked| world.note(process, What::Served { what, asked });
+    let mut values = (u64::from(process) << 32)..;
     for partition in 0..world.options.partitions {
-        let (asked, value) = (world.now(), (u64::from(process) << 32) | u64::from(partition));
-        world.waits(format!("a record in partition {partition}"));
-        world.note(process, What::Send { partition, value });
-        let sent = producer.send(Record::new(topic(), encode(value)).partition(partition)).await;
-        let Ok(receipt) = sent else { continue };
-        if let Ok(Acked { offset: Some(offset), leader_epoch: epoch, .. }) = receipt.await {
-            world.note(process, What::SendOk { partition, value, offset, epoch });
-            served(format!("a record in partition {partition}"), asked);
-        } else {
+        let (asked, what) = (world.now(), format!("a record in partition {partition}"));
+        for value in values.by_ref() {
+            world.waits(what.clone());
+            world.note(process, What::Send { partition, value });
+            let outcome = match producer.send(Record::new(topic(), encode(value)).partition(partition)).await {
+                Ok(receipt) => receipt.await.ok(),
+                Err(_) => None,
+            };
+            if let Some(Acked { offset: Some(offset), leader_epoch: epoch, .. }) = outcome {
+                world.note(process, What::SendOk { partition, value, offset, epoch });
+                break;
+            }
             world.note(process, What::SendInfo { partition, value });
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        served(what, asked);
     }
     let _ = producer.close().await;
     let asked = world.now();

@@ -4,7 +4,7 @@
 use super::Fault;
 use std::{collections::BTreeMap, fmt::Write as _};
 
-/// States that a set of runs must reach, as `observe::reached` of the product names them; the first one is the world's own.
+/// States that a set of runs must reach, as `observe::reached` of the product names them; those in capitals are the world's own.
 const INTERESTING: [&str; 18] = [
     LOSSY,
     FAILED,

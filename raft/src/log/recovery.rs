@@ -4,9 +4,9 @@
 //!  newest file whose first frame is a table ─▶ which older files count, and where each ends
 //!  older files, ascending ─▶ replay; what does not verify is damage: all of it was synced
 //!  newest file            ─▶ replay; its last frame, if it does not verify, is torn: cut
-//!                            if it verifies but nothing is behind it: maybe in memory only: copied to a new file
+//!                            if it verifies but nothing is behind it: maybe in memory only: what came of it goes to a new file
 //! ```
-//! Nothing is appended to an old file, and a frame that was copied does not count where it stood.
+//! Nothing is appended to an old file, and a frame that was carried over does not count where it stood.
 //!
 //! * **Invariant:** what lies above the file that is read as the newest, up to the highest name and to the note, is there, and
 //!   holds nothing that was acknowledged; one that is missing may have held it.

@@ -266,10 +266,11 @@ impl Wal {
     /// Asks for the oldest files to retire, in step with what is written: at each new file, and as soon as there are too
     /// many, as each start leaves one.
     fn written(&mut self, rotated: bool) {
-        if self.fresh >= self.common.options.wal_file_bytes / 2 {
+        let is_due = rotated || self.common.files.totals().0 > self.common.options.wal_files_max;
+        if is_due && self.fresh >= self.common.options.wal_file_bytes / 2 {
             let files = self.common.files.ends();
             let full = files.len().saturating_sub(1);
-            if full > KEEP_FULL && (rotated || files.len() > self.common.options.wal_files_max) {
+            if full > KEEP_FULL {
                 self.fresh = 0;
                 let _ = self.jobs.send(Job::Retire(files[full - 1 - KEEP_FULL].0));
             }

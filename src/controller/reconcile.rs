@@ -4,7 +4,7 @@
 //! that are at least as new, else a group with data would look deleted. Of the controller's own replica the snapshot may be
 //! older all the same, when another one took its place: replica ids only grow, and a lower one never replaces a higher one.
 
-use super::machine::{Metadata, Placement, Purpose, ReplicaState};
+use super::machine::{Metadata, Placement, Purpose, Replica, ReplicaState};
 use crate::types::NodeId;
 use highwater_raft::{GroupId, ReplicaId};
 use std::collections::BTreeMap;
@@ -25,9 +25,18 @@ pub enum Step {
         replica: ReplicaId,
         /// What it is for.
         purpose: Purpose,
-        /// This replica writes the group's first membership.
-        founders: Option<BTreeMap<ReplicaId, NodeId>>,
+        /// Of a replica that may write the group's first membership.
+        initial: Option<InitialMembership>,
     },
+}
+
+/// The first membership of a group: the same for all who may write it, so that it does not matter who does, or how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMembership {
+    /// Who votes.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// 0 writes it at once; the others one after the other, if nobody has.
+    pub turn: u32,
 }
 
 /// What leads from `hosted` to what `metadata` says of `node`.
@@ -48,26 +57,22 @@ pub fn plan(metadata: &Metadata, node: NodeId, hosted: &BTreeMap<GroupId, Replic
             group: *group,
             replica: *id,
             purpose: placement.purpose,
-            founders: founders(placement, *id),
+            initial: initial(placement, *id),
         });
     removals.chain(additions).collect()
 }
 
-/// The first replica of the placement writes the first membership, as long as it is a founder.
-fn founders(placement: &Placement, replica: ReplicaId) -> Option<BTreeMap<ReplicaId, NodeId>> {
-    let first = placement.replicas.first()?;
-    let is_first =
-        first.id == replica && first.state == ReplicaState::Voter && placement.founders.contains_key(&replica);
-    is_first.then(|| placement.founders.clone())
+/// Founders that live have their turns in the order of the placement. The first one may be gone before it wrote anything.
+fn initial(placement: &Placement, replica: ReplicaId) -> Option<InitialMembership> {
+    let may = |r: &&Replica| r.state == ReplicaState::Voter && placement.founders.contains_key(&r.id);
+    let turn = placement.replicas.iter().filter(may).position(|r| r.id == replica)?;
+    Some(InitialMembership { voters: placement.founders.clone(), turn: u32::try_from(turn).unwrap_or(u32::MAX) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        controller::machine::Replica,
-        types::{TopicId, TopicPartition},
-    };
+    use crate::types::{TopicId, TopicPartition};
 
     fn metadata() -> Metadata {
         let voter = |id, node| Replica { id: ReplicaId(id), node: NodeId(node), state: ReplicaState::Voter };
@@ -83,17 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_hosted_and_the_first_replica_founds() {
+    fn what_is_missing_is_hosted_and_founders_have_their_turns() {
         let steps = plan(&metadata(), NodeId(1), &BTreeMap::from([(GroupId(1030), ReplicaId(80))]));
         let [
             Step::Remove { group: GroupId(1030) },
-            Step::Host { replica: ReplicaId(70), founders: Some(founders), .. },
-            Step::Host { replica: ReplicaId(73), founders: None, .. },
+            Step::Host { replica: ReplicaId(70), initial: Some(InitialMembership { voters, turn: 0 }), .. },
+            Step::Host { replica: ReplicaId(73), initial: Some(InitialMembership { turn: 1, .. }), .. },
         ] = &steps[..]
         else {
             panic!("{steps:?}")
         };
-        assert_eq!(founders.len(), 2);
+        assert_eq!(voters.len(), 2);
     }
 
     #[test]
@@ -111,8 +116,18 @@ mod tests {
         let hosted = BTreeMap::from([(GroupId(1024), ReplicaId(70)), (GroupId(1025), ReplicaId(73))]);
         let steps = plan(&metadata, NodeId(1), &hosted);
         assert!(
-            matches!(&steps[..], [Step::Remove { .. }, Step::Host { replica: ReplicaId(90), founders: None, .. }]),
+            matches!(&steps[..], [Step::Remove { .. }, Step::Host { replica: ReplicaId(90), initial: None, .. }]),
             "{steps:?}"
+        );
+        let steps = plan(&metadata, NodeId(2), &BTreeMap::from([(GroupId(1025), ReplicaId(72))]));
+        let [Step::Host { replica: ReplicaId(71), initial: Some(initial), .. }] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        let voters = BTreeMap::from([(ReplicaId(70), NodeId(1)), (ReplicaId(71), NodeId(2))]);
+        assert_eq!(
+            *initial,
+            InitialMembership { voters, turn: 0 },
+            "the dead one has no turn, and is a member all the same"
         );
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     controller::{
         self, Controller,
         machine::{Command, Purpose, ReplicaFaulty},
-        reconcile::{self, Step},
+        reconcile::{self, InitialMembership, Step},
     },
     group::Groups,
     partition::{Around, Handle, Partitions},
@@ -40,6 +40,8 @@ use tokio::{
 const SEEN: &str = "metadata-seen";
 const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
+/// A founder of a group that is still empty waits so long for each one before it.
+const FOUNDS_AFTER: Duration = Duration::from_secs(2);
 /// Replicas that are opened or made side by side: what each writes shares its flushes with the others.
 const OPENED_AT_ONCE: usize = 32;
 /// Replicas that are removed side by side before the metadata is looked at again: new ones do not wait for old ones.
@@ -358,7 +360,7 @@ impl Hosting {
         let (out, mut waiting) = (self.failed(), BTreeSet::new());
         let mut begins = Vec::new();
         for step in reopen {
-            let Step::Host { group, replica, purpose, founders } = step else { continue };
+            let Step::Host { group, replica, purpose, initial } = step else { continue };
             // The metadata may be those of a replica that is gone: it would come back empty under the id that it has voted with.
             if group == controller::GROUP && !replaced.contains(&group) {
                 waiting.extend(self.waits(group).then_some(group));
@@ -383,7 +385,7 @@ impl Hosting {
                 continue;
             }
             begins.push(async move {
-                let Err(error) = self.begin(group, replica, purpose, founders).await else { return Ok(None) };
+                let Err(error) = self.begin(group, replica, purpose, initial).await else { return Ok(None) };
                 match self.fault(group) {
                     Some(why) => self.lose(group, replica, &why),
                     None if self.lacks_segments(group) => {
@@ -417,16 +419,31 @@ impl Hosting {
         group: GroupId,
         replica: ReplicaId,
         purpose: Purpose,
-        founders: Option<BTreeMap<ReplicaId, NodeId>>,
+        initial: Option<InitialMembership>,
     ) -> Result<(), NodeError> {
         let raft = self.open(group, replica, purpose).await?;
-        let Some(founders) = founders.filter(|_| group != controller::GROUP && raft.log().last().is_none()) else {
-            return Ok(());
+        match initial.filter(|_| group != controller::GROUP && raft.log().last().is_none()) {
+            Some(InitialMembership { voters, turn: 0 }) => found(group, &raft, voters).await,
+            Some(InitialMembership { voters, turn }) => {
+                let hosting = self.clone();
+                self.0.env.spawn(async move { hosting.found_late(group, replica, voters, turn).await });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Who should have founded the group may be gone before it did.
+    async fn found_late(&self, group: GroupId, replica: ReplicaId, voters: BTreeMap<ReplicaId, NodeId>, turn: u32) {
+        tokio::time::sleep(FOUNDS_AFTER * turn).await;
+        let hosted = self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
+        let Some(hosted) = hosted.filter(|here| here.replica == replica && here.raft.log().last().is_none()) else {
+            return;
         };
-        let voters = founders.into_iter().map(|(replica, node)| (replica, node.into())).collect();
-        match raft.initialize(voters).await {
-            Ok(()) | Err(group::ChangeError::AlreadyInitialised) => Ok(()),
-            Err(error) => Err(NodeError::Directory(format!("group {group}: {error}"))),
+        highwater_raft::observe::reached("group founded by another than its first");
+        tracing::info!(group = group.0, replica = replica.0, "nobody has founded the group: this replica does");
+        if let Err(error) = found(group, &hosted.raft, voters).await {
+            tracing::warn!(group = group.0, replica = replica.0, %error, "the group could not be founded");
         }
     }
 
@@ -459,5 +476,14 @@ impl Hosting {
                 tracing::warn!(%error, group = group.0, "the damage could not be reported");
             }
         });
+    }
+}
+
+/// Writes the first membership, unless there is one.
+async fn found(group: GroupId, raft: &Group, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), NodeError> {
+    let voters = voters.into_iter().map(|(replica, node)| (replica, node.into())).collect();
+    match raft.initialize(voters).await {
+        Ok(()) | Err(group::ChangeError::AlreadyInitialised) => Ok(()),
+        Err(error) => Err(NodeError::Directory(format!("group {group}: {error}"))),
     }
 }

@@ -215,7 +215,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     let compared = bounded("replicas to be equal", finish::compare_replicas(world, &logs)).await;
     compared?;
     bounded("all replicas to be whole", async {
-        while !world.is_whole() {
+        while let Some(what) = world.unsettled() {
+            world.waits(what);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     })
@@ -363,12 +364,19 @@ impl World {
 
     /// Whether no node knows of a replica that is being replaced.
     fn is_whole(&self) -> bool {
-        let whole = |node: Rc<Node>| {
-            let metadata = node.controller().metadata();
-            let states = |state| matches!(state, ReplicaState::Voter | ReplicaState::Observer);
-            metadata.groups.values().all(|group| group.replicas.iter().all(|replica| states(replica.state)))
-        };
-        self.everybody().filter_map(|node| self.node(node)).all(whole)
+        self.unsettled().is_none()
+    }
+
+    /// A replica that is being replaced, and who knows of it.
+    fn unsettled(&self) -> Option<String> {
+        let settled = |state| matches!(state, ReplicaState::Voter | ReplicaState::Observer);
+        self.everybody().find_map(|id| {
+            let metadata = self.node(id)?.controller().metadata();
+            let mut replicas =
+                metadata.groups.iter().flat_map(|(group, it)| it.replicas.iter().map(move |r| (group, r)));
+            let (group, replica) = replicas.find(|(_, replica)| !settled(replica.state))?;
+            Some(format!("node {id} at version {} knows in group {} of {replica:?}", metadata.version, group.0))
+        })
     }
 
     /// The storm is over.

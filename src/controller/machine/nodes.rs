@@ -13,7 +13,7 @@ use crate::{
 use highwater_raft::{GroupId, ReplicaId};
 use std::collections::BTreeMap;
 
-const CONTROLLER: GroupId = GroupId(limits::CONTROLLER_GROUP);
+pub(super) const CONTROLLER: GroupId = GroupId(limits::CONTROLLER_GROUP);
 /// Bits of the cluster id that are in its producer ids.
 const CLUSTER_BITS: u64 = (1 << 23) - 1;
 
@@ -75,7 +75,7 @@ impl ControllerMachine {
     /// Every node has a replica of the controller group: one that learns, unless it votes.
     fn controller_replica_of(&mut self, node: NodeId) -> ReplicaId {
         let hosted = self.metadata.groups.get(&CONTROLLER).and_then(|group| group.hosted_by(node));
-        if let Some(replica) = hosted {
+        if let Some(replica) = hosted.filter(|replica| replica.state != ReplicaState::Dying) {
             return replica.id;
         }
         let id = self.new_replica();

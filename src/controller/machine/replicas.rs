@@ -8,10 +8,16 @@
 //! ```
 //! Each step is a fact that a node reports; a step that was reported before changes nothing. A successor lives on the
 //! node of the one it replaces and stands right behind it, so preferred leaders stay where they are.
+//!
+//! Of a majority that is lost nothing can be learned: no successor begins, and what is left of the data stays. It may turn
+//! out that it is not lost, when a swap was made and not reported yet: then successors begin with that report. That the
+//! controller group has a quorum is shown by each command that it decides.
+//!
+//! **Invariant:** no node gets back an id whose replica is lost.
 
 use super::{
     ControllerMachine, Placement, Purpose, Refusal, Replica, ReplicaCaughtUp, ReplicaFaulty, ReplicaState, Reply,
-    Swapped,
+    Swapped, nodes::CONTROLLER,
 };
 use crate::types::NodeId;
 use highwater_raft::{GroupId, ReplicaId};
@@ -51,6 +57,7 @@ impl ControllerMachine {
                     replica.state = ReplicaState::Voter;
                 }
             });
+            self.succeed(*group);
         }
         Ok(Reply::Noted)
     }
@@ -68,28 +75,36 @@ impl ControllerMachine {
         u32::try_from(lost.len()).unwrap_or(u32::MAX)
     }
 
-    /// A replica is lost: one that may vote is dying until Raft goes without it, one that only learns is forgotten.
-    /// A successor begins, unless the majority is lost: it could never learn all, and what is left of the data must stay.
+    /// A replica is lost: one that may vote is dying until Raft goes without it, one that only learns is replaced at once.
     fn lose(&mut self, group: GroupId, lost: ReplicaId) {
-        let successor = self.new_replica();
+        let Ok(&Replica { state, .. }) = self.find(group, lost) else { return };
+        let (id, state) = match state {
+            ReplicaState::Learner | ReplicaState::Observer => (self.new_replica(), state),
+            ReplicaState::Voter | ReplicaState::Ready | ReplicaState::Dying => (lost, ReplicaState::Dying),
+        };
         self.edit(group, |placement| {
-            let Some(place) = placement.replicas.iter().position(|r| r.id == lost) else { return };
-            let Replica { node, state, .. } = placement.replicas[place];
-            let next = match state {
-                ReplicaState::Observer => ReplicaState::Observer,
-                _ => ReplicaState::Learner,
-            };
-            let begins = Replica { id: successor, node, state: next };
-            match state {
-                ReplicaState::Learner | ReplicaState::Observer => placement.replicas[place] = begins,
-                ReplicaState::Voter | ReplicaState::Ready | ReplicaState::Dying => {
-                    placement.replicas[place].state = ReplicaState::Dying;
-                    if !placement.is_offline() {
-                        placement.replicas.insert(place + 1, begins);
-                    }
-                }
+            for replica in placement.replicas.iter_mut().filter(|r| r.id == lost) {
+                (replica.id, replica.state) = (id, state);
             }
         });
+        self.succeed(group);
+    }
+
+    /// Successors begin for those that are dying without one, unless the majority is lost.
+    fn succeed(&mut self, group: GroupId) {
+        let Some(placement) = self.metadata.groups.get(&group) else { return };
+        if placement.is_offline() && group != CONTROLLER {
+            return;
+        }
+        let alone = |r: &&Replica| placement.hosted_by(r.node) == Some(*r) && r.state == ReplicaState::Dying;
+        let alone: Vec<_> = placement.replicas.iter().filter(alone).map(|r| r.node).collect();
+        for node in alone {
+            let id = self.new_replica();
+            self.edit(group, |placement| {
+                let last = placement.replicas.iter().rposition(|r| r.node == node).expect("seen above");
+                placement.replicas.insert(last + 1, Replica { id, node, state: ReplicaState::Learner });
+            });
+        }
     }
 
     fn find(&self, group: GroupId, replica: ReplicaId) -> Result<&Replica, Refusal> {

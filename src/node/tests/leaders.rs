@@ -53,3 +53,26 @@ async fn a_node_that_ends_hands_its_leaderships_over_first() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_group_whose_first_replica_never_came_is_founded_by_another() {
+    local(async {
+        let mut world = World::new(3, 31).await;
+        tokio::time::sleep(secs(8)).await;
+        world.crash(1);
+        // Nobody misses the node yet: some partitions are placed to be founded and led by it.
+        let topic = world.topic("alpha", PARTITIONS, 3).await;
+        let placements = world.node(0).controller().metadata();
+        let firsts = placements.groups.values().filter(|group| group.preferred() == Some(NodeId(2))).count();
+        assert!(firsts >= 2, "{placements:?}");
+        assert!(!within(20, leaders(&world, topic)).await.contains(&1));
+        for partition in 0..PARTITIONS {
+            produce_surely(&world, TopicPartition { topic, partition }, "without it").await;
+        }
+        world.start(1).await;
+        tokio::time::sleep(secs(20)).await;
+        let home = leaders(&world, topic).await;
+        assert_eq!([0, 1, 2].map(|n| home.iter().filter(|leader| **leader == n).count()), [2, 2, 2]);
+    })
+    .await;
+}

@@ -252,10 +252,58 @@ fn a_lost_majority_is_offline_and_keeps_what_is_left() {
           1024: 65539 Dying on 2, 65543 Learner on 2, 65540 Dying on 1, 65541 Voter on 3 OFFLINE
         faulty 1024 65540: Noted
           1 hosts 0/1 1/65536 1024/65540
-        register 3 34: Registered { cluster_id: 20015998343868, controller: ReplicaId(65545), lost: 4 }
+        register 3 34: Registered { cluster_id: 20015998343868, controller: ReplicaId(65544), lost: 4 }
           1024: 65539 Dying on 2, 65543 Learner on 2, 65540 Dying on 1, 65541 Dying on 3 OFFLINE
           1025: 65542 Dying on 3 OFFLINE
-          3 hosts 0/65545 1/65546 1024/65541 1025/65542
+          3 hosts 0/65544 1/65545 1024/65541 1025/65542
+        ");
+}
+
+#[test]
+fn a_majority_that_only_seems_lost_gets_its_successors_with_the_report_of_a_swap() {
+    check!("
+        quiet bootstrap 1,2,3 1
+        create a id=1
+        faulty 1024 65539
+        caught-up 1024 65542
+        faulty 1024 65540
+        group 1024
+        swapped 1024 65540,65541,65542
+        group 1024
+    ", @"
+        create a id=1: 1 partitions of 3
+        faulty 1024 65539: Noted
+        caught-up 1024 65542: Noted
+        faulty 1024 65540: Noted
+          1024: 65539 Dying on 2, 65542 Ready on 2, 65540 Dying on 1, 65541 Voter on 3 OFFLINE
+        swapped 1024 65540,65541,65542: Noted
+          1024: 65542 Voter on 2, 65540 Dying on 1, 65543 Learner on 1, 65541 Voter on 3
+        ");
+}
+
+/// With three nodes wiped one after the other, faster than swaps are reported.
+#[test]
+fn a_node_never_gets_back_the_id_of_a_replica_of_the_controller_that_is_lost() {
+    check!("
+        quiet bootstrap 1,2,3 1
+        quiet register 1 11
+        quiet register 2 22
+        quiet register 3 33
+        register 3 34
+        caught-up 0 65539
+        register 1 12
+        group 0
+        caught-up 0 65541
+        register 2 23
+        group 0
+    ", @"
+        register 3 34: Registered { cluster_id: 20015998343868, controller: ReplicaId(65539), lost: 2 }
+        caught-up 0 65539: Noted
+        register 1 12: Registered { cluster_id: 20015998343868, controller: ReplicaId(65541), lost: 2 }
+          0: 1 Dying on 1, 65541 Learner on 1, 2 Voter on 2, 3 Dying on 3, 65539 Ready on 3 OFFLINE
+        caught-up 0 65541: Noted
+        register 2 23: Registered { cluster_id: 20015998343868, controller: ReplicaId(65542), lost: 2 }
+          0: 1 Dying on 1, 65541 Ready on 1, 2 Dying on 2, 65542 Learner on 2, 3 Dying on 3, 65539 Ready on 3 OFFLINE
         ");
 }
 

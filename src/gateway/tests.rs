@@ -81,7 +81,7 @@ fn set_role(keeper: &Keeper, term: u64, leading: bool) {
     let node = highwater_raft::NodeId(if leading { 1 } else { 2 });
     let members = BTreeMap::from([(ReplicaId(1), Member { node: highwater_raft::NodeId(1), voter: true })]);
     let leader = Some((ReplicaId(u64::from(node.0)), node));
-    keeper.owner().event(Event::Role(Role { term, leader, leading, ready: leading, members }));
+    keeper.owner().event(Event::Role(Role { term, leader, leading, ready: leading, members, members_at: 0 }));
 }
 
 async fn settle() {

@@ -64,9 +64,9 @@ async fn attend(
 ) -> Result<(), ChangeError> {
     let actual: BTreeSet<ReplicaId> =
         role.members.iter().filter(|(_, member)| member.voter).map(|(id, _)| *id).collect();
-    for (id, node) in placement.learners_wanted() {
-        if !role.members.contains_key(&id) {
-            return hosted.raft.add_learner(id, node.into()).await;
+    for replica in placement.members_wanted() {
+        if !role.members.contains_key(&replica.id) {
+            return hosted.raft.add_learner(replica.id, replica.node.into()).await;
         }
     }
     let last = hosted.raft.log().last().map_or(0, |last| last.index);
@@ -86,7 +86,9 @@ async fn attend(
         ReplicaState::Dying => !actual.contains(&replica.id),
         ReplicaState::Voter | ReplicaState::Learner | ReplicaState::Observer => false,
     };
-    if placement.replicas.iter().any(is_news) {
+    // What is not decided yet may be undone by another leader.
+    let is_decided = hosted.raft.log().applied().is_some_and(|applied| applied.index >= role.members_at);
+    if is_decided && placement.replicas.iter().any(is_news) {
         highwater_raft::observe::reached("learner swap committed");
         say(controller, Command::Swapped(Swapped { group, voters: actual })).await;
     }

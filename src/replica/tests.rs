@@ -151,7 +151,14 @@ impl World {
     async fn lead(&mut self, term: u64, leading: bool) {
         let me = (ReplicaId(1), NodeId(1));
         let members = BTreeMap::from([(ReplicaId(1), Member { node: NodeId(1), voter: true })]);
-        self.event(Event::Role(Role { term, leader: leading.then_some(me), leading, ready: leading, members }));
+        self.event(Event::Role(Role {
+            term,
+            leader: leading.then_some(me),
+            leading,
+            ready: leading,
+            members,
+            members_at: 0,
+        }));
         self.settle().await;
     }
     async fn ask(&self, requests: &[&'static str]) {

@@ -129,8 +129,10 @@ pub struct Role {
     pub leading: bool,
     /// It is this replica, and the first entry of its term is applied here.
     pub ready: bool,
-    /// All members.
+    /// All members, those too of a change that is not decided yet.
     pub members: BTreeMap<ReplicaId, Member>,
+    /// The entry that named them.
+    pub members_at: u64,
 }
 
 /// A member of a group.

@@ -233,6 +233,7 @@ impl Replica {
             leading,
             ready: leading && self.shared.applied.borrow().is_some_and(|applied| applied.term == term),
             members: membership.nodes().map(member).collect(),
+            members_at: metrics.membership_config.log_id().as_ref().map_or(0, |id| id.index),
         }
     }
 
@@ -305,7 +306,8 @@ async fn watch_raft(replica: Arc<Replica>) {
         driver::ask_to_elect(&replica);
     }
     replica.role.send_modify(|role| {
-        *role = Role { term: role.term, members: std::mem::take(&mut role.members), ..Role::default() }
+        let members = std::mem::take(&mut role.members);
+        *role = Role { term: role.term, members, members_at: role.members_at, ..Role::default() }
     });
     replica.shared.owner.event(Event::Failed { why });
 }

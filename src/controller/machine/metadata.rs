@@ -157,11 +157,9 @@ impl Placement {
         wanted
     }
 
-    /// Learners that the group's leader is to have.
-    pub fn learners_wanted(&self) -> BTreeMap<ReplicaId, NodeId> {
-        let learns =
-            |r: &&Replica| matches!(r.state, ReplicaState::Learner | ReplicaState::Ready | ReplicaState::Observer);
-        self.replicas.iter().filter(learns).map(|r| (r.id, r.node)).collect()
+    /// Whom the group's leader is to have as members, if only to learn.
+    pub fn members_wanted(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().filter(|replica| replica.state != ReplicaState::Dying)
     }
 }
 

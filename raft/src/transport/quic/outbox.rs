@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_what_it_was() {
-        let messages = [Payload::new([Bytes::from_static(b"in two "), Bytes::from_static(b"parts")]), Payload::default()];
+        let messages =
+            [Payload::new([Bytes::from_static(b"in two "), Bytes::from_static(b"parts")]), Payload::default()];
         let name = format!("peers/stream-v{}.hex", super::super::hello::VERSION);
         crate::testing::golden(&name, &bytes(encode(&messages)));
     }

@@ -28,7 +28,7 @@ const LINK_WINDOW: u64 = 2 << 20;
 const HELD: u64 = POOL + CACHE + TAIL + CLIENTS * (LINK_WINDOW + BATCH);
 /// What it may take above what it takes idle: as much again for the rest of the packets that batches are slices of, and for
 /// what the allocator has not given back.
-const RSS_GROWTH_MAX_KIB: u64 = 2 * HELD >> 10;
+const RSS_GROWTH_MAX_KIB: u64 = (2 * HELD) >> 10;
 
 #[derive(Default)]
 struct Count {

@@ -40,7 +40,7 @@ fn a_fetch_that_waits_at_a_follower_fires_when_the_followers_own_mark_rises() {
             let frame = link.receiver.receive().await.unwrap();
             let Message::Fetched(fetched) = &frame.message else { panic!("{frame:?}") };
             assert_eq!(fetched.partitions[0].refused, None);
-            (fetched.partitions[0].high_watermark, frame.body().len() > 0, Instant::now())
+            (fetched.partitions[0].high_watermark, !frame.body().is_empty(), Instant::now())
         };
         // What is there is served at once.
         let begun = Instant::now();

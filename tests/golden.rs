@@ -1,10 +1,11 @@
 //! What replicated machines leave on disk, byte for byte: their commands and their checkpoints. A difference here is a new
-//! format: raise the machine's version (or add a field that older releases skip) and write the files anew.
+//! format: raise the machine's version, or add a field that older releases skip and remove the file.
 //!
-//! `HIGHWATER_GOLDEN=write` writes them.
+//! `HIGHWATER_GOLDEN=write` writes files that are missing.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use bytes::Bytes;
 use highwater::{
     batch::{Builder, Compression, Producer},
     controller::machine as controller,
@@ -15,59 +16,44 @@ use highwater::{
 use highwater_raft::{
     DirectoryId, GroupId, ReplicaId,
     machine::{At, Command, Machine},
+    testing::{golden, golden_text},
 };
-use std::{fmt::Debug, fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Debug};
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        write!(out, "{byte:02x}").unwrap();
-        out
-    })
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<_> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
-}
-
-/// The stored text, which is `text` as long as the format is.
-fn golden(name: &str, text: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/machines").join(name);
-    if std::env::var_os("HIGHWATER_GOLDEN").is_some_and(|v| v == "write") {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-    }
-    let stored = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(text, stored, "{name}: the format changed");
-    stored
-}
-
-/// Commands and checkpoint of a machine are the stored ones, and the stored ones are read.
+/// Commands and checkpoint of a machine are the stored ones, and all kinds of commands that it knows are among them.
 fn check<M: Machine<Reply: Debug> + Default>(name: &str, version: u8, commands: &[Command]) {
-    let written: String =
-        commands.iter().fold(String::new(), |out, command| out + &format!("{} {}\n", command.kind, hex(&command.body)));
-    let stored = golden(&format!("{name}-commands.hex"), &written);
+    let lines = commands.iter().map(|Command { kind, body }| {
+        let digits = body.iter().map(|byte| format!("{byte:02x}"));
+        format!("{kind} {}\n", digits.collect::<String>())
+    });
+    golden_text(&format!("machines/{name}-commands.hex"), &lines.collect::<String>());
     let mut machine = M::default();
-    for (n, line) in (1..).zip(stored.lines()) {
-        let (kind, body) = line.split_once(' ').unwrap();
-        let command = Command { kind: kind.parse().unwrap(), body: unhex(body).into() };
-        let reply = machine.apply(At { index: n, term: 3, stamp_ms: 1_000 * n }, &command, &mut Vec::new());
+    for (n, command) in (1..).zip(commands) {
+        let reply = machine.apply(At { index: n, term: 3, stamp_ms: 1_000 * n }, command, &mut Vec::new());
         let said = format!("{reply:?}");
         assert!(!said.contains("Malformed") && !said.contains("UnknownCommand"), "{name}, command {n}: {said}");
     }
-    let lines = |bytes: &[u8]| bytes.chunks(32).fold(String::new(), |out, line| out + &hex(line) + "\n");
-    let stored = unhex(&golden(&format!("{name}-checkpoint-v{version}.hex"), &lines(&machine.checkpoint())));
-    assert_eq!(stored[0], version);
+    let is_known = |kind: &u8| {
+        let command = Command { kind: *kind, body: Bytes::new() };
+        let reply = M::default().apply(At { index: 1, term: 3, stamp_ms: 0 }, &command, &mut Vec::new());
+        !format!("{reply:?}").contains("UnknownCommand")
+    };
+    let known: BTreeSet<u8> = (0..=u8::MAX).filter(is_known).collect();
+    assert_eq!(known, commands.iter().map(|command| command.kind).collect(), "{name}: kinds, and those in the file");
+
+    let written = machine.checkpoint();
+    golden(&format!("machines/{name}-checkpoint-v{version}.hex"), &written);
+    assert_eq!(written[0], version);
     let mut restored = M::default();
-    restored.restore(&stored.clone().into()).unwrap();
-    assert_eq!(restored.checkpoint(), stored, "{name}: what is read is written the same");
+    restored.restore(&written).unwrap();
+    assert_eq!(restored.checkpoint(), written, "{name}: what is read is written the same");
     // A map of one entry more: a field of a later release.
-    let mut later = stored.clone();
+    let mut later = written.to_vec();
     assert_eq!(later[1] & 0xf0, 0x80, "a small map");
     later[1] += 1;
     later.extend([0xa2, b'z', b'z', 0x07]);
     M::default().restore(&later.into()).unwrap_or_else(|e| panic!("{name}: a field that it does not know: {e}"));
-    let mut newer = stored;
+    let mut newer = written.to_vec();
     newer[0] += 1;
     let refused = M::default().restore(&newer.into()).unwrap_err().to_string();
     assert!(refused.contains("of another release"), "{refused}");

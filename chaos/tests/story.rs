@@ -155,12 +155,13 @@ fn groups_see_everything_over_kills_and_a_restart_of_all() {
     }
     members.into_iter().for_each(Running::interrupt);
 
-    // Everything stops, and starts: each group goes on from where it was.
+    // Everything stops, and starts: each group goes on from where it was, and is given nothing twice.
+    let again = [&a, &b].map(|seen| seen.lock().unwrap().again);
     dev.interrupt();
     let dev = desk.dev();
     desk.produce("last.txt", 5 * LINES..6 * LINES);
     let members = [desk.member("a", &a), desk.member("b", &b)];
-    for (name, seen) in [("a", &a), ("b", &b)] {
+    for ((name, seen), again) in [("a", &a), ("b", &b)].into_iter().zip(again) {
         wait("the group has the rest", || has(seen, 6 * LINES));
         let seen = seen.lock().unwrap();
         let mut found: Vec<&String> = seen.values.values().collect();
@@ -174,6 +175,7 @@ fn groups_see_everything_over_kills_and_a_restart_of_all() {
             seen.unsaid
         );
         assert_eq!(seen.unsaid, 0, "group {name}");
+        assert_eq!(seen.again, again, "group {name}: records came again after a clean stop");
     }
     members.into_iter().for_each(Running::interrupt);
     dev.interrupt();

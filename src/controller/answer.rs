@@ -197,5 +197,12 @@ mod tests {
         let all: Vec<Result<Executed, ExecuteError>> = answers.chain(errors.into_iter().map(Err)).collect();
         let bytes: Vec<u8> = all.iter().flat_map(|one| rmp_serde::to_vec_named(one).unwrap()).collect();
         highwater_raft::testing::golden("peers/executed.hex", &bytes);
+        // All that are read are among them.
+        let unknown = |read: Result<(), rmp_serde::decode::Error>| read.unwrap_err().to_string();
+        let bytes = rmp_serde::to_vec("?").unwrap();
+        let told = unknown(rmp_serde::from_slice::<Answer>(&bytes).map(drop));
+        assert_eq!(told, "unknown variant `?`, expected one of `b`, `r`, `c`, `a`, `d`, `n`, `p`");
+        let told = unknown(rmp_serde::from_slice::<ExecuteError>(&bytes).map(drop));
+        assert_eq!(told, "unknown variant `?`, expected one of `r`, `l`, `q`, `t`");
     }
 }

@@ -86,5 +86,8 @@ mod tests {
     fn what_is_told_is_what_it_was() {
         let told = Led { groups: vec![(1_024, 7), (1_025, 3)], ailing: vec![(1_026, Ailment::Mending as u8)] };
         highwater_raft::testing::golden("peers/gossip.hex", &rmp_serde::to_vec_named(&told).unwrap());
+        let ailments = (0..=u8::MAX).filter_map(|n| Some((n, Ailment::from_u8(n)?)));
+        let told = [(1, Ailment::Failed), (2, Ailment::Mending), (3, Ailment::Damaged)];
+        assert_eq!(ailments.collect::<Vec<_>>(), told);
     }
 }

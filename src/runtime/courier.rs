@@ -78,3 +78,24 @@ impl Advice for CourierError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn services_keep_their_numbers_and_have_golden_files() {
+        let known = |n| Some((n, Service::from_u8(n)?));
+        let files = (0..=u8::MAX).filter_map(known).map(|(n, service)| match service {
+            Service::Execute => (n, "executed"),
+            Service::Leaders => (n, "gossip"),
+            Service::Seed => (n, "seeding"),
+            Service::Entries => (n, "entries-page"),
+        });
+        let files: Vec<_> = files.collect();
+        assert_eq!(files, [(1, "executed"), (2, "gossip"), (3, "seeding"), (4, "entries-page")]);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/peers");
+        assert!(files.iter().all(|(_, name)| folder.join(format!("{name}.hex")).exists()));
+    }
+}

@@ -1,5 +1,7 @@
 //! The session's machine against a model of partitions: never asleep too long, never early, never over its credit.
 
+mod follower;
+
 use super::machine::{Effect, Filled, Input, Machine, Pulled, Seen, Standing, View, partition_of, standing};
 use crate::{
     replica::WakeAt,

@@ -1,11 +1,11 @@
 //! Every kind of frame: its bytes as golden files, its readers' tolerance, and what becomes of damaged ones.
 //!
-//! `HIGHWATER_GOLDEN=write cargo test --lib wire::` writes the files anew: only together with a version of the protocol.
+//! `HIGHWATER_GOLDEN=write cargo test --lib wire::` writes files that are missing.
 
 use super::*;
 use crate::types::{AckLevel, Generation, NodeId, Position, ProducerId, TopicId};
 use bytes::Bytes;
-use std::{fs, path::PathBuf};
+use highwater_raft::testing::{golden, golden_text};
 
 const TOPIC: TopicId = TopicId(*b"0123456789abcdef");
 
@@ -187,26 +187,22 @@ fn there_is_a_sample_of_every_kind() {
 
 #[test]
 fn frames_are_what_they_were() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire");
-    let write = std::env::var_os("HIGHWATER_GOLDEN").is_some_and(|mode| mode == "write");
     for message in samples() {
-        let file = folder.join(format!("{:02}-{:?}.hex", message.kind() as u8, message.kind()));
         let bytes = encode(message.clone());
-        let hex: String =
-            bytes.chunks(32).map(|row| row.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n").collect();
-        if write {
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(&file, &hex).unwrap();
-        }
-        let golden = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        assert_eq!(
-            hex,
-            golden,
-            "{:?} is encoded differently: its readers of version {VERSION} would not understand",
-            message.kind()
-        );
+        golden(&format!("wire/{:02}-{:?}.hex", message.kind() as u8, message.kind()), &bytes);
         assert_eq!(decode(&bytes).unwrap().message, message);
     }
+    assert_eq!(VERSION, 1);
+}
+
+/// Their numbers are in refusals, their names in metrics.
+#[test]
+fn codes_are_what_they_were() {
+    let lines = Code::ALL.iter().map(|code| format!("{} {}\n", *code as u16, code.name()));
+    golden_text("codes.txt", &lines.collect::<String>());
+    // One that is left out of the list would be read as another.
+    let read = (0..=u16::MAX).filter(|n| u16::from(Code::from(*n)) == *n);
+    assert_eq!(read.collect::<Vec<_>>(), (1..=Code::OutcomeUnknown as u16).collect::<Vec<_>>());
 }
 
 #[test]

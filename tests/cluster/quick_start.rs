@@ -154,6 +154,9 @@ fn everything_in_json(desk: &Desk) {
     assert_eq!((checked[0]["node"].as_u64(), checked[0]["problems"].as_array().map(Vec::len)), (Some(1), Some(0)));
     let figures = desk.json("bench latency --records 20");
     assert!(figures["disk"]["p50_ms"].is_number() && figures["to_hand"]["p50_ms"].is_number(), "{figures}");
+    assert!(figures["before_ack"].as_u64() <= Some(20) && figures["wake_up"]["p50_ms"].is_number(), "{figures}");
+    let probed = figures["disk"]["directory"].as_str().unwrap();
+    assert!(probed.ends_with("highwater-dev/node-1"), "probed where the nodes' data are: {probed}");
     let figures = desk.json("bench consume --megabytes 1");
     assert!(figures["disk"]["p50_ms"].is_number() && figures["write_mb_per_s"].is_number(), "{figures}");
     let figures = desk.json("bench consume --topic orders");

@@ -511,10 +511,10 @@ mod tests {
     #[test]
     fn bytes_are_what_they_were() {
         use crate::testing::golden;
-        let Samples { requests, replies, beside, vote, .. } = samples();
+        let Samples { requests, replies, entries, beside, vote } = samples();
         for request in &requests {
             let bytes = request.encode(ROUTE).contiguous();
-            golden(&format!("peers/raft-request-{}-v1.hex", request.kind()), &bytes);
+            golden(&format!("peers/raft-request-{}-v{VERSION}.hex", request.kind()), &bytes);
             let (route, read) = Request::decode(&bytes.clone().into()).unwrap();
             assert_eq!((route, read.encode(ROUTE).contiguous()), (ROUTE, bytes));
         }
@@ -523,9 +523,29 @@ mod tests {
             golden(&format!("peers/raft-reply-{}.hex", bytes[0]), &bytes);
             assert_eq!(Reply::decode(&bytes.clone().into()).unwrap().encode().contiguous(), bytes);
         }
+        for entry in entries {
+            let log::Entry { kind, payload, .. } = to_log(entry);
+            golden(&format!("log/entry-{kind}.hex"), &payload.contiguous());
+        }
         golden("log/vote.hex", &encode_vote(&vote));
-        golden("log/beside-checkpoint-v1.hex", &beside.encode());
-        assert_eq!(VERSION, 1);
+        golden(&format!("log/beside-checkpoint-v{VERSION}.hex"), &beside.encode());
+    }
+
+    /// What is read and has no sample has no golden file either.
+    #[test]
+    fn there_is_a_sample_of_every_kind() {
+        fn read<T>(decode: impl Fn(u8) -> Result<T, Malformed>) -> Vec<u8> {
+            let unknown = |Malformed(why): Malformed| why.contains("unknown kind");
+            (0..=u8::MAX).filter(|kind| !decode(*kind).is_err_and(unknown)).collect()
+        }
+        let Samples { requests, replies, entries, .. } = samples();
+        let head = Request::Greet.encode(ROUTE).contiguous();
+        let request = |kind| Request::decode(&Bytes::from([&[VERSION, kind], &head[2..]].concat()).into());
+        assert_eq!(read(request), requests.iter().map(Request::kind).collect::<Vec<_>>());
+        let reply = |kind| Reply::decode(&Bytes::from(vec![kind]).into());
+        assert_eq!(read(reply), replies.iter().map(|reply| reply.encode().contiguous()[0]).collect::<Vec<_>>());
+        let entry = |kind| from_content(kind, Payload::default());
+        assert_eq!(read(entry), entries.into_iter().map(|entry| to_log(entry).kind).collect::<Vec<_>>());
     }
 
     #[test]

@@ -6,4 +6,4 @@ mod golden;
 pub mod network;
 pub mod wire;
 
-pub use golden::golden;
+pub use golden::{golden, golden_text, hex};

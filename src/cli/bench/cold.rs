@@ -1,7 +1,7 @@
 //! Reads that come from the disk: the system is asked to forget what it keeps in memory of the nodes' files. Only for
 //! clusters of `dev`, whose data directories are known and here.
 
-use crate::cli::{ClusterFile, config};
+use crate::cli::ClusterFile;
 use anyhow::Context as _;
 use rustix::fs::{Advice, fadvise};
 use std::{
@@ -17,9 +17,7 @@ pub(super) fn forget(cluster: &ClusterFile) -> anyhow::Result<()> {
         "--cold is for a cluster of `highwater dev`: leave it out, or restart the nodes' machines"
     );
     for node in &cluster.nodes {
-        // `dev` runs each node in the folder of its config.
-        let folder = node.config.parent().unwrap_or(Path::new("."));
-        let data = folder.join(config::load(&node.config)?.node.data_dir);
+        let data = super::data_dir(node)?;
         forget_below(&data).with_context(|| format!("could not read {}", data.display()))?;
     }
     Ok(())

@@ -6,7 +6,7 @@ mod load;
 mod probe;
 mod usage;
 
-use super::{Context, output};
+use super::{ClusterNode, Context, config, output};
 use crate::{
     client::{Client, NewTopic, Record},
     types::TopicName,
@@ -15,7 +15,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use load::{Figures, Shape};
 use probe::Probe;
-use std::{cell::Cell, path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
 use usage::Usage;
 
 /// `highwater bench …`
@@ -41,21 +47,37 @@ pub(super) struct Bed {
     /// Bytes of a record
     #[arg(long, default_value_t = 1024)]
     size: usize,
-    /// Where the disk is probed; choose the disk of the nodes
-    #[arg(long, default_value = ".", value_name = "DIR")]
-    probe_dir: PathBuf,
+    /// Where the disk is probed; choose the disk of the nodes [default: the data of a node of `dev`, else this folder]
+    #[arg(long, value_name = "DIR")]
+    probe_dir: Option<PathBuf>,
 }
 
 impl Bed {
-    fn probe(&self) -> anyhow::Result<Probe> {
-        probe::run(&self.probe_dir, self.size)
+    fn probe(&self, context: &Context) -> anyhow::Result<Probe> {
+        let of_a_node = || {
+            let cluster = context.cluster().ok().filter(|cluster| cluster.from_dev)?;
+            data_dir(cluster.nodes.first()?).ok().filter(|data| data.is_dir())
+        };
+        let directory = self.probe_dir.clone().or_else(of_a_node).unwrap_or_else(|| ".".into());
+        probe::run(&directory, self.size)
     }
 
     /// The disk's figures as a line under a table.
     fn beside(&self, probe: &Probe) -> String {
-        let Probe { p50_ms, p99_ms } = probe;
-        format!("\nthis disk alone, append {} B and fdatasync: p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms", self.size)
+        let Probe { directory, p50_ms, p99_ms } = probe;
+        let place = directory.as_deref().unwrap_or(Path::new("."));
+        format!(
+            "\nthe disk of {} alone, append {} B and fdatasync: p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms",
+            place.display(),
+            self.size
+        )
     }
+}
+
+/// Where a node of `dev` keeps its data: it runs in the folder of its config.
+fn data_dir(node: &ClusterNode) -> anyhow::Result<PathBuf> {
+    let folder = node.config.parent().unwrap_or(Path::new("."));
+    Ok(folder.join(config::load(&node.config)?.node.data_dir))
 }
 
 #[derive(clap::Args)]
@@ -123,7 +145,7 @@ async fn lay_bed(client: &Client, bed: &Bed) -> anyhow::Result<(TopicName, u32)>
 async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let beside = args.beside.as_deref().map(read_beside).transpose()?.unwrap_or_default();
-    let probe = args.bed.probe()?;
+    let probe = args.bed.probe(&context)?;
     let idle = Usage::now(&context.cluster()?).map(|usage| usage.node_rss_mb);
     let binary = usage::binary_mb();
     let (topic, replicas) = lay_bed(&client, &args.bed).await?;
@@ -239,7 +261,7 @@ fn print_table(rows: &[Figures]) -> anyhow::Result<()> {
     output::say(output::table(&columns, cells))
 }
 
-fn read_beside(path: &std::path::Path) -> anyhow::Result<Vec<Figures>> {
+fn read_beside(path: &Path) -> anyhow::Result<Vec<Figures>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
     let lines = text.lines().filter(|line| line.starts_with('{'));
     lines.map(|line| serde_json::from_str(line).with_context(|| format!("not a line of figures: {line}"))).collect()

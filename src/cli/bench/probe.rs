@@ -2,12 +2,18 @@
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 use tokio::time::Instant;
 
 /// What the disk does alone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Probe {
+    /// Where it was measured; unknown in lines of other brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) directory: Option<PathBuf>,
     /// Median of one append and its `fdatasync`, milliseconds.
     pub(super) p50_ms: f64,
     /// 99 of 100 are faster.
@@ -24,10 +30,11 @@ pub(super) fn run(directory: &Path, size: usize) -> anyhow::Result<Probe> {
     let path = directory.join(".highwater-probe");
     let result = measure(&path, size).with_context(|| format!("could not write {}", path.display()));
     let _ = std::fs::remove_file(&path);
-    result
+    let (p50_ms, p99_ms) = result?;
+    Ok(Probe { directory: directory.canonicalize().ok(), p50_ms, p99_ms })
 }
 
-fn measure(path: &Path, size: usize) -> std::io::Result<Probe> {
+fn measure(path: &Path, size: usize) -> std::io::Result<(f64, f64)> {
     use std::os::unix::fs::FileExt;
     let mut file = std::fs::File::create(path)?;
     file.write_all(&vec![0; FILE_BYTES.max(size * 2)])?;
@@ -46,5 +53,5 @@ fn measure(path: &Path, size: usize) -> std::io::Result<Probe> {
         position += size;
     }
     times.sort_by(f64::total_cmp);
-    Ok(Probe { p50_ms: times[ROUNDS / 2], p99_ms: times[ROUNDS * 99 / 100] })
+    Ok((times[ROUNDS / 2], times[ROUNDS * 99 / 100]))
 }

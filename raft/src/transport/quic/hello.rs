@@ -178,5 +178,6 @@ mod tests {
         golden("peers/hello-v1.hex", &encode(&hello).unwrap());
         golden("peers/welcome-v1.hex", &encode(&Welcome { version: VERSION, cluster_id, node, boot }).unwrap());
         assert_eq!((VERSION, Lane::ALL.map(lane_number)), (1, [0, 1, 2]));
+        assert_eq!((0..=u8::MAX).filter_map(lane_of).collect::<Vec<_>>(), Lane::ALL);
     }
 }

@@ -244,6 +244,14 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_what_it_was() {
+        let messages =
+            [Payload::new([Bytes::from_static(b"in two "), Bytes::from_static(b"parts")]), Payload::default()];
+        let name = format!("peers/stream-v{}.hex", super::super::hello::VERSION);
+        crate::testing::golden(&name, &bytes(encode(&messages)));
+    }
+
+    #[test]
     fn the_bound_counts_what_is_not_written_yet() {
         let message = |n: usize| Payload::from(Bytes::from(vec![0; n]));
         let full = |waiting| Err(SendError::Full { node: NodeId(2), waiting, limit: 100 });

@@ -187,11 +187,15 @@ async fn over_breaking_connections_order_holds_and_every_call_ends() {
 }
 
 #[test]
-fn header_is_what_it_was() {
-    let header = Header { kind: Kind::Call, service: BROKER, id: 0x1234, key: 1_024 };
-    let body = Bytes::from_static(b"body").into();
-    crate::testing::golden("peers/rpc-call.hex", &header.before(&body).contiguous());
-    let kinds = [Kind::Call, Kind::Tell, Kind::Answer, Kind::Dropped, Kind::NotServed];
-    assert_eq!(kinds.map(|kind| kind as u8), [1, 2, 3, 4, 5]);
+fn headers_are_what_they_were() {
+    let message = |kind| {
+        let header = Header { kind, service: BROKER, id: 0x1234, key: 1_024 };
+        header.before(&Bytes::from_static(b"body").into()).contiguous()
+    };
+    for kind in [Kind::Call, Kind::Tell, Kind::Answer, Kind::Dropped, Kind::NotServed] {
+        crate::testing::golden(&format!("peers/rpc-{}.hex", kind as u8), &message(kind));
+    }
+    let read = |kind| Header::split(&Bytes::from([&[kind], &message(Kind::Call)[1..]].concat()).into()).is_some();
+    assert_eq!((0..=u8::MAX).filter(|kind| read(*kind)).collect::<Vec<_>>(), [1, 2, 3, 4, 5], "each has a file");
     assert_eq!([APPEND, VOTE, SNAPSHOT, ELECT, HEARTBEAT, BROKER], [1, 2, 3, 4, 5, 6]);
 }

@@ -138,7 +138,7 @@ fn serve(config: &Path, facts: Option<&Path>) -> anyhow::Result<bool> {
 }
 
 fn run(args: real::Args) -> anyhow::Result<bool> {
-    let (json, scenario) = (args.json, args.scenario.clone());
+    let (json, scenario, command) = (args.json, args.scenario.clone(), args.command());
     let ledger = args.ledger.then(ledger::Checkout::clean).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = tokio::task::LocalSet::new().block_on(&runtime, real::run(args))?;
@@ -153,7 +153,7 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
     }
     if let (Some(checkout), Some(path)) = (ledger, &scenario) {
         let name = path.file_stem().map_or_else(|| "-".into(), |name| name.to_string_lossy());
-        eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, &name, &report)?);
+        eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, (&name, &command), &report)?);
     }
     Ok(report.is_good())
 }

@@ -27,6 +27,7 @@ pub use scenario::{Ability, Fault, Network, Scenario, Who};
 
 use crate::{checker, history::History};
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use cluster::{Own, Target};
 use disks::Disks;
 use facts::Facts;
@@ -42,6 +43,7 @@ use proxy::Proxies;
 use spaces::Spaces;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -109,6 +111,26 @@ pub struct Args {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl Args {
+    /// What is typed to run a scenario, without what changes nothing: folders, ports, and how results are given.
+    pub fn command(&self) -> String {
+        let name = self.scenario.as_deref().and_then(Path::file_name).unwrap_or_default();
+        let mut words = format!("run {}", name.to_string_lossy());
+        if let Some(minutes) = self.minutes {
+            let _ = write!(words, " --minutes {minutes}");
+        }
+        if self.facts {
+            words += " --facts";
+        }
+        let required = self.require.iter().filter_map(Ability::to_possible_value);
+        let required: Vec<_> = required.map(|ability| ability.get_name().to_owned()).collect();
+        if !required.is_empty() {
+            let _ = write!(words, " --require {}", required.join(","));
+        }
+        words
+    }
 }
 
 /// `90s`, `2m`, `1h`, `500ms`.
@@ -319,6 +341,13 @@ mod tests {
         let words = [&kills().0, "--require", "disk-full", "--dir", dir.path().to_str().unwrap()];
         let error = run(args(&words)).await.unwrap_err().to_string();
         assert_eq!(error, "DiskFull is required, and nothing in the scenario needs it");
+    }
+
+    #[test]
+    fn a_command_is_told_as_it_is_typed() {
+        let typed = "run kills.toml --minutes 2.5 --facts --require power-loss,clock";
+        let words: Vec<_> = typed.split(' ').skip(2).chain(["--dir", "/somewhere", "--port", "9000"]).collect();
+        assert_eq!(args(&[&["chaos/scenarios/kills.toml"], &words[..]].concat()).command(), typed);
     }
 
     /// A scenario without rights, and first ports of nodes that are free around it.

@@ -1,7 +1,8 @@
 //! `chaos/LEDGER.md`: what was run, added up. Three tables, and a line of totals that is computed from them.
 //!
 //! A row is written by the command that ran, from a clean checkout, by a program that is not older than its sources; nobody
-//! writes one by hand, and a test reads the file and writes it to the same bytes. Rows are never changed.
+//! writes one by hand, and a test reads the file and writes it to the same bytes. Rows are never changed: a column that came
+//! later is `-` in rows that are older.
 
 use crate::{
     real::{Report, Scenario},
@@ -14,6 +15,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     process::Command,
+    time::SystemTime,
 };
 
 /// The file, in the checkout that this program was built from.
@@ -25,6 +27,8 @@ Written by `highwater-chaos soak`, `run --ledger` and `ledger fuzz`, each from a
 - *code* names what was run: the trees of `src`, `raft`, `chaos/src` and the dependencies. Commits that change nothing of it have the same.
 - *hash* of a simulation has two parts: of the histories of the first eight seeds, and of all. The same seed has the same history in every
   process and on every machine, in debug and in release builds.
+- *command* is what was typed, without folders and ports. *hash* of a run on real nodes, which no second run repeats, is of its scenario and of its
+  whole verdict (`run --json`); of fuzzing it is libFuzzer's seed, and a hash over the committed inputs.
 - CI takes a row at random and runs its first eight seeds again (`highwater-chaos ledger check`). They must be clean. Where *code* is that of
   the checkout, their hash must be the row's too; other code may take another course from the same seed.
 - *violations* are seeds whose history the checker refuses, that got stuck, or in which something panicked; real runs that are not good.
@@ -67,7 +71,7 @@ impl Kind {
                 ],
             ),
             Self::Real => (
-                &["date", "commit", "code", "scenario", "not applied", "longest write gap, s"],
+                &["date", "commit", "code", "scenario", "command", "hash", "not applied", "longest write gap, s"],
                 &[
                     "minutes",
                     "kills of leaders",
@@ -82,8 +86,16 @@ impl Kind {
                     "violations",
                 ],
             ),
-            Self::Fuzzing => (&["date", "commit", "code", "target", "edges", "inputs"], &["executions", "seconds"]),
+            Self::Fuzzing => (
+                &["date", "commit", "code", "target", "command", "hash", "edges", "inputs"],
+                &["executions", "seconds"],
+            ),
         }
+    }
+
+    /// What older rows lack.
+    fn later_columns(self) -> &'static [&'static str] {
+        if self == Self::Simulation { &[] } else { &["command", "hash"] }
     }
 
     fn all_columns(self) -> impl Iterator<Item = &'static str> {
@@ -109,11 +121,16 @@ impl Ledger {
                 kind = Kind::ALL.into_iter().find(|kind| kind.title() == title);
             }
             let Some((kind, cells)) = kind.zip(cells(line)) else { continue };
-            if cells.iter().copied().eq(kind.all_columns()) || cells.iter().all(|cell| cell.starts_with("--")) {
+            if cells[0] == "date" || cells.iter().all(|cell| cell.starts_with("--")) {
                 continue;
             }
-            ensure!(cells.len() == kind.all_columns().count(), "not a row of {}: {line}", kind.title());
-            let row = kind.all_columns().zip(cells).map(|(column, cell)| (column, cell.to_owned())).collect();
+            let (mut columns, later): (Vec<_>, _) = (kind.all_columns().collect(), kind.later_columns());
+            if cells.len() == columns.len() - later.len() {
+                columns.retain(|column| !later.contains(column));
+            }
+            ensure!(cells.len() == columns.len(), "not a row of {}: {line}", kind.title());
+            let mut row: Row = later.iter().map(|column| (*column, "-".to_owned())).collect();
+            row.extend(columns.into_iter().zip(cells).map(|(column, cell)| (column, cell.to_owned())));
             ledger.tables.entry(kind).or_default().push(row);
         }
         Ok(ledger)
@@ -207,22 +224,30 @@ impl Checkout {
     /// When something in it is not committed, or the program is older than what it was built from.
     pub fn clean() -> anyhow::Result<Self> {
         let checkout = Self::any()?;
-        let changed = git(&checkout.root, &["status", "--porcelain", "--", ".", &format!(":!{FILE}")])?;
+        checkout.ensure_clean(std::env::current_exe()?.metadata()?.modified()?)?;
+        Ok(checkout)
+    }
+
+    /// All is committed, and nothing newer than the program that is run.
+    fn ensure_clean(&self, program: SystemTime) -> anyhow::Result<()> {
+        let changed = git(&self.root, &["status", "--porcelain", "--", ".", &format!(":!{FILE}")])?;
         ensure!(
             changed.is_empty(),
             "the ledger takes rows of a clean checkout only, and this is not committed:\n{changed}"
         );
-        let program = std::env::current_exe()?.metadata()?.modified()?;
-        for file in git(&checkout.root, &["ls-files", "*.rs", "Cargo.lock"])?.lines() {
-            let newer = checkout.root.join(file).metadata()?.modified()? > program;
+        for file in git(&self.root, &["ls-files", "*.rs", "Cargo.lock"])?.lines() {
+            let newer = self.root.join(file).metadata()?.modified()? > program;
             ensure!(!newer, "{file} is newer than this program: build it again");
         }
-        Ok(checkout)
+        Ok(())
     }
 
     /// The one that this program was built from, as it is; `git` may be unable to say which.
     fn any() -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+        Self::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?)
+    }
+
+    fn at(root: PathBuf) -> anyhow::Result<Self> {
         let unknown = |_| "unknown".to_owned();
         let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(unknown);
         let parts = ["HEAD:src", "HEAD:raft", "HEAD:chaos/src", "HEAD:Cargo.lock", "HEAD:.cargo"];
@@ -274,36 +299,50 @@ impl Checkout {
     }
 
     /// A row about a scenario on real nodes.
-    pub fn add_real(&self, scenario: &Scenario, name: &str, report: &Report) -> anyhow::Result<String> {
-        self.add(Kind::Real, real_cells(scenario, name, report))
+    pub fn add_real(
+        &self,
+        scenario: &Scenario,
+        (name, command): (&str, &str),
+        report: &Report,
+    ) -> anyhow::Result<String> {
+        self.add(Kind::Real, real_cells(scenario, (name, command), report)?)
     }
 
-    /// Rows as `chaos/fuzz/run` prints them: `| target | executions | edges | inputs | 12 s |`.
+    /// Rows as `chaos/fuzz/run` prints them: `| target | executions | edges | inputs | 12 s | command | hash |`.
     pub fn add_fuzz(&self, printed: &str) -> anyhow::Result<String> {
         let mut said = String::from("no row of chaos/fuzz/run in it");
         for cells in printed.lines().filter_map(cells) {
-            let [target, executions, edges, inputs, seconds] = cells[..] else { continue };
+            let [target, executions, edges, inputs, seconds, command, hash] = cells[..] else { continue };
             let seconds = seconds.trim_end_matches('s').trim();
             if [executions, edges, inputs, seconds].iter().any(|cell| cell.parse::<u64>().is_err()) {
                 continue;
             }
             let named = [("target", target), ("executions", executions), ("edges", edges), ("inputs", inputs)];
-            let cells = named.into_iter().chain([("seconds", seconds)]).map(|(name, cell)| (name, cell.to_owned()));
+            let ran = [("seconds", seconds), ("command", command), ("hash", hash)];
+            let cells = named.into_iter().chain(ran).map(|(name, cell)| (name, cell.to_owned()));
             said = self.add(Kind::Fuzzing, cells.collect())?;
         }
         Ok(said)
     }
 }
 
-fn real_cells(scenario: &Scenario, name: &str, report: &Report) -> Vec<(&'static str, String)> {
+fn real_cells(
+    scenario: &Scenario,
+    (name, command): (&str, &str),
+    report: &Report,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let hashed = |json: String| format!("{:016x}", digest([json.as_bytes()]));
+    let hash = [serde_json::to_string(scenario)?, serde_json::to_string(report)?].map(hashed).join(" ");
     let of = |kind: &str| report.faults.get(kind).copied().unwrap_or(0);
     let named = ["kill of a leader", "kill of all", "power loss", "power loss of all"].map(of);
     let others: u64 = report.faults.values().sum::<u64>() - named.iter().sum::<u64>();
     let without: Vec<_> = report.not_applied.iter().filter_map(|why| why.split(':').next()).collect();
     let [leaders, all, power, power_all] = named.map(|times| times.to_string());
     let minutes = (report.seconds / 0.6).round() / 100.0;
-    vec![
+    Ok(vec![
         ("scenario", format!("{name}, {} nodes", scenario.nodes)),
+        ("command", command.to_owned()),
+        ("hash", hash),
         ("not applied", if without.is_empty() { "-".into() } else { without.join(", ") }),
         ("longest write gap, s", format!("{:.2}", std::time::Duration::from_millis(report.gap_max_ms).as_secs_f64())),
         ("minutes", format!("{minutes}")),
@@ -317,7 +356,7 @@ fn real_cells(scenario: &Scenario, name: &str, report: &Report) -> Vec<(&'static
         ("duplicated", report.duplicated.to_string()),
         ("reordered", report.reordered.to_string()),
         ("violations", u8::from(!report.is_good()).to_string()),
-    ]
+    ])
 }
 
 /// What is done with the ledger itself.
@@ -439,9 +478,51 @@ mod tests {
         let failures = vec!["the cluster did not come back within 60 s".into()];
         let faults = [("kill of a leader", 2), ("pause", 3)].into();
         let report = Report { acked: 7, lost: 3, seconds: 75.3, faults, failures, ..Report::default() };
-        let cells: Row = real_cells(&Scenario::default(), "kills", &report).into_iter().collect();
+        let cells: Row =
+            real_cells(&Scenario::default(), ("kills", "run kills.toml"), &report).unwrap().into_iter().collect();
+        let other = Report { acked: 8, ..report };
+        let again: Row = real_cells(&Scenario::default(), ("kills", "-"), &other).unwrap().into_iter().collect();
+        let parts = [&cells, &again].map(|row| row["hash"].split_once(' ').unwrap());
+        assert!(parts[0].0 == parts[1].0 && parts[0].1 != parts[1].1, "one scenario, two verdicts: {parts:?}");
         let told = ["minutes", "kills of leaders", "other faults", "acked", "lost", "violations"];
         assert_eq!(told.map(|column| &cells[column][..]), ["1.26", "2", "3", "7", "3", "1"]);
+    }
+
+    #[test]
+    fn rows_older_than_a_column_stay() {
+        let mut ledger = Ledger::default();
+        let old = row(Kind::Fuzzing, &[("target", "entry"), ("command", "-"), ("hash", "-"), ("inputs", "7")]);
+        let new = row(Kind::Fuzzing, &[("target", "entry"), ("command", "fuzz/run"), ("hash", "12 ab")]);
+        ledger.tables.insert(Kind::Fuzzing, vec![old, new]);
+        let text = ledger.render();
+        let before = text.replace(" | command | hash |", " |").replace("| - | - |", "|");
+        assert!(before != text && before.contains("| fuzz/run | 12 ab |"), "{before}");
+        assert_eq!(Ledger::parse(&before).unwrap(), ledger);
+    }
+
+    #[test]
+    fn rows_are_of_what_is_committed_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = |words: &[&str]| super::git(dir.path(), words).unwrap();
+        std::fs::create_dir(dir.path().join("chaos")).unwrap();
+        std::fs::write(dir.path().join("code.rs"), "one").unwrap();
+        std::fs::write(dir.path().join(FILE), Ledger::default().render()).unwrap();
+        git(&["init", "-q"]);
+        git(&["add", "-A"]);
+        let who = ["-c", "user.name=x", "-c", "user.email=x", "-c", "core.hooksPath=/dev/null"];
+        git(&[&who[..], &["commit", "-q", "-m", "x"]].concat());
+        let checkout = Checkout::at(dir.path().to_owned()).unwrap();
+        let built = dir.path().join("code.rs").metadata().unwrap().modified().unwrap();
+        checkout.add_fuzz("| entry | 9 | 8 | 7 | 6 s | chaos/fuzz/run --runs 9 entry | 1 ab |").unwrap();
+        assert!(checkout.ledger().unwrap().rows(Kind::Fuzzing)[0]["command"].ends_with("--runs 9 entry"));
+        checkout.ensure_clean(built).unwrap();
+        let refused = |built| checkout.ensure_clean(built).unwrap_err().to_string();
+        assert_eq!(refused(SystemTime::UNIX_EPOCH), "code.rs is newer than this program: build it again");
+        std::fs::write(dir.path().join("new.rs"), "not added").unwrap();
+        assert!(refused(built).ends_with("not committed:\n?? new.rs"), "{}", refused(built));
+        std::fs::remove_file(dir.path().join("new.rs")).unwrap();
+        std::fs::write(dir.path().join("code.rs"), "two").unwrap();
+        assert!(refused(built).ends_with("not committed:\n M code.rs"), "{}", refused(built));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use highwater_chaos::{
     sim::{self, Many, Script},
     soak,
 };
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Faults on Highwater clusters, and a verdict.
 #[derive(Parser)]
@@ -30,6 +33,9 @@ enum Command {
         /// Its config file
         #[arg(long)]
         config: PathBuf,
+        /// Where it writes down what clients cannot see
+        #[arg(long)]
+        facts: Option<PathBuf>,
     },
     /// Run whole clusters in virtual time, each from a seed
     Sim(Sim),
@@ -102,7 +108,7 @@ fn main() -> ExitCode {
     }
     let result = match command {
         Command::Run(args) => run(*args),
-        Command::Serve { config } => highwater::cli::serve(&config).map(|_| true),
+        Command::Serve { config, facts } => serve(&config, facts.as_deref()),
         Command::Sim(sim) => simulate(&sim),
         Command::Soak(args) => soak::run(&args, say),
         Command::Ledger(deed) => ledger::run(&deed, say),
@@ -126,8 +132,13 @@ fn say(line: String) {
     println!("{line}");
 }
 
+fn serve(config: &Path, facts: Option<&Path>) -> anyhow::Result<bool> {
+    facts.map_or(Ok(()), observe::record)?;
+    highwater::cli::serve(config).map(|_| true)
+}
+
 fn run(args: real::Args) -> anyhow::Result<bool> {
-    let (json, scenario) = (args.json, args.scenario.clone());
+    let (json, scenario, command) = (args.json, args.scenario.clone(), args.command());
     let ledger = args.ledger.then(ledger::Checkout::clean).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = tokio::task::LocalSet::new().block_on(&runtime, real::run(args))?;
@@ -142,7 +153,7 @@ fn run(args: real::Args) -> anyhow::Result<bool> {
     }
     if let (Some(checkout), Some(path)) = (ledger, &scenario) {
         let name = path.file_stem().map_or_else(|| "-".into(), |name| name.to_string_lossy());
-        eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, &name, &report)?);
+        eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, (&name, &command), &report)?);
     }
     Ok(report.is_good())
 }

@@ -7,6 +7,8 @@
 #![allow(clippy::disallowed_methods, reason = "wall-clock time and threads of a test of real processes")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod ports;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
@@ -113,23 +115,12 @@ impl Desk {
     }
 }
 
-/// Four ports each for three nodes, ten apart, below those that the system gives away.
-fn free_port() -> u16 {
-    let is_free = |port: u16| {
-        std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok()
-            && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
-    };
-    let first = 21_000 + u16::try_from(std::process::id() % 100).unwrap() * 30;
-    let runs = (0..100).map(|run| first + run * 30);
-    runs.into_iter().find(|port| (0..30).all(|offset| is_free(port + offset))).unwrap()
-}
-
 #[test]
 fn groups_see_everything_over_kills_and_a_restart_of_all() {
     let chaos = Path::new(env!("CARGO_BIN_EXE_highwater-chaos"));
     let highwater = chaos.with_file_name("highwater");
     assert!(highwater.exists(), "build it first: `cargo build --release` makes {}", highwater.display());
-    let desk = Desk { dir: tempfile::tempdir().unwrap(), highwater, port: free_port() };
+    let desk = Desk { dir: tempfile::tempdir().unwrap(), highwater, port: ports::free() };
     let dev = desk.dev();
     desk.types(&["topic", "create", "lines", "--partitions", "12"]);
     let (a, b) = (Arc::<Mutex<Seen>>::default(), Arc::<Mutex<Seen>>::default());

@@ -21,7 +21,7 @@ mod topic;
 pub use cert::make_certificates;
 pub use dev::is_ready;
 pub use find::{ClusterFile, ClusterNode, DEV_FILE, find};
-pub use serve::serve;
+pub use serve::{LOGS, serve};
 
 use crate::{
     advice::Advice,

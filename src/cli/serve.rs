@@ -9,6 +9,9 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What a node logs unless `RUST_LOG` says otherwise.
+pub const LOGS: &str = "info,openraft=error";
+
 /// Which node.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,7 +26,7 @@ pub(super) struct Args {
 /// When the file is wrong, the node cannot start, or fails.
 pub fn serve(config: &Path) -> anyhow::Result<ExitCode> {
     let config = super::config::load(config)?;
-    super::start_logging("info,openraft=error");
+    super::start_logging(LOGS);
     // The node has threads of its own; this one waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

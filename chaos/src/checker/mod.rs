@@ -33,7 +33,7 @@
 //! | | group unmarked | a group got an offset twice and the later delivery did not say so |
 //! | | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers |
 //! | | ownership overlaps | a member was told to consume what another had been told and had not given up |
-//! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached |
+//! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached (real nodes do not say when) |
 //! | `credit` | credit overdrawn | more was sent to a subscription than was granted |
 //!
 //! Elle's other cycles need transactions; where each operation touches one partition once, an order of offsets that contradicts

@@ -1,7 +1,7 @@
 //! The cluster that faults are done to: one that `highwater dev` runs, or node processes of our own, from config files, with a
 //! network in between that can fail.
 
-use super::{disks::Disks, net::Net, processes, spaces};
+use super::{disks::Disks, facts::Facts, net::Net, processes, spaces};
 use anyhow::{Context as _, bail};
 use highwater::{
     cli::{ClusterFile, ClusterNode, find, make_certificates},
@@ -124,6 +124,7 @@ pub(super) struct Own {
     children: RefCell<Vec<Option<Child>>>,
     pub(super) net: Net,
     pub(super) disks: Option<Disks>,
+    pub(super) facts: Option<Facts>,
     clocks: Option<PathBuf>,
     /// Until when a disk without room explains that a node ends.
     excused: RefCell<BTreeMap<u32, Instant>>,
@@ -162,6 +163,7 @@ impl Own {
         net: Net,
         disks: Option<Disks>,
         clocks: bool,
+        facts: Option<Facts>,
     ) -> anyhow::Result<Self> {
         let certificates = folder.join("certs");
         let host = |node| (!net.is_proxied()).then(|| spaces::address(node).to_string());
@@ -189,6 +191,7 @@ impl Own {
             config.tls.key = certificates.join(format!("node-{id}.key"));
             // Small, so that files are retired and recycled within minutes.
             (config.log.wal_file_bytes, config.log.free_bytes_min) = (8 << 20, 64 << 20);
+            config.log.segment_bytes = 4 << 20;
             if let Net::Proxies(proxies) = &net {
                 for (offset, back) in [(4, config.node.peer_bind), (5, config.node.control_bind)] {
                     proxies.open(id.into(), at(id, offset), back).await.with_context(|| busy(at(id, offset)))?;
@@ -199,7 +202,8 @@ impl Own {
         }
         let clocks = if clocks { fake_clock() } else { None };
         let children = RefCell::new((0..nodes).map(|_| None).collect());
-        Ok(Self { folder: folder.to_owned(), configs, children, net, disks, clocks, excused: RefCell::default() })
+        let excused = RefCell::default();
+        Ok(Self { folder: folder.to_owned(), configs, children, net, disks, facts, clocks, excused })
     }
 
     /// Starts all nodes.
@@ -242,6 +246,9 @@ impl Own {
         let log = std::fs::File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").arg("--config").arg(format!("{name}.toml")).current_dir(&self.folder);
+        if let Some(facts) = &self.facts {
+            command.arg("--facts").arg(facts.born(node));
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         if let Some(library) = &self.clocks {
             with_clock(&mut command, library, &self.clock_of(node));
@@ -307,6 +314,14 @@ impl Own {
         Ok((!is_killed).then(|| self.by_itself(node, status)))
     }
 
+    /// SIGKILL for all.
+    pub(super) async fn end(&self) -> anyhow::Result<()> {
+        for node in self.ids() {
+            self.kill(node).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until a node has ended by itself; says whether it did.
     pub(super) async fn ends(&self, node: u32) -> anyhow::Result<bool> {
         let begun = Instant::now();
@@ -363,7 +378,7 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 30;
         let net = Net::Proxies(Proxies::new());
-        let own = local.run_until(Own::make(dir.path(), (1, port), net, None, false)).await.unwrap();
+        let own = local.run_until(Own::make(dir.path(), (1, port), net, None, false, None)).await.unwrap();
         // This program is no node: it ends at once.
         let again = async || {
             own.spawn(1).unwrap();

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 use tokio::process::Command;
@@ -16,6 +16,11 @@ const SIZE: u64 = 2 << 30;
 const SHUTDOWN: rustix::ioctl::Opcode = 0x8004_587d;
 /// Without writing the journal: what was not synced is gone.
 const WITHOUT_LOG: u32 = 2;
+/// `LOOP_GET_STATUS64` and `LOOP_SET_STATUS64`.
+const LOOP_STATUS: (rustix::ioctl::Opcode, rustix::ioctl::Opcode) = (0x4c05, 0x4c04);
+/// `struct loop_info64`, 232 bytes; bytes of the file that the device shows are at [`SHOWN`].
+type Loop = [u64; 29];
+const SHOWN: usize = 4;
 
 /// File systems of one cluster, each mounted in a folder of its own.
 pub(super) struct Disks {
@@ -54,6 +59,17 @@ impl Disks {
     pub(super) fn cut(&self, node: u32) -> anyhow::Result<()> {
         let folder = File::open(self.at(node))?;
         shutdown(folder.as_fd()).with_context(|| format!("could not cut the power of {}", self.at(node).display()))
+    }
+
+    /// The device fails: it takes and gives nothing more. Writes go on to succeed, as they end in memory; the first call to fail is
+    /// `fdatasync`, once with `EIO`: the kernel then takes what it could not write for written, as on a disk that dies.
+    pub(super) fn fail(&self, node: u32) -> anyhow::Result<()> {
+        let device = std::fs::metadata(self.at(node))?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let name = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"))?;
+        let name = name.file_name().context("a mounted disk is a device")?;
+        let device = File::options().read(true).write(true).open(Path::new("/dev").join(name))?;
+        shrink(device.as_fd()).with_context(|| format!("could not shrink the device of {}", self.at(node).display()))
     }
 
     /// The power comes back: what the device holds is there. Nobody has a file open on it.
@@ -101,6 +117,17 @@ impl Disks {
 fn shutdown(folder: impl AsFd) -> rustix::io::Result<()> {
     // SAFETY: the opcode is that of EXT4_IOC_SHUTDOWN, which reads one u32; other file systems refuse it.
     unsafe { rustix::ioctl::ioctl(folder, rustix::ioctl::Setter::<SHUTDOWN, u32>::new(WITHOUT_LOG)) }
+}
+
+#[allow(unsafe_code, reason = "the only way to a device that fails behind its page cache, without device-mapper")]
+fn shrink(device: impl AsFd) -> rustix::io::Result<()> {
+    // SAFETY: both opcodes are those of loop devices, which write and read one `struct loop_info64`; other devices refuse them.
+    unsafe {
+        let mut status: Loop = rustix::ioctl::ioctl(&device, rustix::ioctl::Getter::<{ LOOP_STATUS.0 }, Loop>::new())?;
+        // A single sector: whatever lies behind is beyond the end of the device.
+        status[SHOWN] = 512;
+        rustix::ioctl::ioctl(&device, rustix::ioctl::Setter::<{ LOOP_STATUS.1 }, Loop>::new(status))
+    }
 }
 
 async fn run(program: &str, words: &[&std::ffi::OsStr]) -> anyhow::Result<()> {

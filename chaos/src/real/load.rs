@@ -1,7 +1,10 @@
 //! The load on real nodes: producers that pipeline and a group of two, with everything written down.
 
 use super::ends;
-use crate::history::{History, Value, What};
+use crate::{
+    history::{History, Value, What},
+    observe,
+};
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use highwater::{
@@ -21,6 +24,8 @@ pub(super) struct Load {
     topic: TopicName,
     partitions: u32,
     begun: Instant,
+    /// The same, by the clock that nodes tell their facts by.
+    begun_us: u64,
     history: RefCell<History>,
     acks: RefCell<Vec<Ack>>,
     /// When producers were told to end.
@@ -63,6 +68,7 @@ impl Load {
             topic,
             partitions,
             begun: Instant::now(),
+            begun_us: observe::machine_us(),
             history: RefCell::default(),
             acks: RefCell::default(),
             over: Cell::default(),
@@ -75,8 +81,13 @@ impl Load {
         self.begun
     }
 
-    pub(super) fn history(&self) -> Ref<'_, History> {
-        self.history.borrow()
+    pub(super) fn begun_us(&self) -> u64 {
+        self.begun_us
+    }
+
+    /// What clients did and saw; from then on it begins again.
+    pub(super) fn history(&self) -> History {
+        self.history.take()
     }
 
     /// In the order in which they came.
@@ -110,7 +121,7 @@ impl Load {
     }
 
     fn note(&self, process: u32, what: What) {
-        let at = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let at = observe::machine_us() - self.begun_us;
         self.history.borrow_mut().push(at, process, what);
     }
 

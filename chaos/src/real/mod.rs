@@ -4,10 +4,12 @@
 //!  scenario ─▶ storm ─▶ target: nodes that `highwater dev` runs, or our own: behind proxies or in
 //!                       namespaces, on disks that can lose power
 //!              load  ─▶ history ─▶ checker ─▶ report: one line, JSON, one HTML file
+//!              nodes ─▶ facts ─┘
 //! ```
 
 mod cluster;
 mod disks;
+mod facts;
 mod gaps;
 mod html;
 mod load;
@@ -25,8 +27,10 @@ pub use scenario::{Ability, Fault, Network, Scenario, Who};
 
 use crate::{checker, history::History};
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use cluster::{Own, Target};
 use disks::Disks;
+use facts::Facts;
 use highwater::{
     client::{Client, NewTopic},
     tls::{self, Identity, Roots},
@@ -39,6 +43,7 @@ use proxy::Proxies;
 use spaces::Spaces;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -61,6 +66,9 @@ pub struct Args {
     /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
     #[arg(long, value_name = "DIR", requires = "scenario")]
     pub dir: Option<PathBuf>,
+    /// Have the nodes write down what clients cannot see (entries, marks, leaders, what is on disk, who owns what), and judge it too
+    #[arg(long, requires = "scenario")]
+    pub facts: bool,
     /// Add a row to chaos/LEDGER.md
     #[arg(long, requires = "scenario")]
     pub ledger: bool,
@@ -103,6 +111,26 @@ pub struct Args {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl Args {
+    /// What is typed to run a scenario, without what changes nothing: folders, ports, and how results are given.
+    pub fn command(&self) -> String {
+        let name = self.scenario.as_deref().and_then(Path::file_name).unwrap_or_default();
+        let mut words = format!("run {}", name.to_string_lossy());
+        if let Some(minutes) = self.minutes {
+            let _ = write!(words, " --minutes {minutes}");
+        }
+        if self.facts {
+            words += " --facts";
+        }
+        let required = self.require.iter().filter_map(Ability::to_possible_value);
+        let required: Vec<_> = required.map(|ability| ability.get_name().to_owned()).collect();
+        if !required.is_empty() {
+            let _ = write!(words, " --require {}", required.join(","));
+        }
+        words
+    }
 }
 
 /// `90s`, `2m`, `1h`, `500ms`.
@@ -168,7 +196,8 @@ async fn on_own_nodes(args: &Args, scenario: &Scenario) -> anyhow::Result<(Repor
         true => Net::Spaces(Spaces::make(scenario.nodes)?),
         false => Net::Proxies(Proxies::new()),
     };
-    let target = Target::Own(Own::make(&folder, (scenario.nodes, args.port), net, disks, clocks).await?);
+    let facts = args.facts.then(|| Facts::make(&folder)).transpose()?;
+    let target = Target::Own(Own::make(&folder, (scenario.nodes, args.port), net, disks, clocks, facts).await?);
     let total = Duration::from_secs_f64(60.0 * args.minutes.unwrap_or(scenario.minutes));
     let (mut report, course) = match begin(args, scenario, &target).await {
         Ok(load) => storm(args, scenario, &target, total, load, without.keys().copied().collect()).await,
@@ -213,13 +242,17 @@ async fn storm(
     let ended = under_load(scenario, &load, &mut storm, total).await;
     let looked = storm.look();
     let Done { gaps, faults, mut failures, .. } = storm.done;
-    let history = load.history();
+    let mut history = load.history();
+    let heard = hear(target, &mut history, load.begun_us()).await;
     let written = args.history.as_deref().map_or(Ok(()), |path| write(&history, path));
-    failures.extend([ended, looked, written].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")));
+    let (facts, heard) = heard.map_or_else(|error| (0, Err(error)), |facts| (facts, Ok(())));
+    let failed = [ended, looked, heard, written].into_iter().filter_map(Result::err);
+    failures.extend(failed.map(|error| format!("{error:#}")));
     let (gap_p50_ms, gap_max_ms) = gaps.summary(&load.acks(), load.end());
     let report = Report {
         seconds: (load.end() - load.begun()).as_secs_f64(),
         faults,
+        facts,
         datagrams_lost: target.own().map_or(0, |own| own.net.dropped()),
         failures,
         failovers: gaps.count(),
@@ -228,6 +261,14 @@ async fn storm(
         ..Report::of(checker::check(&history))
     };
     (report, Course::of(&history, load.acked_at()))
+}
+
+/// Ends the nodes and puts what they said of themselves into the history; gives how many facts they are.
+async fn hear(target: &Target, history: &mut History, begun_us: u64) -> anyhow::Result<u64> {
+    let Target::Own(own) = target else { return Ok(0) };
+    let Some(facts) = &own.facts else { return Ok(0) };
+    own.end().await?;
+    facts.merge_into(history, begun_us)
 }
 
 fn write(history: &History, path: &Path) -> anyhow::Result<()> {
@@ -300,6 +341,13 @@ mod tests {
         let words = [&kills().0, "--require", "disk-full", "--dir", dir.path().to_str().unwrap()];
         let error = run(args(&words)).await.unwrap_err().to_string();
         assert_eq!(error, "DiskFull is required, and nothing in the scenario needs it");
+    }
+
+    #[test]
+    fn a_command_is_told_as_it_is_typed() {
+        let typed = "run kills.toml --minutes 2.5 --facts --require power-loss,clock";
+        let words: Vec<_> = typed.split(' ').skip(2).chain(["--dir", "/somewhere", "--port", "9000"]).collect();
+        assert_eq!(args(&[&["chaos/scenarios/kills.toml"], &words[..]].concat()).command(), typed);
     }
 
     /// A scenario without rights, and first ports of nodes that are free around it.

@@ -3,7 +3,7 @@
 use super::{cluster, disks::Disks, scenario::Ability, scenario::Scenario, spaces};
 use anyhow::Context as _;
 use highwater_raft::env::Env;
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Write as _, path::Path};
 use tokio::process::Command;
 
 /// What the scenario needs and the machine does not allow, with the reason.
@@ -40,7 +40,7 @@ async fn refused(ability: Ability, folder: &Path) -> Option<String> {
                 return Some("only root can mount".into());
             }
             let probe = folder.join("probe");
-            let tried = try_disks(&probe).await;
+            let tried = try_disk(&probe, if ability == Ability::FsyncError { fails } else { forgets }).await;
             let _ = std::fs::remove_dir_all(&probe);
             tried
         }
@@ -61,18 +61,35 @@ async fn try_clock(library: &Path, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn try_disks(probe: &Path) -> anyhow::Result<()> {
+/// Makes a disk, does something to it, and sees whether it can be had again.
+async fn try_disk(probe: &Path, harm: impl FnOnce(&Disks) -> anyhow::Result<()>) -> anyhow::Result<()> {
     std::fs::create_dir_all(probe)?;
     let disks = Disks::make(probe, 1).await?;
-    let lost = disks.at(1).join("lost");
-    std::fs::write(&lost, "not synced")?;
-    disks.cut(1)?;
+    let harmed = harm(&disks);
     let restored = disks.restore(1).await;
-    let was_lost = !lost.exists();
+    let was_lost = !disks.at(1).join("lost").exists();
     disks.close(1);
-    restored?;
+    harmed.and(restored)?;
     anyhow::ensure!(was_lost, "a file that was not synced survived");
     Ok(())
+}
+
+fn forgets(disks: &Disks) -> anyhow::Result<()> {
+    std::fs::write(disks.at(1).join("lost"), "not synced")?;
+    disks.cut(1)
+}
+
+/// Syncs fail, and nothing before them.
+fn fails(disks: &Disks) -> anyhow::Result<()> {
+    let path = disks.at(1).join("kept");
+    let mut file = std::fs::File::create(&path)?;
+    file.write_all(b"here")?;
+    file.sync_all()?;
+    disks.fail(1)?;
+    file.write_all(b", and then").context("a write fails, not its sync")?;
+    let error = file.sync_data().err().context("a sync succeeded on a device that fails")?;
+    anyhow::ensure!(error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()), "a sync fails with {error}");
+    file.write_all(b"!").context("a write fails behind a sync that failed")
 }
 
 #[cfg(test)]
@@ -90,5 +107,19 @@ mod tests {
             Some(library) => try_clock(&library, &dir.path().join("clock")).await.unwrap(),
             None => println!("not run: faketime is missing"),
         }
+    }
+
+    /// Needs root; says so where it is not.
+    #[tokio::test]
+    async fn a_disk_fails_by_its_syncs_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let disks = match Disks::make(dir.path(), 1).await {
+            Ok(disks) => disks,
+            Err(error) => return println!("not run: {error:#}"),
+        };
+        fails(&disks).unwrap();
+        disks.restore(1).await.unwrap();
+        assert_eq!(std::fs::read_to_string(disks.at(1).join("kept")).unwrap(), "here");
+        disks.close(1);
     }
 }

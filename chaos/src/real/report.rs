@@ -23,6 +23,8 @@ pub struct Report {
     pub seconds: f64,
     /// How often each kind of fault was done.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What nodes said of themselves that was judged too.
+    pub facts: u64,
     /// Datagrams between nodes that were lost on purpose.
     pub datagrams_lost: u64,
     /// Faults of the scenario that this machine does not allow: why.
@@ -94,6 +96,9 @@ impl Report {
         let mut deeds: Vec<String> = self.faults.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
         if self.datagrams_lost > 0 {
             deeds.push(format!("{} datagrams lost", self.datagrams_lost));
+        }
+        if self.facts > 0 {
+            deeds.push(format!("{} facts of nodes", self.facts));
         }
         deeds.join(" · ")
     }

@@ -148,7 +148,8 @@ pub enum Fault {
         #[serde(default = "second")]
         down_s: f64,
     },
-    /// Every write and sync fails: the node ends by itself, and is started again.
+    /// The node's device fails: writes succeed in memory, `fdatasync` fails with `EIO` (and reads of what is not in memory). The
+    /// node ends by itself, and is started again without what could not be written.
     SyncError {
         /// Whose.
         who: Who,
@@ -178,7 +179,7 @@ fn second() -> f64 {
 pub enum Ability {
     /// A file system per node that can lose what was not synced (root, loop devices, ext4)
     PowerLoss,
-    /// Writes and syncs that fail (the same)
+    /// Syncs that fail while writes succeed (the same)
     FsyncError,
     /// A file system per node that can be full (the same)
     DiskFull,

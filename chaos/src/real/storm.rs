@@ -272,9 +272,9 @@ impl<'a> Storm<'a> {
             }
             Fault::SyncError { who } => {
                 for node in self.victims(who).await?.0 {
-                    disks.cut(node)?;
+                    disks.fail(node)?;
                     self.count("sync error");
-                    self.note(node, "has a disk that fails");
+                    self.note(node, "has a disk whose syncs fail");
                     if !own.ends(node).await? {
                         self.done.failures.push(format!("node {node} did not end when its disk failed"));
                         own.kill(node).await?;

@@ -1,7 +1,7 @@
 //! The world of one run: nodes with their disks and lives, the network, the history, and what all tasks ask of them.
 
 use super::{
-    Options, Step, Sums, clients, finish, link, nemesis,
+    Options, Step, Sums, admins, clients, finish, link, nemesis,
     net::{self, Net, Way},
     pipeline,
     sometimes::FAILED,
@@ -12,7 +12,7 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use highwater::{
-    client::{Client, Delivery, Host, NewTopic},
+    client::{Client, Delivery, Host},
     config::{Config, Listener, ListenerKind},
     controller::machine::ReplicaState,
     node::Node,
@@ -160,11 +160,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
         let starting = world.everybody().map(|node| world.start(node));
         futures_util::future::join_all(starting).await;
         let client = clients::connect(world, 0).await;
-        let mut topic = NewTopic::new(clients::topic()).partitions(world.options.partitions);
-        if let Some(ms) = world.options.retention_ms {
-            topic = topic.setting("retention.ms", ms.to_string());
-        }
-        while let Err(error) = client.admin().create_topic(topic.clone()).await {
+        let Options { partitions, retention_ms, .. } = world.options;
+        while let Err(error) = admins::create(world, &client, 0, &clients::topic(), partitions, retention_ms).await {
             if error.code() == Some(highwater::wire::Code::TopicExists) {
                 break;
             }
@@ -185,7 +182,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     tasks.spawn_local(workload.tag(clients::read(world.clone(), 11)));
     tasks.spawn_local(workload.tag(clients::listen(world.clone(), 12)));
     tasks.spawn_local(workload.tag(clients::watch(world.clone(), 31)));
-    tasks.spawn_local(workload.tag(clients::churn(world.clone(), 41)));
+    tasks.spawn_local(workload.tag(admins::churn(world.clone(), 41)));
+    tasks.spawn_local(workload.tag(admins::reset(world.clone(), 42)));
     let mut members = tokio::task::JoinSet::new();
     for process in 21..21 + world.options.storm.members {
         members.spawn_local(workload.tag(clients::join(world.clone(), process)));
@@ -203,6 +201,7 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     })
     .await?;
     let logs = bounded("the final reads", finish::read_all(world)).await?;
+    bounded("all nodes to know all topics", finish::list_topics(world)).await?;
     let waiting = bounded("the group to see everything", async {
         while !world.group_has(&logs) {
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -208,11 +208,12 @@ pub(super) async fn ask_all(world: Rc<World>, process: u32) {
     client.close();
 }
 
-/// Asks the leader of a partition to hand it over.
-pub(super) async fn transfer(world: &World, partition: u32, to: u32) {
+/// Asks the leader of a partition to hand it over; gives whether it did.
+pub(super) async fn transfer(world: &World, partition: u32, to: u32) -> bool {
     let client = connect(world, 51).await;
-    let _ = client.admin().transfer_leader(&topic(), partition, NodeId(to)).await;
+    let done = client.admin().transfer_leader(&topic(), partition, NodeId(to)).await.is_ok();
     client.close();
+    done
 }
 
 fn polled(world: &World, process: u32, records: &[Delivery]) {

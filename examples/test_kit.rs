@@ -12,7 +12,11 @@ use highwater::{
     testing::{REPLAYS, TestCluster},
     types::{Position, TopicName},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 const ORDERS: u64 = 200;
 const GROUP: &str = "invoicing";
@@ -53,7 +57,9 @@ async fn count(client: &Client, invoices: &TopicName) -> Result<BTreeMap<String,
     Ok(counted)
 }
 
-async fn scenario(cluster: TestCluster) -> Result<(usize, u32)> {
+/// What came of a run: orders with an invoice, invoices, and a hash over when it was over and what stands in the topic.
+async fn scenario(cluster: TestCluster) -> Result<(usize, u32, u64)> {
+    let begun = tokio::time::Instant::now();
     let client = cluster.client().await;
     let (orders, invoices): (TopicName, TopicName) = ("orders".parse()?, "invoices".parse()?);
     for topic in [&orders, &invoices] {
@@ -98,13 +104,15 @@ async fn scenario(cluster: TestCluster) -> Result<(usize, u32)> {
     // Written twice without a word: what the service can never tell from two orders.
     let unmarked = counted.values().filter(|(_, first)| *first > 1).count();
     ensure!(unmarked == 0, "{unmarked} orders have two invoices that both say `first`");
-    Ok((counted.len(), counted.values().map(|(all, _)| *all).sum()))
+    let mut course = DefaultHasher::new();
+    (begun.elapsed(), &counted).hash(&mut course);
+    Ok((counted.len(), counted.values().map(|(all, _)| *all).sum(), course.finish()))
 }
 
 fn main() -> Result<()> {
     let mut printed = Printed::default();
     for seed in 1..=3 {
-        let (invoiced, invoices) = TestCluster::builder().seed(seed).run(scenario)?;
+        let (invoiced, invoices, _) = TestCluster::builder().seed(seed).run(scenario)?;
         printed.line(format!("seed {seed}: {invoiced} of {ORDERS} orders have an invoice"));
         eprintln!("  {invoices} invoices, {} of them marked repeats", u64::from(invoices) - ORDERS);
     }

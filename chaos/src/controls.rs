@@ -18,6 +18,12 @@ use std::{
 /// Where the scripts are.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/controls");
 
+/// What a search without a number tries: five times what the hardest control took, and as many as CI's `sim --plant` has.
+const SEARCH: &str = "100";
+
+/// Where a search of all of them leaves what it printed.
+const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/controls/SEARCH.md");
+
 /// From the kept seed on: so many are tried.
 const TRIES: u64 = 6;
 
@@ -27,7 +33,7 @@ pub struct Args {
     /// Only these
     pub only: Vec<String>,
     /// Instead of the kept seeds: from seed 1 on, at most so many
-    #[arg(long, value_name = "RUNS")]
+    #[arg(long, value_name = "RUNS", num_args = 0..=1, require_equals = true, default_missing_value = SEARCH)]
     pub search: Option<u64>,
     /// Without the bugs: from seed 1 on, so many, of which each must be clean
     #[arg(long, value_name = "RUNS", conflicts_with = "search")]
@@ -102,6 +108,7 @@ fn find(name: &str) -> anyhow::Result<Bug> {
 /// # Errors
 /// When there is no such control, or this build cannot replay.
 pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
+    optimised(cfg!(debug_assertions))?;
     let bug = find(&args.name)?;
     let script = read(&args.folder, bug)?;
     let first = args.seed.unwrap_or(script.seed);
@@ -150,6 +157,16 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     Ok(found.wrong.is_empty() && (args.clean || found.seed.is_some()))
 }
 
+/// A planted bug that an assertion stops shows in no history.
+fn optimised(debug_assertions: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !debug_assertions,
+        "this build has debug assertions, which stop planted bugs before a history shows them: run without debug \
+         assertions (cargo run --release -p highwater-chaos --features sabotage -- controls)"
+    );
+    Ok(())
+}
+
 fn read(folder: &Path, bug: Bug) -> anyhow::Result<Script> {
     let path = folder.join(format!("{}.json", bug.name()));
     Script::read(&path).with_context(|| format!("{}", path.display()))
@@ -161,7 +178,14 @@ fn read(folder: &Path, bug: Bug) -> anyhow::Result<Script> {
 /// # Errors
 /// When a process cannot be started or prints no result.
 pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
+    optimised(cfg!(debug_assertions))?;
+    let mut said = Vec::new();
+    let mut say = |line: String| {
+        said.push(line.clone());
+        say(line);
+    };
     let begun = tokio::time::Instant::now();
+    args.only.iter().try_for_each(|name| find(name).map(drop))?;
     let named = |bug: &&Bug| args.only.is_empty() || args.only.iter().any(|name| name == bug.name());
     let chosen: Vec<Bug> = Bug::ALL.iter().filter(named).copied().collect();
     let program = std::env::current_exe()?;
@@ -198,7 +222,20 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         Some(runs) => format!("{good}/{of} clean without their bug over {runs} seeds; {seconds} s"),
         None => format!("{}/{of} caught; median seeds to catch {median}; {seconds} s", caught.len()),
     });
+    if let Some(runs) = args.search.filter(|_| args.only.is_empty()) {
+        std::fs::write(FOUND, report(runs, &said))
+            .with_context(|| format!("what was found does not go into {FOUND}"))?;
+    }
     Ok(good == of)
+}
+
+/// What a search printed, as a file.
+fn report(runs: u64, said: &[String]) -> String {
+    format!(
+        "# What a search found\n\nWritten by `highwater-chaos controls --search={runs}`: each planted bug from seed 1 on, {runs} \
+         seeds at most.\nA control without a search takes its kept seed first.\n\n```text\n{}\n```\n",
+        said.join("\n")
+    )
 }
 
 fn line(bug: Bug, found: &Found, clean: bool) -> String {
@@ -223,12 +260,29 @@ mod tests {
 
     #[test]
     fn every_bug_has_a_script_and_every_script_a_bug() {
-        let mut files = std::fs::read_dir(FOLDER).unwrap().count();
+        let files = std::fs::read_dir(FOLDER).unwrap().map(|file| file.unwrap().path());
+        let mut files = files.filter(|path| path.extension().is_some_and(|kind| kind == "json")).count();
         for bug in Bug::ALL {
             let script = read(Path::new(FOLDER), *bug).unwrap();
             assert!(!script.about.is_empty(), "{} says nothing", bug.name());
             files -= 1;
         }
         assert_eq!(files, 0, "a script without a bug");
+    }
+
+    #[test]
+    fn a_build_with_debug_assertions_is_refused_and_told_how_to_run() {
+        let refused = optimised(true).unwrap_err().to_string();
+        assert!(refused.contains("run without debug assertions (cargo run --release"), "{refused}");
+        optimised(false).unwrap();
+        if cfg!(debug_assertions) {
+            all(&Args::default(), |line| panic!("{line}")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_search_leaves_what_it_printed() {
+        let text = report(7, &["caught  one".into(), "1/1 caught; median seeds to catch 3; 9 s".into()]);
+        assert!(text.contains("--search=7`") && text.contains("```text\ncaught  one\n1/1 caught"), "{text}");
     }
 }

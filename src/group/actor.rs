@@ -146,6 +146,7 @@ pub(super) struct HomeDomain {
     /// Heartbeats whose proposal is decided, to be answered or parked in this turn.
     arrived: Vec<Beat>,
     census: Census,
+    last_home: observe::LastHome,
 }
 
 /// This home's part of the node's gauges while it leads; gone with it.
@@ -173,7 +174,8 @@ impl Drop for Census {
 
 impl HomeDomain {
     pub(super) fn new(around: Arc<dyn Surroundings>, metrics: Metrics) -> Self {
-        Self { around, arrived: Vec::new(), census: Census { metrics, groups: 0, members: 0 } }
+        let census = Census { metrics, groups: 0, members: 0 };
+        Self { around, arrived: Vec::new(), census, last_home: observe::LastHome::default() }
     }
 
     fn propose_topics(&self, term: &mut Term, machine: &HomeMachine, out: &mut Outbox<Self>) {
@@ -283,9 +285,6 @@ impl Domain for HomeDomain {
     fn promoted(&mut self, machine: &HomeMachine, _: &Status, out: &mut Outbox<Self>) -> Term {
         let mut term = Term::default();
         let now = Instant::now();
-        if !machine.groups().is_empty() {
-            observe::reached("group handed to a new home");
-        }
         machine.on_promoted().into_iter().for_each(|effect| term.effect(effect, now));
         self.propose_topics(&mut term, machine, out);
         term
@@ -344,7 +343,11 @@ impl Domain for HomeDomain {
 
     fn restored(&mut self, _: &HomeMachine) {}
 
-    fn publish(&mut self, _: &HomeMachine, _: &Status) {}
+    fn publish(&mut self, machine: &HomeMachine, status: &Status) {
+        if self.last_home.moves_here(status) && !machine.groups().is_empty() {
+            observe::reached("group handed to a new home");
+        }
+    }
 
     fn answer(&mut self, slot: Slot, outcome: Outcome<Self>, machine: &HomeMachine, _: &Status) {
         let reply = match outcome {

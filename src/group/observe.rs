@@ -5,14 +5,27 @@ use super::{
     machine::{Command, HomeMachine, Reply},
 };
 use crate::{
-    replica::Entry,
-    types::{Generation, GroupName, MemberId},
+    replica::{Entry, Status},
+    types::{Generation, GroupName, MemberId, NodeId},
     wire,
 };
 use highwater_raft::observe::{TARGET, is_on};
 use std::fmt::Write as _;
 
 pub(super) use highwater_raft::observe::reached;
+
+/// Which node was this home's last, as far as its replica knows.
+#[derive(Default)]
+pub(super) struct LastHome(Option<NodeId>);
+
+impl LastHome {
+    /// Whether this node is the home from now on and another one was. A node that leads again was it all the time, and one that
+    /// has just started does not know.
+    pub(super) fn moves_here(&mut self, status: &Status) -> bool {
+        let Some(leader) = status.leader else { return false };
+        self.0.replace(leader).is_some_and(|last| last != leader) && status.leading
+    }
+}
 
 /// A member was told what to consume.
 #[inline]
@@ -78,4 +91,23 @@ fn joined(partitions: impl Iterator<Item = (crate::types::TopicId, u32)>) -> Str
         let _ = write!(out, "{space}{topic}/{partition}");
         out
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_moves_only_to_another_node() {
+        let mut last = LastHome::default();
+        let mut moves = |leader: Option<u32>, leading| {
+            last.moves_here(&Status { leader: leader.map(NodeId), leading, ..Status::default() })
+        };
+        assert!(!moves(Some(1), true), "nobody knows who was it before");
+        assert!(!moves(None, false));
+        assert!(!moves(Some(1), true), "it was elected again");
+        assert!(!moves(Some(2), false), "that is for node 2 to say");
+        assert!(moves(Some(1), true));
+        assert!(!moves(Some(1), true), "once");
+    }
 }

@@ -282,6 +282,9 @@ impl Domain for PartitionDomain {
         if before == marks {
             return;
         }
+        if !status.leading && !marks.ready {
+            observe::reached("opened again below what was served");
+        }
         self.shared.marks.write(&marks);
         observe::marks(&self.shared, &marks);
         if (before.epoch, before.role, before.ready) != (marks.epoch, marks.role, marks.ready) {

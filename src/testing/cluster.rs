@@ -85,11 +85,18 @@ impl Builder {
 /// What a test shows when it fails.
 impl fmt::Display for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a simulated cluster of {} nodes from seed {}", self.nodes, self.seed)?;
-        if !super::REPLAYS {
-            write!(f, ", which another run only comes close to: {}", super::HOW_TO_REPLAY)?;
+        f.write_str(&self.says(super::REPLAYS))
+    }
+}
+
+impl Builder {
+    /// Which cluster it is, and what a build lacks that does not replay it.
+    pub(super) fn says(&self, replays: bool) -> String {
+        let cluster = format!("a simulated cluster of {} nodes from seed {}", self.nodes, self.seed);
+        match replays {
+            true => cluster,
+            false => format!("{cluster}, which another run only comes close to: {}", super::HOW_TO_REPLAY),
         }
-        Ok(())
     }
 }
 

@@ -1,13 +1,11 @@
-//! Consumer groups: everybody gets everything, repeats say so, commits rise, no partition has two owners.
+//! Consumer groups: everybody gets everything, repeats say so, no partition has two owners.
 
-use super::{Anomaly, anomaly, facts::Facts, rising::Rising};
+use super::{Anomaly, anomaly, facts::Facts};
 use crate::history::{Event, Fact, Partition, What};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
     deliveries(events, facts, found);
-    commits(events, found);
-    told(events, found);
     ownership(events, found);
 }
 
@@ -33,38 +31,8 @@ fn deliveries(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
 }
 
 /// The number of the partition in `topic/partition`.
-fn number(place: &str) -> Partition {
+pub(super) fn number(place: &str) -> Partition {
     place.rsplit_once('/').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
-}
-
-fn commits(events: &[Event], found: &mut Vec<Anomaly>) {
-    // Every replica says each entry: it counts once.
-    let mut last: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
-    for event in events {
-        let What::Saw { fact: Fact::Committed { of, index, place, offset, reset }, .. } = &event.what else { continue };
-        let Some((at, before)) = last.insert((of, place), (*index, *offset)) else { continue };
-        if *index <= at {
-            last.insert((of, place), (at, before));
-        } else if !reset && *offset < before {
-            let text = format!("{of} went from {before} to {offset} with entry {index}");
-            found.push(anomaly("commit regressed", number(place), text));
-        }
-    }
-}
-
-/// What is told of committed offsets rises in real-time order: nobody resets the groups that clients ask for.
-fn told(events: &[Event], found: &mut Vec<Anomaly>) {
-    let mut known: BTreeMap<(u32, Partition), Rising> = BTreeMap::new();
-    for event in events {
-        let What::Committed { group, partition, asked, offset } = event.what else { continue };
-        let committed = known.entry((group, partition)).or_default();
-        let bound = committed.before(asked);
-        if offset < bound {
-            let text = format!("group {group}: asked at {asked} µs, after {bound} was told; the answer was {offset}");
-            found.push(anomaly("commit regressed", partition, text));
-        }
-        committed.reached(event.at, offset);
-    }
 }
 
 /// What members of one group hold: from being told to saying otherwise.

@@ -31,14 +31,22 @@
 //! | | damaged by itself | a node finds its files damaged, and nobody touched them |
 //! | `groups` | group lost | a group never got a record of the final read |
 //! | | group unmarked | a group got an offset twice and the later delivery did not say so |
-//! | | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers |
 //! | | ownership overlaps | a member was told to consume what another had been told and had not given up |
+//! | `commits` | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers |
+//! | | reset lost | after a reset was acknowledged, and before anybody committed, the group was said to be elsewhere |
+//! | | reset of nobody | a home's log has a reset that nobody asked for |
+//! | `topics` | topic lost | its creation was acknowledged, nobody asked for its deletion, and it is not there |
+//! | | topic came back | its deletion was acknowledged, nobody asked for its creation, and it is there |
+//! | | topic made twice | its creation was acknowledged while it was there |
+//! | | topic of nobody | it is there and nobody ever asked for it |
+//! | | partitions differ | at the end a topic has fewer partitions than were acknowledged, or a number that nobody asked for |
 //! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached (real nodes do not say when) |
 //! | `credit` | credit overdrawn | more was sent to a subscription than was granted |
 //!
 //! Elle's other cycles need transactions; where each operation touches one partition once, an order of offsets that contradicts
 //! real time is the only cycle that can exist, and G0 and G1c are its two kinds.
 
+mod commits;
 mod credit;
 mod facts;
 mod groups;
@@ -49,6 +57,7 @@ mod replicas;
 mod rising;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod wakes;
 mod writes;
 
@@ -112,6 +121,8 @@ pub fn check(history: &History) -> Verdict {
     replicas::check(events, &mut found);
     promises::check(events, &mut found);
     groups::check(events, &facts, &mut found);
+    commits::check(events, &mut found);
+    topics::check(events, &mut found);
     wakes::check(events, &mut found);
     credit::check(events, &mut found);
     found.sort_by(|a: &Anomaly, b| (a.kind, a.evidence.len(), a).cmp(&(b.kind, b.evidence.len(), b)));

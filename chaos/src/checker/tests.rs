@@ -1,7 +1,7 @@
 //! Hand-made histories: one clean, and each anomaly planted once.
 
 use super::*;
-use crate::history::{Fact, Value, What};
+use crate::history::{Because, Deed, Fact, Value, What};
 
 /// Two producers, one assigned reader, one group of one member; all is well. One event per microsecond.
 fn clean() -> Vec<What> {
@@ -240,7 +240,8 @@ fn commits_rise() {
     let good = vec![commit(1, 5, 10, false), commit(2, 5, 10, false), commit(1, 6, 12, false), commit(3, 5, 10, false)];
     assert_eq!(kinds(good), NONE, "a replica that is behind says what others said before");
     assert_eq!(kinds(vec![commit(1, 5, 10, false), commit(1, 6, 9, false)]), ["commit regressed"]);
-    assert_eq!(kinds(vec![commit(1, 5, 10, false), commit(1, 6, 0, true)]), NONE);
+    let deed = Deed::Reset { group: 1, of: "g".into(), partition: 0, offset: 0 };
+    assert_eq!(kinds(vec![commit(1, 5, 10, false), What::Admin { deed }, commit(1, 6, 0, true)]), NONE);
 }
 
 #[test]
@@ -306,4 +307,125 @@ fn credit_is_not_overdrawn() {
 fn equal_histories_have_equal_hashes() {
     assert_eq!(history(clean()).hash(), history(clean()).hash());
     assert_ne!(history(clean()).hash(), history(with(What::Seek { partition: 0 })).hash());
+}
+
+fn create(partitions: u32) -> Deed {
+    Deed::Create { topic: "t".into(), partitions }
+}
+
+fn alter(partitions: u32) -> Deed {
+    Deed::Alter { topic: "t".into(), partitions }
+}
+
+fn delete() -> Deed {
+    Deed::Delete { topic: "t".into() }
+}
+
+fn done(deed: Deed) -> Vec<What> {
+    vec![What::Admin { deed: deed.clone() }, What::AdminOk { deed }]
+}
+
+fn unknown(deed: Deed) -> Vec<What> {
+    vec![What::Admin { deed: deed.clone() }, What::AdminInfo { deed }]
+}
+
+fn refused(deed: Deed, because: Because) -> Vec<What> {
+    vec![What::Admin { deed: deed.clone() }, What::AdminFail { deed, because }]
+}
+
+fn topics(partitions: Option<u32>) -> Vec<What> {
+    let topics = partitions.map(|partitions| ("t".into(), partitions)).into_iter().collect();
+    vec![What::Topics { topics, last: true }]
+}
+
+#[test]
+fn topics_are_there_from_creation_to_deletion() {
+    let all = |parts: Vec<Vec<What>>| kinds(parts.concat());
+    let (exists, gone) = (|| refused(create(1), Because::Exists), |deed| refused(deed, Because::Unknown));
+    let life = || vec![done(create(1)), exists(), done(alter(2)), topics(Some(2)), done(delete()), gone(alter(0))];
+    assert_eq!(all(life()), NONE);
+    assert_eq!(all([life(), vec![topics(None)]].concat()), NONE);
+
+    assert_eq!(all(vec![done(create(1)), topics(None)]), ["topic lost"]);
+    assert_eq!(all(vec![done(create(1)), gone(alter(2))]), ["topic lost"]);
+    assert_eq!(all(vec![unknown(create(1)), topics(None)]), NONE, "it may never be made");
+    assert_eq!(all(vec![done(create(1)), unknown(delete()), topics(None)]), NONE);
+    assert_eq!(all(vec![done(create(1)), refused(delete(), Because::Unknown), topics(None)]), NONE, "by itself");
+
+    assert_eq!(all([life(), vec![topics(Some(2))]].concat()), ["topic came back"]);
+    assert_eq!(all([life(), vec![done(alter(2))]].concat()), ["topic came back"]);
+    let late = vec![unknown(create(1)), done(create(1)), done(delete()), topics(Some(1))];
+    assert_eq!(all(late), NONE, "the first creation is done late");
+
+    assert_eq!(all(vec![done(create(1)), done(create(1))]), ["topic made twice"]);
+    assert_eq!(all(vec![done(create(1)), unknown(delete()), done(create(1))]), NONE);
+    assert_eq!(all(vec![topics(Some(1))]), ["topic of nobody"]);
+    assert_eq!(all(vec![unknown(create(1)), topics(Some(1))]), NONE);
+
+    assert_eq!(all(vec![done(create(1)), done(alter(3)), topics(Some(1))]), ["partitions differ"]);
+    assert_eq!(all(vec![done(create(1)), unknown(alter(3)), topics(Some(1))]), NONE);
+    assert_eq!(all(vec![done(create(1)), unknown(alter(3)), topics(Some(2))]), ["partitions differ"]);
+}
+
+#[test]
+fn what_is_asked_at_once_may_come_in_any_order() {
+    let by = |steps: Vec<(u32, What)>| {
+        let mut history = History::default();
+        (0..).zip(steps).for_each(|(at, (process, what))| history.push(at, process, what));
+        kinds_of(&history)
+    };
+    let (asks, ok) = (|deed: Deed| What::Admin { deed }, |deed: Deed| What::AdminOk { deed });
+    let there = |partitions: Option<u32>| topics(partitions).remove(0);
+    let both = |first: Deed, second: Deed, last: Option<u32>| {
+        let (a, b) = ((1, first), (2, second));
+        by(vec![
+            (9, asks(create(1))),
+            (9, ok(create(1))),
+            (a.0, asks(a.1.clone())),
+            (b.0, asks(b.1.clone())),
+            (a.0, ok(a.1)),
+            (b.0, ok(b.1)),
+            (9, there(last)),
+        ])
+    };
+    for last in [None, Some(1)] {
+        assert_eq!(both(delete(), create(1), last), NONE);
+        assert_eq!(both(create(1), delete(), last), NONE);
+    }
+}
+
+#[test]
+fn resets_are_asked_for_and_seen() {
+    let reset = |offset| Deed::Reset { group: 1, of: "g".into(), partition: 0, offset };
+    let logged = |index, offset, reset| {
+        vec![saw(1, Fact::Committed { of: "g".into(), index, place: "t/0".into(), offset, reset })]
+    };
+    // Event 0 is at 0 µs, and so on: each question is asked right before it is answered.
+    let check = |parts: Vec<Vec<What>>| {
+        let mut events = parts.concat();
+        for (at, event) in (0..).zip(&mut events) {
+            if let What::Committed { asked, .. } = event {
+                *asked = at;
+            }
+        }
+        kinds(events)
+    };
+    let told = |offset| vec![What::Committed { group: 1, partition: 0, asked: 0, offset }];
+    let good = || vec![logged(5, 10, false), told(10), vec![What::Admin { deed: reset(3) }], logged(6, 3, true)];
+    let ok = || vec![What::AdminOk { deed: reset(3) }];
+    assert_eq!(check([good(), vec![ok(), told(3), logged(7, 8, false), told(8)]].concat()), NONE);
+    assert_eq!(check([good(), vec![told(3), ok(), told(3)]].concat()), NONE, "seen before it is acknowledged");
+    assert_eq!(check([good(), vec![ok(), logged(5, 10, false), told(3)]].concat()), NONE, "a replica that is behind");
+
+    assert_eq!(check([good(), vec![ok(), told(10)]].concat()), ["reset lost"]);
+    let unlogged = vec![logged(5, 10, false), told(10), done(reset(3)), told(10)];
+    assert_eq!(check(unlogged), ["reset lost"], "the home's log does not have it");
+    assert_eq!(check([good(), vec![ok(), told(2)]].concat()), ["reset lost"]);
+    assert_eq!(check([good(), vec![ok(), logged(7, 8, false), told(8), told(2)]].concat()), ["commit regressed"]);
+    assert_eq!(check(vec![told(10), unknown(reset(3)), told(10), told(3), told(4)]), NONE, "it may come at any time");
+    assert_eq!(check(vec![told(10), unknown(reset(3)), told(2)]), ["commit regressed"]);
+    assert_eq!(check(vec![told(10), refused(reset(3), Because::NotSent), told(3)]), ["commit regressed"]);
+
+    assert_eq!(check(vec![logged(5, 10, false), logged(6, 3, true)]), ["reset of nobody"]);
+    assert_eq!(check(vec![done(reset(4)), logged(6, 3, true)]), ["reset of nobody"], "to another offset");
 }

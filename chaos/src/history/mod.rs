@@ -3,11 +3,14 @@
 //! Outcomes follow Jepsen's: `ok` surely happened, `fail` surely did not, `info` is unknown. `fail` is written only when it is certain.
 //! Times are microseconds since the start of the run (virtual in simulation); a sequence number orders events of one instant.
 
+mod deed;
 mod fact;
 
+pub use deed::{Because, Deed};
 pub use fact::Fact;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A partition, by number within the run (topic and partition of the run's one topic).
 pub type Partition = u32;
@@ -96,6 +99,35 @@ pub enum What {
     Joined {
         /// Which group.
         group: u32,
+    },
+    /// An administrator asks for a change.
+    Admin {
+        /// Which.
+        deed: Deed,
+    },
+    /// It was made.
+    AdminOk {
+        /// Which.
+        deed: Deed,
+    },
+    /// It was refused.
+    AdminFail {
+        /// Which.
+        deed: Deed,
+        /// Why.
+        because: Because,
+    },
+    /// Nobody knows; it may yet be made.
+    AdminInfo {
+        /// Which.
+        deed: Deed,
+    },
+    /// Somebody was told which topics there are.
+    Topics {
+        /// How many partitions each has, by name.
+        topics: BTreeMap<String, u32>,
+        /// At the end, healed and quiet, by a node that knows all; else by one that may lag behind.
+        last: bool,
     },
     /// Somebody asked what a group had committed …
     Committed {

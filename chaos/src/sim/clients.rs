@@ -1,12 +1,11 @@
 //! The workload: producers that pipeline, readers by assignment, a slow listener with little credit, a group whose members come
-//! and go, a watcher that asks for the watermark, and somebody who makes and deletes topics. Each writes down what it did and
-//! saw.
+//! and go, and a watcher that asks for the watermark. Each writes down what it did and saw. Administrators are in `admins`.
 
-use super::world::World;
+use super::{admins, world::World};
 use crate::history::{Value, What};
 use highwater::{
     client::{
-        Acked, Client, ConsumeError, Delivery, NewTopic, ProduceError, Record,
+        Acked, Client, ConsumeError, Delivery, ProduceError, Record,
         consumer::{Credit, OutOfRange},
     },
     types::{GroupName, NodeId, Position, TopicName},
@@ -174,30 +173,8 @@ pub(super) async fn listen(world: Rc<World>, process: u32) {
     client.close();
 }
 
-fn below(world: &World, limit: u64) -> u32 {
+pub(super) fn below(world: &World, limit: u64) -> u32 {
     u32::try_from(world.env.random_below(limit)).unwrap_or(0)
-}
-
-/// Makes topics, produces a little, deletes them.
-pub(super) async fn churn(world: Rc<World>, process: u32) {
-    let client = connect(&world, process).await;
-    let mut count = 0;
-    while !world.is_calm() {
-        count += 1;
-        let name: TopicName = format!("side-{count}").parse().expect("a good name");
-        let made = client.admin().create_topic(NewTopic::new(name.clone()).partitions(1 + below(&world, 3))).await;
-        if made.is_ok() {
-            let producer = client.producer().delivery_timeout(Duration::from_secs(5)).build();
-            for n in 0..below(&world, 50) {
-                let _ = producer.send(Record::new(name.clone(), encode(n.into()))).await;
-            }
-            let _ = producer.close().await;
-        }
-        tokio::time::sleep(Duration::from_millis(500 + u64::from(below(&world, 4_000)))).await;
-        let _ = client.admin().delete_topic(&name).await;
-        tokio::time::sleep(Duration::from_millis(below(&world, 4_000).into())).await;
-    }
-    client.close();
 }
 
 /// With all healed every partition takes a record, and the controller a change: asks until each did.
@@ -226,20 +203,17 @@ pub(super) async fn ask_all(world: Rc<World>, process: u32) {
     }
     let _ = producer.close().await;
     let asked = world.now();
-    let setting = || vec![("max.batch.bytes".to_owned(), Some("1000000".to_owned()))];
-    while let Err(error) = client.admin().alter_topic(&topic(), setting(), 0).await {
-        world.waits(format!("a change of the topic: {error}"));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    admins::set(&world, &client, process, "max.batch.bytes", "1000000").await;
     served("a change of the topic".into(), asked);
     client.close();
 }
 
-/// Asks the leader of a partition to hand it over.
-pub(super) async fn transfer(world: &World, partition: u32, to: u32) {
+/// Asks the leader of a partition to hand it over; gives whether it did.
+pub(super) async fn transfer(world: &World, partition: u32, to: u32) -> bool {
     let client = connect(world, 51).await;
-    let _ = client.admin().transfer_leader(&topic(), partition, NodeId(to)).await;
+    let done = client.admin().transfer_leader(&topic(), partition, NodeId(to)).await.is_ok();
     client.close();
+    done
 }
 
 fn polled(world: &World, process: u32, records: &[Delivery]) {
@@ -307,13 +281,18 @@ pub(super) async fn watch(world: Rc<World>, process: u32) {
                 world.note(process, What::Latest { partition, asked, offset });
             }
         }
-        let asked = world.now();
-        if let Ok(offsets) = client.admin().committed(&group(), &topic()).await {
-            for (partition, offset) in offsets {
-                world.note(process, What::Committed { group: GROUP, partition, asked, offset });
-            }
-        }
+        ask_committed(&world, &client, process, GROUP, &group()).await;
         tokio::time::sleep(Duration::from_millis(100 + world.env.random_below(200))).await;
     }
     client.close();
+}
+
+/// Asks what a group has committed.
+pub(super) async fn ask_committed(world: &World, client: &Client, process: u32, group: u32, of: &GroupName) {
+    let asked = world.now();
+    if let Ok(offsets) = client.admin().committed(of, &topic()).await {
+        for (partition, offset) in offsets {
+            world.note(process, What::Committed { group, partition, asked, offset });
+        }
+    }
 }

@@ -45,9 +45,9 @@ impl Cast {
     }
 
     /// The leader first; nobody when there is none.
-    fn choose(&mut self, world: &World, partition: u32, draw: u64) {
+    fn choose(&mut self, world: &World, partition: u32, draw: u64) -> bool {
         *self = Cast { partition, ..Cast::default() };
-        let Some((life, leader)) = world.leading(partition) else { return };
+        let Some((life, leader)) = world.leading(partition) else { return false };
         let mut nodes: Vec<u32> = world.voters_of(partition).into_iter().filter(|node| *node != leader).collect();
         if !draw.is_multiple_of(2) {
             nodes.reverse();
@@ -55,9 +55,10 @@ impl Cast {
         nodes.insert(0, leader);
         world.fault(format!("roles in partition {partition}: {nodes:?}"));
         (self.life, self.nodes) = (Some(life), nodes);
+        true
     }
 
-    async fn change(&mut self, world: &World, ms: u64) {
+    async fn change(&mut self, world: &World, ms: u64) -> bool {
         for _ in 0..ms {
             if let Some((life, leader)) = world.leading(self.partition)
                 && Some(life) != self.life
@@ -65,10 +66,12 @@ impl Cast {
             {
                 self.life = Some(life);
                 self.nodes.swap(0, place);
-                return world.fault(format!("roles now: {:?}", self.nodes));
+                world.fault(format!("roles now: {:?}", self.nodes));
+                return true;
             }
             wait(1).await;
         }
+        false
     }
 }
 
@@ -380,158 +383,191 @@ pub(super) async fn wait(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
-/// Makes a fault; returns when it is over.
-pub(super) async fn make(world: &Rc<World>, cast: &mut Cast, fault: &Fault) {
+/// Makes a fault; returns when it is over. It counts when it did something.
+pub(super) async fn make(world: &Rc<World>, cast: &mut Cast, fault: &Fault) -> bool {
     world.fault(serde_json::to_string(fault).unwrap_or_default());
-    world.sums.borrow_mut().make(fault.name());
-    match fault.clone() {
+    let bit = bite(world, cast, fault.clone()).await;
+    if bit {
+        world.sums.borrow_mut().make(fault.name());
+    }
+    bit
+}
+
+async fn bite(world: &Rc<World>, cast: &mut Cast, fault: Fault) -> bool {
+    match fault {
         Fault::Crash { node, down_ms } => crash(world, node, down_ms).await,
         Fault::CrashLeader { partition, down_ms } => match world.leader_of(partition) {
             Some(node) => crash(world, node, down_ms).await,
-            None => wait(down_ms).await,
+            None => {
+                wait(down_ms).await;
+                false
+            }
         },
         Fault::Kill { node, down_ms } => {
-            world.kill(node);
+            let bit = world.kill(node);
             wait(down_ms).await;
             world.start(node).await;
+            bit
         }
         Fault::Blackout { down_ms } => {
             until_unsynced(world, 1).await;
-            world.sums.borrow_mut().blackouts += 1;
-            world.everybody().for_each(|node| world.crash(node));
+            let down = world.everybody().filter(|node| world.crash(*node)).count();
+            world.sums.borrow_mut().blackouts += u64::from(down > 1);
             wait(down_ms).await;
             for node in world.everybody() {
                 world.start(node).await;
             }
+            down > 1
         }
         Fault::Alone { node, clients, ms } => {
             world.isolate(node);
             if clients {
                 world.cut_clients(node);
             }
-            parted(world, ms).await;
+            parted(world, &[&[node], &others(world, &[node])], ms).await
         }
         Fault::OneWay { from, to, ms } => {
             world.net.block(from, to);
-            parted(world, ms).await;
+            parted(world, &[&[from], &[to]], ms).await
         }
         Fault::Bridge { node, ms } => {
-            let others: Vec<u32> = world.everybody().filter(|other| *other != node).collect();
+            let others = others(world, &[node]);
             let (left, right) = others.split_at(others.len() / 2);
             for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
                 world.net.partition(a, b);
             }
-            parted(world, ms).await;
+            parted(world, &[left, right], ms).await
         }
         Fault::Break { from, to } => {
             world.net.break_connection(from, to);
             world.cut_clients(from);
             if world.options.full {
                 // QUIC mends what is shorter.
-                parted(world, GAP_MS).await;
+                return parted(world, &[&[from], &[to]], GAP_MS).await;
             }
+            world.lives(from) && world.lives(to)
         }
         Fault::Slow { jitter_ms, break_one_in, ms } => {
             let usual = world.options.storm.usual();
             world.net.be(Rough { jitter_ms: usual.jitter_ms.max(jitter_ms), break_one_in, ..usual });
             wait(ms).await;
             world.net.be(usual);
+            jitter_ms > usual.jitter_ms || break_one_in > 0
         }
         Fault::Weather { from, to, jitter_ms, lost, twice, late, ms } => {
             let rough = Rough { jitter_ms, lost, twice, late, ..Rough::default() };
             world.net.be_between(from, to, rough);
             wait(ms).await;
             world.net.be_between(from, to, Rough::default());
+            // Frames are late at most.
+            jitter_ms > 0 || world.options.full && lost + twice + late > 0
         }
         Fault::Pause { node, ms } => {
-            if let Some(tasks) = world.tasks_of(node) {
-                tasks.pause();
-                wait(ms).await;
-                tasks.resume();
-            }
+            let Some(tasks) = world.tasks_of(node) else { return false };
+            tasks.pause();
+            wait(ms).await;
+            tasks.resume();
+            true
         }
         Fault::Together { faults } => {
             // Each with roles of its own.
             let alone = async |fault: &Fault| Box::pin(make(world, &mut Cast::default(), fault)).await;
-            futures_util::future::join_all(faults.iter().map(alone)).await;
+            let bit = futures_util::future::join_all(faults.iter().map(alone)).await;
+            bit.into_iter().filter(|bit| *bit).count() > 1
         }
-        Fault::Stall { node, ms } => world.on_disk(node, |disk| disk.stall(Duration::from_millis(ms))),
+        Fault::Stall { node, ms } => {
+            world.on_disk(node, |disk| disk.stall(Duration::from_millis(ms)));
+            world.lives(node)
+        }
         Fault::Full { node, ms } => {
+            let refused = || world.failures_of(node).full;
+            let before = refused();
             world.on_disk(node, |disk| disk.fill_up(true));
             wait(ms).await;
             world.on_disk(node, |disk| disk.fill_up(false));
+            refused() > before
         }
-        // What these leave may look like damage.
+        // What these leave may look like damage. They count when the disk does it: `World::count_failures`.
         Fault::SyncError { node } => {
             world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_sync());
+            false
         }
         Fault::WriteError { node } => {
             world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_write());
+            false
         }
         Fault::ReadError { node } => {
             world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_read());
+            false
         }
         Fault::Jump { node, by_ms } => world.jump(node, by_ms),
         Fault::Flip { node, within, draw, down_ms } => {
-            world.flip(node, &within, draw);
+            let bit = world.flip(node, &within, draw);
             world.crash(node);
             wait(down_ms).await;
             world.start(node).await;
+            bit
         }
         Fault::Wipe { node, down_ms } => {
-            world.crash(node);
+            let bit = world.crash(node);
             world.wipe(node);
             wait(down_ms).await;
             world.start(node).await;
+            bit
         }
-        Fault::Deaf { process, ms } => {
-            world.deafen(process, Duration::from_millis(ms)).await;
-        }
+        Fault::Deaf { process, ms } => world.deafen(process, Duration::from_millis(ms)).await,
         Fault::Transfer { partition, unreachable } => transfer(world, partition, unreachable).await,
         Fault::Cast { partition, draw } => cast.choose(world, partition, draw),
         Fault::Recast { ms } => cast.change(world, ms).await,
-        Fault::Cut { node, clients } => {
-            let Some(node) = cast.node(node) else { return };
-            world.sums.borrow_mut().partitions += 1;
-            world.isolate(node);
-            if clients {
-                world.cut_clients(node);
+        Fault::Cut { node, .. } | Fault::Join { node } | Fault::Down { node, .. } | Fault::Drag { node, .. } => {
+            match cast.node(node) {
+                Some(node) => lasting(world, node, &fault),
+                None => false,
             }
-        }
-        Fault::Join { node } => {
-            let Some(node) = cast.node(node) else { return };
-            let others = world.everybody().filter(|other| *other != node);
-            others.for_each(|other| world.net.heal_between(node, other));
-        }
-        Fault::Down { node, loses } => {
-            let Some(node) = cast.node(node) else { return };
-            if loses == Loss::Process {
-                return world.kill(node);
-            }
-            world.crash(node);
-            if loses == Loss::Disk {
-                world.wipe(node);
-            }
-        }
-        Fault::Drag { node, within, times } => {
-            let Some(node) = cast.node(node) else { return };
-            world.on_disk(node, |disk| disk.drag(&within, times));
         }
         Fault::Up { node } => {
-            let Some(node) = cast.node(node) else { return };
+            let Some(node) = cast.node(node) else { return false };
+            let bit = !world.lives(node);
             world.start(node).await;
+            bit
         }
     }
 }
 
-async fn crash(world: &World, node: u32, down_ms: u64) {
+/// What stays until it is undone.
+fn lasting(world: &World, node: u32, fault: &Fault) -> bool {
+    let lives = world.lives(node);
+    match fault {
+        Fault::Cut { clients, .. } => {
+            world.sums.borrow_mut().partitions += u64::from(lives);
+            world.isolate(node);
+            if *clients {
+                world.cut_clients(node);
+            }
+        }
+        Fault::Join { .. } => others(world, &[node]).into_iter().for_each(|other| world.net.heal_between(node, other)),
+        Fault::Down { loses: Loss::Process, .. } => drop(world.kill(node)),
+        Fault::Down { loses, .. } => {
+            world.crash(node);
+            if *loses == Loss::Disk {
+                world.wipe(node);
+            }
+        }
+        Fault::Drag { within, times, .. } => world.on_disk(node, |disk| disk.drag(within, *times)),
+        _ => unreachable!("over when it is made"),
+    }
+    lives
+}
+
+async fn crash(world: &World, node: u32, down_ms: u64) -> bool {
     until_unsynced(world, node).await;
-    world.crash(node);
+    let bit = world.crash(node);
     wait(down_ms).await;
     world.start(node).await;
+    bit
 }
 
 /// Waits until a node has written what it has not synced: a crash in between is the one that hurts.
@@ -544,22 +580,30 @@ async fn until_unsynced(world: &World, node: u32) {
     }
 }
 
-async fn parted(world: &World, ms: u64) {
-    world.sums.borrow_mut().partitions += 1;
-    wait(ms).await;
-    world.net.heal();
+fn others(world: &World, than: &[u32]) -> Vec<u32> {
+    world.everybody().filter(|node| !than.contains(node)).collect()
 }
 
-async fn transfer(world: &Rc<World>, partition: u32, unreachable: bool) {
-    let Some(from) = world.leader_of(partition) else { return };
+/// A while of which the sides do not hear each other: it counts when on each side a node lives.
+async fn parted(world: &World, sides: &[&[u32]], ms: u64) -> bool {
+    let bit = sides.iter().all(|side| side.iter().any(|node| world.lives(*node)));
+    world.sums.borrow_mut().partitions += u64::from(bit);
+    wait(ms).await;
+    world.net.heal();
+    bit
+}
+
+async fn transfer(world: &Rc<World>, partition: u32, unreachable: bool) -> bool {
+    let Some(from) = world.leader_of(partition) else { return false };
     let to = from % world.options.nodes + 1;
     if unreachable {
-        world.sums.borrow_mut().partitions += 1;
+        world.sums.borrow_mut().partitions += u64::from(world.lives(to));
         world.net.partition(from, to);
     }
     let asked = super::clients::transfer(world, partition, to);
-    let _ = tokio::time::timeout(Duration::from_secs(3), asked).await;
+    let done = tokio::time::timeout(Duration::from_secs(3), asked).await.unwrap_or(false);
     if unreachable {
         world.net.heal_between(from, to);
     }
+    done || unreachable
 }

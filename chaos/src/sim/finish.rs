@@ -1,7 +1,7 @@
 //! After the storm: everything is read by a fresh reader, and the replicas are compared.
 
 use super::{
-    clients,
+    admins, clients,
     world::{World, last_client},
 };
 use crate::history::{Value, What};
@@ -11,7 +11,10 @@ use highwater::{
     types::{Position, TopicId, TopicPartition},
     wire::{Connection, Fetch, FetchPartition, Frame, Hello, Message},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What the final reads found: `(offset, value)` of each partition.
 pub(super) type Logs = BTreeMap<u32, Vec<(u64, Value)>>;
@@ -40,12 +43,22 @@ async fn stop_retention(world: &World, client: &Client) {
     if world.options.retention_ms.is_none() {
         return;
     }
-    let settings = || vec![("retention.ms".to_owned(), Some("unlimited".to_owned()))];
-    while let Err(error) = client.admin().alter_topic(&clients::topic(), settings(), 0).await {
-        world.waits(format!("the end of retention: {error}"));
+    admins::set(world, client, 99, "retention.ms", "unlimited").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+/// Which topics there are, when all nodes know the same.
+pub(super) async fn list_topics(world: &World) {
+    let client = last_client(world).await;
+    loop {
+        let versions: BTreeSet<u64> =
+            world.everybody().filter_map(|node| Some(world.node(node)?.controller().metadata().version)).collect();
+        if versions.len() == 1 && admins::list(world, &client, 99, true).await {
+            return client.close();
+        }
+        world.waits(format!("equal metadata: {versions:?}"));
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
 async fn offsets(world: &World, client: &Client, at: Position) -> BTreeMap<u32, u64> {

@@ -12,6 +12,7 @@
 //! A run has three parts: set up, storm (`seconds` of virtual time), then healing: everything must become available again
 //! within a bound, and the final reads are taken.
 
+mod admins;
 mod clients;
 mod faults;
 mod finish;

@@ -24,7 +24,8 @@ pub struct Script {
     /// What kind of storm; the ordinary one, if absent.
     #[serde(default, skip_serializing_if = "Storm::is_ordinary")]
     pub storm: Storm,
-    /// Interesting states that it reached; a run that reaches one no more says so.
+    /// Interesting states that it is kept for, and kinds of faults that did something: a run without one of them shows nothing,
+    /// and fails. A run that is kept names all that it reached: those that it is not about are to be taken out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reaches: Vec<String>,
     /// The faults, one after the other; those that the storm draws, if there are none.
@@ -48,7 +49,7 @@ impl Script {
             retention_ms: options.retention_ms,
             full: options.full,
             storm: Storm::clone(&options.storm),
-            reaches: outcome.sums.reached.keys().cloned().collect(),
+            reaches: outcome.sums.reached.keys().chain(outcome.sums.made.keys()).cloned().collect(),
             faults: outcome.faults.clone(),
         }
     }
@@ -64,17 +65,15 @@ impl Script {
         Ok(format!("{head}[\n    {}\n  ]\n}}\n", faults.join(",\n    ")))
     }
 
-    /// Runs it and tells. A state that it reached when it was kept and reaches no more is told, and is no failure: the script is
-    /// what stands for it.
+    /// Runs it and tells. A state that it is kept for and reaches no more is a failure.
     ///
     /// # Errors
     /// When this build cannot replay.
     pub fn replay(&self, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         let outcome = run(&self.options()).map_err(anyhow::Error::msg)?;
-        for what in self.reaches.iter().filter(|what| outcome.sums.times(what) == 0) {
-            say(format!("  no longer reached: {what}"));
-        }
-        let good = outcome.is_good();
+        let missed: Vec<_> = self.reaches.iter().filter(|what| outcome.sums.times(what) == 0).collect();
+        missed.iter().for_each(|what| say(format!("  ERROR: no longer reached: {what}")));
+        let good = outcome.is_good() && missed.is_empty();
         say(format!("  {} hash {:016x}", if good { "ok" } else { "WRONG" }, outcome.history.hash()));
         outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
         outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
@@ -90,6 +89,8 @@ impl Script {
             full: self.full,
             storm: Arc::new(self.storm.clone()),
             script: (!self.faults.is_empty()).then(|| Rc::new(self.faults.clone())),
+            // What the storm may draw stands in the file: a script under another seed has the same deck.
+            wide: false,
             ..Options::new(self.seed)
         }
     }
@@ -106,7 +107,9 @@ mod tests {
         // Controls are scripts too.
         let folders = [folder.join("../controls"), folder];
         let kept = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
-        for path in kept.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        for path in
+            kept.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+        {
             let script = Script::read(&path).unwrap();
             let again: Script = serde_json::from_str(&script.to_text().unwrap()).unwrap();
             assert_eq!((&again.about, &again.faults, &again.storm), (&script.about, &script.faults, &script.storm));

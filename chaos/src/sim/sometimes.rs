@@ -5,9 +5,11 @@ use super::Fault;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// States that a set of runs must reach, as `observe::reached` of the product names them; those in capitals are the world's own.
-const INTERESTING: [&str; 18] = [
+const INTERESTING: [&str; 20] = [
     LOSSY,
     FAILED,
+    RESET,
+    EXISTS,
     "leader change with produce in flight",
     "checkpoint installed",
     "learner swap committed",
@@ -30,6 +32,8 @@ pub(super) const TWICE: &str = "datagram came twice";
 pub(super) const LATE: &str = "datagram overtaken by those of 300 ms";
 pub(super) const BLOCKED: &str = "datagram stopped on one way or both";
 pub(super) const FAILED: &str = "send that surely failed";
+pub(super) const RESET: &str = "group reset";
+pub(super) const EXISTS: &str = "topic refused that exists";
 const LOSSY: &str = "unsynced bytes really lost";
 
 /// What a run, or a set of them, reached.
@@ -51,7 +55,7 @@ pub struct Sums {
     pub frames_ms: u64,
     /// The same in full mode.
     pub full_ms: u64,
-    /// Faults by kind.
+    /// Faults that did something, by kind.
     pub made: BTreeMap<String, u64>,
     /// How often each interesting state was reached.
     pub reached: BTreeMap<String, u64>,
@@ -111,12 +115,15 @@ impl Sums {
         Some(format!("{} {}, at least {} are needed", reached[first], names[first], least[first]))
     }
 
-    /// How often an interesting state was reached.
+    /// How often an interesting state was reached, or a kind of fault did something.
     pub fn times(&self, what: &str) -> u64 {
-        if what == LOSSY { self.lossy_crashes } else { self.reached.get(what).copied().unwrap_or(0) }
+        match what {
+            LOSSY => self.lossy_crashes,
+            what => self.reached.get(what).or_else(|| self.made.get(what)).copied().unwrap_or(0),
+        }
     }
 
-    /// Interesting states that were never reached, and kinds of faults that were never made.
+    /// Interesting states that were never reached, and kinds of faults that never did anything.
     pub fn never(&self) -> Vec<&'static str> {
         let states = INTERESTING.into_iter().filter(|what| self.times(what) == 0);
         states.chain(Fault::KINDS.into_iter().filter(|kind| !self.made.contains_key(*kind))).collect()

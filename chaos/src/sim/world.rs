@@ -1,18 +1,18 @@
 //! The world of one run: nodes with their disks and lives, the network, the history, and what all tasks ask of them.
 
 use super::{
-    Options, Step, Sums, clients, finish, link, nemesis,
+    Options, Step, Sums, admins, clients, finish, link, nemesis,
     net::{self, Net, Way},
     pipeline,
-    sometimes::FAILED,
+    sometimes::{EXISTS, FAILED, RESET},
 };
 use crate::{
-    history::{Fact, History, What},
+    history::{Because, Deed, Fact, History, What},
     observe,
 };
 use futures_util::future::BoxFuture;
 use highwater::{
-    client::{Client, Delivery, Host, NewTopic},
+    client::{Client, Delivery, Host},
     config::{Config, Listener, ListenerKind},
     controller::machine::ReplicaState,
     node::Node,
@@ -21,7 +21,7 @@ use highwater::{
 use highwater_raft::{
     BootId, GroupId,
     env::{Env, TaskSet},
-    testing::disk::{SimDisk, SimLimits},
+    testing::disk::{Failures, SimDisk, SimLimits},
 };
 use std::{
     cell::{Cell, RefCell},
@@ -129,6 +129,7 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
     observe::listen(None);
     for node in world.everybody() {
         world.crash(node);
+        world.count_failures(node);
         link::set_door(node, None);
     }
     let mut sums = world.sums.borrow().clone();
@@ -160,11 +161,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
         let starting = world.everybody().map(|node| world.start(node));
         futures_util::future::join_all(starting).await;
         let client = clients::connect(world, 0).await;
-        let mut topic = NewTopic::new(clients::topic()).partitions(world.options.partitions);
-        if let Some(ms) = world.options.retention_ms {
-            topic = topic.setting("retention.ms", ms.to_string());
-        }
-        while let Err(error) = client.admin().create_topic(topic.clone()).await {
+        let Options { partitions, retention_ms, .. } = world.options;
+        while let Err(error) = admins::create(world, &client, 0, &clients::topic(), partitions, retention_ms).await {
             if error.code() == Some(highwater::wire::Code::TopicExists) {
                 break;
             }
@@ -185,7 +183,8 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     tasks.spawn_local(workload.tag(clients::read(world.clone(), 11)));
     tasks.spawn_local(workload.tag(clients::listen(world.clone(), 12)));
     tasks.spawn_local(workload.tag(clients::watch(world.clone(), 31)));
-    tasks.spawn_local(workload.tag(clients::churn(world.clone(), 41)));
+    tasks.spawn_local(workload.tag(admins::churn(world.clone(), 41)));
+    tasks.spawn_local(workload.tag(admins::reset(world.clone(), 42)));
     let mut members = tokio::task::JoinSet::new();
     for process in 21..21 + world.options.storm.members {
         members.spawn_local(workload.tag(clients::join(world.clone(), process)));
@@ -203,6 +202,7 @@ async fn live(world: &Rc<World>) -> Result<(), String> {
     })
     .await?;
     let logs = bounded("the final reads", finish::read_all(world)).await?;
+    bounded("all nodes to know all topics", finish::list_topics(world)).await?;
     let waiting = bounded("the group to see everything", async {
         while !world.group_has(&logs) {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -241,6 +241,8 @@ impl World {
         match &what {
             What::SendOk { .. } => self.sums.borrow_mut().acked += 1,
             What::SendFail { .. } => self.sums.borrow_mut().reach(FAILED, 1),
+            What::AdminOk { deed: Deed::Reset { .. } } => self.sums.borrow_mut().reach(RESET, 1),
+            What::AdminFail { because: Because::Exists, .. } => self.sums.borrow_mut().reach(EXISTS, 1),
             _ => {}
         }
         self.history.borrow_mut().push(self.now(), process, what);
@@ -402,6 +404,10 @@ impl World {
         self.nodes.borrow().get(&node)?.life.as_ref().map(|life| life.node.clone())
     }
 
+    pub(super) fn lives(&self, node: u32) -> bool {
+        self.node(node).is_some()
+    }
+
     /// The tasks of a node's life, if it lives.
     pub(super) fn tasks_of(&self, node: u32) -> Option<TaskSet> {
         self.nodes.borrow().get(&node)?.life.as_ref().map(|life| life.tasks.clone())
@@ -491,19 +497,23 @@ impl World {
         Ok(())
     }
 
-    /// Power is lost: links first, then the disk, then whatever ran.
-    pub(super) fn crash(&self, id: u32) {
-        if self.end(id, false) {
+    /// Power is lost: links first, then the disk, then whatever ran. Gives whether the node lived.
+    pub(super) fn crash(&self, id: u32) -> bool {
+        let lived = self.end(id, false);
+        if lived {
             self.sums.borrow_mut().crashes += 1;
             self.fault(format!("node {id} loses power"));
         }
+        lived
     }
 
-    /// The process ends, the machine does not.
-    pub(super) fn kill(&self, id: u32) {
-        if self.end(id, true) {
+    /// The process ends, the machine does not. Gives whether the node lived.
+    pub(super) fn kill(&self, id: u32) -> bool {
+        let lived = self.end(id, true);
+        if lived {
             self.fault(format!("node {id} is killed"));
         }
+        lived
     }
 
     fn end(&self, id: u32, keeps: bool) -> bool {
@@ -529,18 +539,16 @@ impl World {
     /// A node that is down gets an empty disk.
     pub(super) fn wipe(&self, id: u32) {
         self.damaged.set(Some((id, Instant::now())));
+        self.count_failures(id);
         let disk = SimDisk::new(self.env_of(TaskSet::default()), limits(&self.options));
         if let Some(place) = self.nodes.borrow_mut().get_mut(&id) {
             place.disk = disk;
         }
     }
 
-    /// A bit of one of the node's files turns.
-    pub(super) fn flip(&self, id: u32, within: &str, draw: u64) {
-        // Nobody knows of damage in a segment before it is read: then no other node's files are damaged in this run.
-        let hidden = if within.contains("wal") { Duration::ZERO } else { Duration::from_secs(86_400) };
-        let known = self.damaged.get().filter(|(node, _)| *node == id).map(|(_, at)| at);
-        self.damaged.set(Some((id, known.into_iter().chain([Instant::now() + hidden]).max().unwrap_or(self.begun))));
+    /// A bit of one of the node's files turns, if it has such a file.
+    pub(super) fn flip(&self, id: u32, within: &str, draw: u64) -> bool {
+        let mut bit = false;
         self.on_disk(id, |disk| {
             let files: Vec<_> =
                 disk.files().into_iter().filter(|(path, len)| *len > 0 && path.contains(within)).collect();
@@ -552,7 +560,16 @@ impl World {
             disk.flip_bit(path, byte, u8::try_from(draw >> 40 & 7).unwrap_or(0));
             self.note(id, What::Tampered);
             self.fault(format!("a bit of {path} turns at byte {byte}"));
+            bit = true;
         });
+        if bit {
+            // Nobody knows of damage in a segment before it is read: then no other node's files are damaged in this run.
+            let hidden = if within.contains("wal") { Duration::ZERO } else { Duration::from_secs(86_400) };
+            let known = self.damaged.get().filter(|(node, _)| *node == id).map(|(_, at)| at);
+            self.damaged
+                .set(Some((id, known.into_iter().chain([Instant::now() + hidden]).max().unwrap_or(self.begun))));
+        }
+        bit
     }
 
     /// Parts all clients from a node.
@@ -569,8 +586,8 @@ impl World {
         way
     }
 
-    /// Cuts a client off from all nodes for a while.
-    pub(super) async fn deafen(&self, process: u32, time: Duration) {
+    /// Cuts a client off from all nodes for a while, if there is such a client.
+    pub(super) async fn deafen(&self, process: u32, time: Duration) -> bool {
         let way = self.ways.borrow().iter().find(|(of, _)| *of == process).map(|(_, way)| way.clone());
         if let Some(way) = &way {
             self.net.deafen(way, time);
@@ -579,6 +596,7 @@ impl World {
         if let Some(way) = &way {
             self.net.hear(way);
         }
+        way.is_some()
     }
 
     /// A node hears none of the others, nor they it, until healed.
@@ -600,10 +618,25 @@ impl World {
         }
     }
 
-    pub(super) fn jump(&self, node: u32, ms: i64) {
-        if let Some(life) = self.nodes.borrow().get(&node).and_then(|place| place.life.as_ref()) {
-            life.env.jump_clock(ms);
+    /// What a node's disk did wrong so far.
+    pub(super) fn failures_of(&self, node: u32) -> Failures {
+        self.nodes.borrow().get(&node).map(|place| place.disk.failures()).unwrap_or_default()
+    }
+
+    /// Faults that a disk was told to do, and did. For a disk that is not used any more.
+    fn count_failures(&self, node: u32) {
+        let Failures { syncs, writes, reads, .. } = self.failures_of(node);
+        let mut sums = self.sums.borrow_mut();
+        for (kind, times) in [("sync_error", syncs), ("write_error", writes), ("read_error", reads)] {
+            (0..times).for_each(|_| sums.make(kind));
         }
+    }
+
+    pub(super) fn jump(&self, node: u32, ms: i64) -> bool {
+        let nodes = self.nodes.borrow();
+        let Some(life) = nodes.get(&node).and_then(|place| place.life.as_ref()) else { return false };
+        life.env.jump_clock(ms);
+        ms != 0
     }
 }
 

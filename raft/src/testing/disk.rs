@@ -104,6 +104,20 @@ struct World {
     stall_until: Option<tokio::time::Instant>,
     drag: Option<(String, u32)>,
     lost: u64,
+    failures: Failures,
+}
+
+/// How often a disk did what it was told to do wrong, in all lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Syncs that failed.
+    pub syncs: u64,
+    /// Writes that failed.
+    pub writes: u64,
+    /// Reads that failed.
+    pub reads: u64,
+    /// Times that somebody was told that it is full.
+    pub full: u64,
 }
 
 /// A change to the names of files.
@@ -337,6 +351,11 @@ impl SimDisk {
         self.world().lost
     }
 
+    /// What it did wrong so far.
+    pub fn failures(&self) -> Failures {
+        self.world().failures
+    }
+
     /// Paths and lengths of all files, sorted.
     pub fn files(&self) -> Vec<(String, u64)> {
         let world = self.world();
@@ -521,8 +540,12 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let world = self.world();
-        Ok(if world.full { 0 } else { self.limits.bytes.saturating_sub(world.used()) })
+        let mut world = self.world();
+        if world.full {
+            world.failures.full += 1;
+            return Ok(0);
+        }
+        Ok(self.limits.bytes.saturating_sub(world.used()))
     }
 }
 
@@ -538,6 +561,7 @@ impl SimFile {
         let len = world.inode(self.inode).current.len() as u64;
         let more = to.saturating_sub(len);
         if more > 0 && (world.full || world.used() + more > self.disk.limits.bytes) {
+            world.failures.full += 1;
             return Err(io::Error::new(io::ErrorKind::StorageFull, format!("simulated disk full: {}", self.path)));
         }
         Ok(())
@@ -565,7 +589,10 @@ impl File for SimFile {
             }
             self.disk.wait(self.disk.limits.access_max).await;
             match fails {
-                true => Err(io::Error::other(format!("simulated write failure of {}", self.path))),
+                true => {
+                    self.disk.world().failures.writes += 1;
+                    Err(io::Error::other(format!("simulated write failure of {}", self.path)))
+                }
                 false => Ok(()),
             }
         })
@@ -577,6 +604,7 @@ impl File for SimFile {
             let mut world = self.disk.world();
             if world.reads_to_fail > 0 {
                 world.reads_to_fail = 0;
+                world.failures.reads += 1;
                 return Err(io::Error::other(format!("simulated read failure of {}", self.path)));
             }
             let current = &world.inode(self.inode).current;
@@ -595,6 +623,7 @@ impl File for SimFile {
             let upto = upto.min(world.inode(self.inode).pending.len());
             if world.syncs_to_fail > 0 {
                 world.syncs_to_fail -= 1;
+                world.failures.syncs += 1;
                 world.inode(self.inode).pending.drain(..upto);
                 return Err(io::Error::other(format!("simulated sync failure of {}", self.path)));
             }

@@ -297,8 +297,9 @@ impl Shared {
         let Some(calls) = self.owed().remove(&(to, lane)) else { return };
         for header in calls {
             let dropped = Header { kind: Kind::Dropped, ..header };
-            if self.network.send(to, lane, header.key, dropped.before(&Payload::default())).is_err() {
-                self.owe(to, lane, header);
+            match self.network.send(to, lane, header.key, dropped.before(&Payload::default())) {
+                Ok(()) => crate::observe::reached("caller told that its answer was lost"),
+                Err(_) => self.owe(to, lane, header),
             }
         }
     }

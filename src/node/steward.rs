@@ -90,6 +90,9 @@ async fn attend(
     let is_decided = hosted.raft.log().applied().is_some_and(|applied| applied.index >= role.members_at);
     if is_decided && placement.replicas.iter().any(is_news) {
         highwater_raft::observe::reached("learner swap committed");
+        if placement.is_offline() {
+            highwater_raft::observe::reached("group that seemed lost has a quorum");
+        }
         say(controller, Command::Swapped(Swapped { group, voters: actual })).await;
     }
     Ok(())

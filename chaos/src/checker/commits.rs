@@ -49,7 +49,10 @@ fn told<'h>(events: &'h [Event], found: &mut Vec<Anomaly>) {
             What::Admin { deed: Deed::Reset { group, of, partition, offset } } => {
                 names.insert(*group, of);
                 newest.entry((of, *partition)).or_default().moved = false;
-                known.entry((*group, *partition)).or_default().open.insert(event.process, *offset);
+                let told = known.entry((*group, *partition)).or_default();
+                // Commits before this are not told from those after the last reset any more.
+                told.exact = None;
+                told.open.insert(event.process, *offset);
             }
             What::AdminOk { deed: Deed::Reset { group, partition, offset, .. } } => {
                 known.entry((*group, *partition)).or_default().reset(event.process, event.at, *offset);

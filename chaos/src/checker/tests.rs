@@ -415,6 +415,8 @@ fn resets_are_asked_for_and_seen() {
     let ok = || vec![What::AdminOk { deed: reset(3) }];
     assert_eq!(check([good(), vec![ok(), told(3), logged(7, 8, false), told(8)]].concat()), NONE);
     assert_eq!(check([good(), vec![told(3), ok(), told(3)]].concat()), NONE, "seen before it is acknowledged");
+    let again = refused(reset(5), Because::NotSent);
+    assert_eq!(check([good(), vec![ok(), logged(7, 8, false), again, told(8)]].concat()), NONE, "another was not sent");
     assert_eq!(check([good(), vec![ok(), logged(5, 10, false), told(3)]].concat()), NONE, "a replica that is behind");
 
     assert_eq!(check([good(), vec![ok(), told(10)]].concat()), ["reset lost"]);

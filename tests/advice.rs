@@ -7,16 +7,20 @@ use highwater::{
     advice::Advice,
     auth::AdmissionError,
     batch::{BatchError, BuildError, Compression, RecordsError},
-    client::{self, AdminError, ConnectError, ConsumeError, LookupError, RequestError, SendError},
+    client::{
+        self, AdminError, ConnectError, ConsumeError, LookupError, RequestError, SendError, producer::FlushError,
+    },
+    config::{Problem, Problems},
     controller::{ExecuteError, machine::SettingError},
     gateway::ListenError,
     node::NodeError,
-    partition::{self, FetchError},
-    runtime::{ArbitersError, CourierError},
+    partition::{self, FetchError, Unavailable},
+    runtime::{ArbitersError, CourierError, PoolFull},
     tls::TlsError,
-    types::{NameError, NodeId, TopicName},
-    wire::{Code, FrameError, Kind, Refused, quic::NEEDS_CERTIFICATE},
+    types::{Generation, GroupName, MemberId, NameError, NodeId, ProducerId, TopicId, TopicName, TopicPartition},
+    wire::{Code, FrameError, Kind, LinkClosed, Refused, quic::NEEDS_CERTIFICATE},
 };
+use highwater_raft::{GroupId, ReplicaId};
 use std::{fmt, fmt::Write as _, time::Duration};
 
 #[test]
@@ -28,19 +32,27 @@ fn texts() {
     say(&mut out, "building batches", building());
     say(&mut out, "certificates", certificates());
     say(&mut out, "frames", frames());
+    say(&mut out, "connections", [LinkClosed("reset by peer".into())]);
+    say(&mut out, "config", [Problems(vec![problem(Some(3), "unknown key nodes"), problem(None, "cannot be read")])]);
+    say(&mut out, "pools", [PoolFull { pool: "produce", wanted: 70_000, taken: 60_000, limit: 100_000 }]);
     say(&mut out, "arbiters", [ArbitersError::Stopped { arbiter: 2 }]);
     say(&mut out, "between nodes", between_nodes());
     say(&mut out, "settings", settings());
     say(&mut out, "listeners", listeners());
     say(&mut out, "partition: produce", produce_at_partition());
     say(&mut out, "partition: fetch", fetch_at_partition());
+    say(&mut out, "partition: lead", leading());
+    say(&mut out, "partition: refusals", refusals_of_partition());
     say(&mut out, "controller", at_controller());
+    say(&mut out, "controller: refusals", refusals_of_controller());
+    say(&mut out, "group: refusals", refusals_of_group());
     say(&mut out, "node", at_node());
     say(&mut out, "client: connect", connecting());
     say(&mut out, "client: request", requests());
     say(&mut out, "client: topics", lookups());
     say(&mut out, "client: send", sends());
     say(&mut out, "client: produce", produce_at_client());
+    say(&mut out, "client: flush", [FlushError { failures: 3, first: client::ProduceError::Closed }]);
     say(&mut out, "client: consume", consume_at_client());
     say(&mut out, "client: administer", administering());
     say(&mut out, "embed: publish", publishing());
@@ -155,7 +167,6 @@ fn listeners() -> Vec<ListenError> {
 }
 
 fn produce_at_partition() -> Vec<partition::ProduceError> {
-    use highwater::types::ProducerId;
     use partition::{ProduceError, machine::Refusal};
     vec![
         ProduceError::NotLeader { leader: Some(NodeId(2)), epoch: 7 },
@@ -169,6 +180,78 @@ fn produce_at_partition() -> Vec<partition::ProduceError> {
         ProduceError::Unknown { leader: None, epoch: 7 },
         ProduceError::Gone,
     ]
+}
+
+fn leading() -> Vec<Unavailable> {
+    vec![Unavailable::NotLeader { leader: Some(NodeId(2)), epoch: 7 }, Unavailable::NoQuorum, Unavailable::Gone]
+}
+
+fn refusals_of_partition() -> Vec<partition::machine::Refusal> {
+    use partition::machine::Refusal;
+    vec![
+        Refusal::OutOfOrder { producer: ProducerId(77), expected: 5, found: 9 },
+        Refusal::Fenced { producer: ProducerId(77), current: 3, found: 2 },
+        Refusal::UnknownProducer { producer: ProducerId(77), found: 4 },
+        Refusal::BadBatch(BatchError::Codec { id: 2 }),
+        Refusal::NoOffsets { next_offset: u64::MAX >> 1, records: 3 },
+        Refusal::TrimBeyondEnd { offset: 300, next_offset: 200 },
+        Refusal::Malformed { kind: 2, why: "invalid type".into() },
+        Refusal::UnknownCommand { kind: 200 },
+    ]
+}
+
+fn refusals_of_controller() -> Vec<highwater::controller::machine::Refusal> {
+    use highwater::controller::machine::Refusal;
+    let name = topic;
+    vec![
+        Refusal::NotBootstrapped,
+        Refusal::Bootstrapped { cluster_id: 77 },
+        Refusal::BadBootstrap { why: "there are 1 to 16 homes of consumer groups" },
+        Refusal::BadNode { node: NodeId(0) },
+        Refusal::UnknownNode { node: NodeId(4) },
+        Refusal::TopicExists { name: name() },
+        Refusal::TopicIdExists { id: TopicId([1; 16]) },
+        Refusal::UnknownTopic { name: name() },
+        Refusal::TooFewNodes { replication_factor: 3, nodes: 1 },
+        Refusal::TooManyCopies { replication_factor: 9 },
+        Refusal::TooManyPartitions { partitions: 2_000 },
+        Refusal::FewerPartitions { name: name(), partitions: 12, wanted: 3 },
+        Refusal::NodesFull { node: NodeId(2) },
+        Refusal::BadSetting(SettingError::Unknown { name: "retention.mss".into(), nearest: Some("retention.ms") }),
+        Refusal::UnknownGroup { group: GroupId(1_024) },
+        Refusal::UnknownReplica { group: GroupId(1_024), replica: ReplicaId(65_536) },
+        Refusal::NoProducerIds,
+        Refusal::Malformed { kind: 3, why: "invalid type".into() },
+        Refusal::UnknownCommand { kind: 200 },
+    ]
+}
+
+fn refusals_of_group() -> Vec<highwater::group::machine::Refusal> {
+    use highwater::group::machine::Refusal;
+    let group = || -> GroupName { "billing".parse().unwrap() };
+    let member = || -> MemberId { "billing-1".parse().unwrap() };
+    let partition = TopicPartition { topic: TopicId([1; 16]), partition: 3 };
+    vec![
+        Refusal::UnknownGroup { group: group() },
+        Refusal::UnknownMember { group: group(), member: member() },
+        Refusal::StaleGeneration { partition, granted: Generation(9), found: Generation(7) },
+        Refusal::NotOwner { partition, owner: Some(member()) },
+        Refusal::OldCommit { n: 4, last: 6 },
+        Refusal::UnknownPartition { partition },
+        Refusal::NotEmpty { group: group(), members: 2 },
+        Refusal::LeasesUnsupported { group: group() },
+        Refusal::TooManyMembers { group: group() },
+        Refusal::TooManyGroups { groups: 10_000 },
+        Refusal::TooManyTopics { topics: 5_000 },
+        Refusal::MetadataTooLong { bytes: 9_000 },
+        Refusal::BadOffset { offset: u64::MAX },
+        Refusal::Malformed { kind: 3, why: "invalid type".into() },
+        Refusal::UnknownCommand { kind: 200 },
+    ]
+}
+
+fn problem(line: Option<usize>, message: &str) -> Problem {
+    Problem { file: "node-1.toml".into(), line, message: message.into() }
 }
 
 fn at_controller() -> Vec<ExecuteError> {
@@ -254,11 +337,19 @@ fn produce_at_client() -> Vec<client::ProduceError> {
         last: "node 2 is not reachable".into(),
         maybe_appended,
     };
+    let offline = |maybe_appended| ProduceError::Offline {
+        topic: topic(),
+        partition: 3,
+        refused: Refused::offline(&[NodeId(2), NodeId(3)], 3),
+        maybe_appended,
+    };
     vec![
         ProduceError::Refused { topic: topic(), partition: 3, refused: refused() },
         timed_out(true),
         timed_out(false),
         ProduceError::OutcomeUnknown { topic: topic(), partition: 3, last: "no answer".into() },
+        offline(true),
+        offline(false),
         ProduceError::Batch(BuildError::Empty),
         ProduceError::Closed,
     ]
@@ -270,11 +361,7 @@ fn administering() -> Vec<AdminError> {
         AdminError::Lookup(LookupError::UnknownTopic { topic: self::topic() }),
         AdminError::Request(RequestError::Refused { refused: Refused::new(Code::TopicExists, "topic orders exists") }),
         AdminError::NoLeader { topic: topic(), partition: 3, why: "node 2 is not reachable: it was shut down".into() },
-        AdminError::Partition {
-            topic: topic(),
-            partition: 3,
-            refused: Refused::new(Code::Offline, "two of three replicas are damaged"),
-        },
+        AdminError::Partition { topic: topic(), partition: 3, refused: Refused::offline(&[NodeId(2), NodeId(3)], 3) },
     ]
 }
 

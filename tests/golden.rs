@@ -124,7 +124,7 @@ fn controller_machine() {
             partitions: 3,
             avoid: Default::default(),
         }),
-        C::DeleteTopic(controller::DeleteTopic { name: name("gone") }),
+        C::DeleteTopic(controller::DeleteTopic { name: name("gone"), id: None }),
         C::TakeProducerBlock(controller::TakeProducerBlock { node: NodeId(2) }),
     ];
     let mut commands: Vec<Command> = commands.iter().map(C::encode).collect();

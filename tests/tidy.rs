@@ -348,10 +348,7 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
         }
     }
     for source in all.iter().filter(|source| !["testing", "cli"].contains(&source.module())) {
-        for (start, name) in source.items("pub enum ") {
-            if !name.ends_with("Error") {
-                continue;
-            }
+        for (start, name, _) in errors(source) {
             let advice = advised.remove(&(source.module(), name.clone()));
             match advice.or_else(|| advised.remove(&("advice", name.clone()))) {
                 Some(problems) => found.extend(problems),
@@ -366,24 +363,51 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
     found
 }
 
-fn snapshot_violations(all: &[Source], shown: &str) -> Vec<String> {
+/// Public errors, derived or by hand: where each is, its name, and whether it is an enum.
+fn errors(source: &Source) -> Vec<(usize, String, bool)> {
+    let by_hand: BTreeSet<_> = source.items("Error for ").into_iter().map(|(_, name)| name).collect();
     let mut found = vec![];
-    for source in all.iter().filter(|source| !["testing", "cli"].contains(&source.module())) {
-        for (start, name) in source.items("pub enum ") {
-            if !name.ends_with("Error") {
-                continue;
+    for (keyword, is_enum) in [("pub enum ", true), ("pub struct ", false)] {
+        for (start, name) in source.items(keyword) {
+            let before = &source.code[..start];
+            let attributes = &before[before.rfind([';', '{', '}']).map_or(0, |at| at + 1)..];
+            let derived = attributes.split(|c| !is_word(c)).any(|word| word == "Error");
+            if derived || by_hand.contains(&name) || name.ends_with("Error") {
+                found.push((start, name, is_enum));
             }
-            let missing = variants(braced(&source.code[start..])).into_iter().filter(|variant| {
-                let example = format!("{name}::{variant}");
-                !shown.match_indices(&example).any(|(at, _)| !shown[at + example.len()..].starts_with(is_word))
-            });
-            let at = source.line(start);
-            found.extend(missing.map(|variant| {
-                format!("{}:{at}: give tests/advice.rs an example of `{name}::{variant}`", source.path)
-            }));
         }
     }
     found
+}
+
+fn snapshot_violations(all: &[Source], shown: &str) -> Vec<String> {
+    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in all.iter().filter(|source| !["testing", "cli"].contains(&source.module())) {
+        for (start, name, is_enum) in errors(source) {
+            let examples = match is_enum {
+                true => variants(braced(&source.code[start..])).iter().map(|one| format!("{name}::{one}")).collect(),
+                false => vec![name],
+            };
+            for example in examples {
+                wanted.entry(example).or_default().push(format!("{}:{}", source.path, source.line(start)));
+            }
+        }
+    }
+    // Errors of several modules may have one name: each has an example of its own.
+    let missing = wanted.iter().filter(|(example, places)| examples_of(example, shown) < places.len());
+    missing
+        .map(|(example, places)| format!("{}: give tests/advice.rs an example of `{example}`", places.join(", ")))
+        .collect()
+}
+
+/// How often the text makes such a value.
+fn examples_of(example: &str, shown: &str) -> usize {
+    let made = |at: usize| {
+        let behind = &shown[at + example.len()..];
+        let whole = !shown[..at].ends_with(is_word) && !behind.starts_with(is_word);
+        whole && (example.contains("::") || behind.trim_start().starts_with(['{', '(']))
+    };
+    shown.match_indices(example).filter(|(at, _)| made(*at)).count()
 }
 
 fn has_wildcard(code: &str) -> bool {
@@ -513,6 +537,9 @@ fn the_rules_find_what_is_planted() {
             "pub enum AError { A } impl Advice for AError { fn reaction(&self) {} fn advice(&self) { match self { Self::A => 1, _ => 2 } } }",
         ),
         ("src/types.rs", "pub enum AError { A } impl Advice for AError { fn advice(&self) { } }"),
+        ("src/types.rs", "#[derive(Debug, thiserror::Error)]\npub enum Refusal { #[error(\"a\")] A }"),
+        ("src/types.rs", "#[derive(Error)]\n#[error(\"{} of\", .0)]\npub struct Full(pub u32);"),
+        ("src/types.rs", "pub struct Problems; impl std::error::Error for Problems {}"),
     ];
     for (path, text) in bad {
         assert!(!planted(path, text).is_empty(), "{path}: {text}");
@@ -547,6 +574,14 @@ fn the_rules_find_what_is_planted() {
         let found = planted(path, text);
         assert!(found.is_empty(), "{path}: {text}: {found:?}");
     }
+    let refusals = [("src/group/a.rs", "A, B"), ("src/partition/a.rs", "A")]
+        .map(|(path, variants)| Source::new(path, &format!("#[derive(Error)] pub enum Refusal {{ {variants} }}")));
+    let shown = "vec![group::Refusal::A, Refusal::Both, Refusal::B { at: 1 }]";
+    let found = snapshot_violations(&refusals, shown);
+    assert_eq!(found, ["src/group/a.rs:1, src/partition/a.rs:1: give tests/advice.rs an example of `Refusal::A`"]);
+    let full = [Source::new("src/runtime/a.rs", "#[derive(Error)] pub struct Full(pub u32);")];
+    assert_eq!(snapshot_violations(&full, "use Full; Full(3)").len(), 0);
+    assert_eq!(snapshot_violations(&full, "use Full; Fuller(3)").len(), 1);
     let config = fields("pub struct A {\n    pub kept: u64,\n    pub lost: u64,\n}\npub struct B(pub u32);", None);
     let reader =
         [Source::new("src/node/a.rs", "fn f(a: A) { a.kept; a.losted }"), Source::new("src/config/b.rs", "a.lost")];

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use highwater::{
     client::Client,
-    config::{Config, Listener, ListenerKind, Listeners},
+    config::{Config, Listener, ListenerKind},
     node::Node,
     tls,
     types::NodeId,
@@ -33,7 +33,7 @@ impl Cluster {
     pub(crate) async fn without_port() -> Result<Self> {
         let files = TempDir::new()?;
         let config = config(1, &[(0, 0)], files.path());
-        let node = Node::builder(config).listen(false).start().await?;
+        let node = Node::builder(config).start().await?;
         serving(&node).await?;
         Ok(Self { nodes: vec![node], roots: None, _files: files })
     }
@@ -43,7 +43,7 @@ impl Cluster {
         let files = TempDir::new()?;
         let roots = certificates(1, files.path())?;
         let mut config = config(1, &[free_ports()?], files.path());
-        config.listeners = Listeners(vec![Listener::new(ListenerKind::Native, loopback(0))]);
+        config.listeners.0.push(Listener::new(ListenerKind::Native, loopback(0)));
         let node = Node::builder(config).start().await?;
         serving(&node).await?;
         Ok(Self { nodes: vec![node], roots: Some(roots), _files: files })
@@ -56,7 +56,7 @@ impl Cluster {
         let ports = [free_ports()?, free_ports()?, free_ports()?];
         let mut nodes = Vec::new();
         for id in 1..=3 {
-            nodes.push(Node::builder(config(id, &ports, files.path())).listen(false).start().await?);
+            nodes.push(Node::builder(config(id, &ports, files.path())).start().await?);
         }
         for node in &nodes {
             serving(node).await?;
@@ -95,6 +95,7 @@ async fn serving(node: &Node) -> Result<()> {
 fn config(id: u16, ports: &[(u16, u16)], files: &Path) -> Config {
     let nodes = u16::try_from(ports.len()).expect("an example has few nodes");
     let mut config = Config::local(id, nodes);
+    config.listeners.0.clear();
     config.cluster.name = CLUSTER.into();
     for (seed, (peer, control)) in config.cluster.seeds.iter_mut().zip(ports) {
         (seed.peer, seed.control) = (loopback(*peer).into(), loopback(*control).into());

@@ -142,8 +142,9 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         });
     }
     if status.offline > 0 {
-        context
-            .hint(|| "offline partitions lost a majority of their replicas: bring back nodes with their data".into());
+        context.hint(|| {
+            "offline partitions lost a majority of their replicas: `highwater topic describe` says what to do".into()
+        });
     }
     let well = status.leaderless + status.offline == 0
         && status.under_repair.is_empty()

@@ -5,7 +5,7 @@ use super::{
     output::{self, Row},
 };
 use crate::{
-    client::{NewTopic, TopicMetadata},
+    client::{AdminError, NewTopic, Refused, TopicMetadata},
     types::{Position, TopicName},
 };
 use serde::Serialize;
@@ -123,6 +123,16 @@ impl Row for PartitionRow {
     }
 }
 
+/// What is wrong with each offline partition, and what to do about it.
+fn offline(topic: &TopicMetadata) -> impl Iterator<Item = String> {
+    let offline = topic.partitions.iter().enumerate().filter(|(_, facts)| facts.offline);
+    offline.map(|(partition, facts)| {
+        let refused = Refused::offline(&facts.damaged, facts.replicas.len());
+        let (topic, partition) = (topic.name.to_string(), u32::try_from(partition).unwrap_or(u32::MAX));
+        super::advise(AdminError::Partition { topic, partition, refused }).to_string()
+    })
+}
+
 pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let admin = client.admin();
@@ -172,6 +182,7 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                 described.settings.iter().try_for_each(|(name, value)| output::say(format!("{name} = {value}")))?;
             }
             context.output.rows(&rows, "no partitions")?;
+            offline(&described).for_each(|text| context.hint(|| text));
         }
         Command::Alter { topic, settings, unset, partitions } => {
             let set = settings.into_iter().map(|(name, value)| (name, Some(value)));
@@ -193,4 +204,28 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     }
     client.close();
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::PartitionMetadata,
+        types::{NodeId, TopicId},
+    };
+
+    #[test]
+    fn offline_partitions_are_explained() {
+        let nodes = |nodes: &[u32]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let sound = PartitionMetadata { replicas: nodes(&[1, 2, 3]), damaged: nodes(&[2]), ..Default::default() };
+        let lost = PartitionMetadata { offline: true, damaged: nodes(&[2, 3]), ..sound.clone() };
+        let topic = TopicMetadata {
+            name: "orders".parse().unwrap(),
+            id: TopicId::default(),
+            replication_factor: 3,
+            settings: Vec::new(),
+            partitions: vec![sound, lost],
+        };
+        insta::assert_snapshot!(offline(&topic).collect::<Vec<_>>().join("\n"), @"orders/1: the partition is offline, 2 of its 3 replicas are damaged or lost (node 2, node 3) (keep copies of these nodes' data directories if its records matter, then delete the topic and create it again)");
+    }
 }

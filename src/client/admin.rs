@@ -177,21 +177,30 @@ impl Admin {
     /// Makes a topic; returns when it can be used.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<Arc<super::Topic>, AdminError> {
         let NewTopic { name, partitions, replication_factor, settings } = topic;
-        let create = CreateTopic { name: name.clone(), partitions, replication_factor, settings };
+        let mut random = [0; 16];
+        random[..8].copy_from_slice(&self.inner.host.random_u64().to_le_bytes());
+        random[8..].copy_from_slice(&self.inner.host.random_u64().to_le_bytes());
+        // Repeated over a broken connection it is known by its id, and not refused as existing.
+        let id = Some(TopicId::from_random(random));
+        let create = CreateTopic { name: name.clone(), id, partitions, replication_factor, settings };
         let frame = self.inner.cluster.one(create).await?;
         let Message::TopicCreated(_) = frame.message else { return Err(answered("CreateTopic", &frame)) };
         Ok(self.inner.cluster.topic(&name).await?)
     }
 
-    /// Removes a topic with all its records.
+    /// Removes a topic with all its records; not one that is made under the same name meanwhile.
     pub async fn delete_topic(&self, name: &TopicName) -> Result<(), AdminError> {
-        let existed = self.inner.cluster.topic(name).await.is_ok();
-        let answer = self.inner.cluster.one(DeleteTopic { name: name.clone() }).await;
+        let id = match self.describe_topic(name).await {
+            Ok(topic) => Some(topic.id),
+            // A node that lags behind did not know it.
+            Err(_) => self.inner.cluster.known(name).map(|topic| topic.id),
+        };
+        let answer = self.inner.cluster.one(DeleteTopic { name: name.clone(), id }).await;
         self.inner.cluster.ask();
         match answer {
             Ok(frame) => done("DeleteTopic", &frame),
             // An attempt whose answer got lost removed it.
-            Err(RequestError::Refused { refused }) if existed && refused.code == Code::UnknownTopic => Ok(()),
+            Err(RequestError::Refused { refused }) if id.is_some() && refused.code == Code::UnknownTopic => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -268,7 +277,13 @@ impl Admin {
             for question in open {
                 match cluster.route(question.0) {
                     Some(route) => by_node.entry((route.node, route.epoch)).or_default().push(question),
-                    None => again.push(question),
+                    None => match cluster.offline(question.0) {
+                        Some(refused) => {
+                            let (topic, partition) = (question.1, question.0.partition);
+                            failed.get_or_insert(AdminError::Partition { topic, partition, refused });
+                        }
+                        None => again.push(question),
+                    },
                 }
             }
             for ((node, epoch), questions) in by_node {

@@ -36,6 +36,8 @@ const PACE_MIN: Duration = Duration::from_millis(20);
 const PACE_MAX: Duration = Duration::from_millis(250);
 /// After this time a refused route is tried again, should no other become known: the way out if an epoch was misjudged.
 const FENCE_MAX: Duration = Duration::from_secs(3);
+/// So long a partition without a leader is taken for offline after an answer said so; whoever waits for it asks again sooner.
+const OFFLINE_FRESH: Duration = Duration::from_secs(1);
 /// How long a topic that nobody knows is asked for again: a node that lags may not have heard of it yet.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_millis(600);
 
@@ -66,6 +68,8 @@ struct Known {
     leader: Option<NodeId>,
     epoch: u64,
     fence: Option<(Route, Instant)>,
+    /// Most of its replicas are damaged: what the newest metadata said, and when.
+    offline: Option<(Refused, Instant)>,
 }
 
 impl Known {
@@ -144,6 +148,14 @@ impl Cluster {
     /// Where requests for the partition go now; `None` while that is not known.
     pub(super) fn route(&self, partition: TopicPartition) -> Option<Route> {
         lock(&self.state).routes.get(&partition).and_then(Known::route)
+    }
+
+    /// Why nobody leads the partition, if it is offline and not just between two leaders.
+    pub(super) fn offline(&self, partition: TopicPartition) -> Option<Refused> {
+        let state = lock(&self.state);
+        let known = state.routes.get(&partition).filter(|known| known.route().is_none())?;
+        let (refused, since) = known.offline.as_ref()?;
+        (since.elapsed() < OFFLINE_FRESH).then(|| refused.clone())
     }
 
     /// A node refused as a leader: nothing goes there until there is news. Its hint, when good, is the news.
@@ -362,8 +374,15 @@ impl Cluster {
                 for (partition, said) in topic.partitions.iter().enumerate() {
                     let partition =
                         TopicPartition { topic: topic.id, partition: u32::try_from(partition).unwrap_or(u32::MAX) };
-                    leaders +=
-                        u64::from(state.routes.entry(partition).or_default().learn(said.leader, said.leader_epoch));
+                    let known = state.routes.entry(partition).or_default();
+                    leaders += u64::from(known.learn(said.leader, said.leader_epoch));
+                    if current {
+                        let offline = said.offline.then(|| Refused::offline(&said.damaged, said.replicas.len()));
+                        if offline.is_some() && said.leader.is_none() {
+                            known.leader = None;
+                        }
+                        known.offline = offline.map(|refused| (refused, Instant::now()));
+                    }
                 }
                 if current {
                     let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);

@@ -253,6 +253,18 @@ pub enum ProduceError {
         /// What went wrong last.
         last: String,
     },
+    /// The partition's replicas are damaged on a majority: nobody takes the batch before an operator has repaired it.
+    #[error("{topic}/{partition} takes no records: {}", refused.message)]
+    Offline {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+        /// Which replicas.
+        refused: Refused,
+        /// An attempt has an unknown outcome.
+        maybe_appended: bool,
+    },
     /// The batch could not be made.
     #[error(transparent)]
     Batch(#[from] BuildError),
@@ -265,13 +277,11 @@ impl Advice for ProduceError {
     fn reaction(&self) -> Reaction {
         match self {
             Self::Refused { .. } | Self::OutcomeUnknown { .. } | Self::Closed => Reaction::Reject,
-            Self::TimedOut { maybe_appended, .. } => {
-                if *maybe_appended {
-                    Reaction::Reject
-                } else {
-                    Reaction::Retry { after_ms: 1_000 }
-                }
+            Self::TimedOut { maybe_appended: true, .. } | Self::Offline { maybe_appended: true, .. } => {
+                Reaction::Reject
             }
+            Self::TimedOut { .. } => Reaction::Retry { after_ms: 1_000 },
+            Self::Offline { refused, .. } => refusal_reaction(refused.code),
             Self::Batch(error) => error.reaction(),
         }
     }
@@ -287,6 +297,10 @@ impl Advice for ProduceError {
                 "read the end of the partition before sending it again: it may be there".into()
             }
             Self::TimedOut { .. } => "check the cluster (highwater cluster status), then send it again".into(),
+            Self::Offline { refused, maybe_appended: false, .. } => refusal_advice(refused.code).into(),
+            Self::Offline { refused, .. } => {
+                format!("{}; read its end before sending the record again", refusal_advice(refused.code))
+            }
             Self::Batch(error) => error.advice(),
             Self::Closed => "flush or close the producer before dropping it".into(),
         }
@@ -415,6 +429,7 @@ pub(super) fn refusal_reaction(code: Code) -> Reaction {
         Code::NotReady => Reaction::Retry { after_ms: 50 },
         Code::Overloaded | Code::NoQuorum | Code::TimedOut => Reaction::Retry { after_ms: 200 },
         Code::DiskFull => Reaction::Retry { after_ms: 1_000 },
+        Code::Offline => Reaction::Retry { after_ms: 10_000 },
         Code::StaleGeneration | Code::UnknownMember => Reaction::Refresh,
         Code::BadRequest
         | Code::UnsupportedVersion
@@ -431,7 +446,6 @@ pub(super) fn refusal_reaction(code: Code) -> Reaction {
         | Code::GroupNotEmpty
         | Code::Unsupported
         | Code::BadSetting
-        | Code::Offline
         | Code::Internal
         | Code::Denied => Reaction::Reject,
     }
@@ -462,7 +476,9 @@ pub(super) fn refusal_advice(code: Code) -> &'static str {
         Code::UnknownMember | Code::StaleGeneration => "join the group again",
         Code::GroupNotEmpty => "stop the group's members first",
         Code::BadSetting => "choose a value that the cluster can serve",
-        Code::Offline => "bring back the nodes with the partition's replicas (highwater topic describe)",
+        Code::Offline => {
+            "keep copies of these nodes' data directories if its records matter, then delete the topic and create it again"
+        }
         Code::Denied => "ask for the permission, or use another principal",
     }
 }

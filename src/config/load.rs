@@ -1,6 +1,7 @@
 //! From text to [`Config`]: every problem with its line.
 
 use super::{Config, Listener, ListenerKind, Listeners, Seed, check};
+use crate::advice::{Advice, Reaction};
 use serde::de::IntoDeserializer;
 use std::{collections::BTreeMap, fmt, ops::Range, path::Path};
 use toml::{Spanned, de::DeTable, de::DeValue};
@@ -39,6 +40,16 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+impl Advice for Problems {
+    fn reaction(&self) -> Reaction {
+        Reaction::Reject
+    }
+
+    fn advice(&self) -> String {
+        "correct these lines (config/highwater.toml explains every key)".into()
+    }
+}
 
 impl Config {
     /// Reads and checks a file.

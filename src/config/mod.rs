@@ -10,7 +10,7 @@
 //! **Invariants**
 //! - A [`Config`] that [`Config::parse`] returned holds what `check` asks: no port twice, no listener open to the
 //!   network by accident, timings that can work.
-//! - Every key has a default ([`Config::default`]) and stands in `config/highwater.toml`; a test holds both together.
+//! - Every key has a default ([`Config::default`], for listeners [`Listeners::of_a_file`]) and stands in `config/highwater.toml`; a test holds both together.
 //! - All problems of a file are found at once, each with its line; an unknown key is a problem, never ignored.
 //!
 //! Relative paths are relative to the directory in which the node is started.
@@ -40,7 +40,7 @@ pub struct Config {
     /// This node.
     pub node: Node,
     /// Where clients reach it.
-    #[serde(rename = "listener")]
+    #[serde(rename = "listener", default = "Listeners::of_a_file")]
     pub listeners: Listeners,
     /// Who it is, and whom it believes.
     pub tls: Tls,
@@ -105,8 +105,9 @@ pub struct Node {
     pub drain_ms: u64,
 }
 
-/// All `[[listener]]` tables.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// All `[[listener]]` tables. None by default: a node that a program embeds opens no port unless it is told to. A file that
+/// names none gets [`Listeners::of_a_file`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Listeners(pub Vec<Listener>);
 
@@ -282,8 +283,9 @@ impl Default for Node {
     }
 }
 
-impl Default for Listeners {
-    fn default() -> Self {
+impl Listeners {
+    /// What a node is served with whose file says nothing of listeners: native and HTTP, on loopback.
+    pub fn of_a_file() -> Self {
         Self(vec![
             Listener::new(ListenerKind::Native, loopback(limits::PORT_NATIVE)),
             Listener::new(ListenerKind::Http, loopback(limits::PORT_HTTP)),
@@ -375,6 +377,7 @@ impl Config {
         };
         let mut config = Self::default();
         config.cluster.seeds = (1..=nodes).map(seed).collect();
+        config.listeners = Listeners::of_a_file();
         config.node.id = NodeId(id.into());
         config.node.data_dir = format!("highwater-data/node-{id}").into();
         config.node.peer_bind.set_port(port(id, limits::PORT_PEER));
@@ -406,6 +409,11 @@ impl Config {
 }
 
 impl Cluster {
+    /// Whether the node is its only seed.
+    pub fn is_only(&self, node: NodeId) -> bool {
+        self.seeds.len() == 1 && self.seeds[0].id == node
+    }
+
     /// Two nodes with the same digest mean the same cluster; the order of the seeds does not count. It finds
     /// mistakes, not attacks: nodes prove who they are by certificate.
     pub fn digest(&self) -> u64 {

@@ -33,7 +33,14 @@ fn paths(table: &toml::Table, at: &str, into: &mut std::collections::BTreeSet<St
 
 #[test]
 fn the_commented_file_is_the_default() {
-    assert_eq!(Config::parse(&file("highwater.toml"), "highwater.toml"), Ok(Config::default()));
+    assert_eq!(Config::parse(&file("highwater.toml"), "highwater.toml"), Ok(of_an_empty_file()));
+}
+
+/// What is served is reached, what is embedded is not.
+fn of_an_empty_file() -> Config {
+    let listeners = Listeners::of_a_file();
+    assert_eq!((listeners.0.len(), Config::default().listeners.0.len()), (2, 0));
+    Config { listeners, ..Config::default() }
 }
 
 #[test]
@@ -61,7 +68,7 @@ fn the_ready_files_are_a_local_cluster() {
 
 #[test]
 fn an_empty_file_is_the_default() {
-    assert_eq!(Config::parse("", "x.toml"), Ok(Config::default()));
+    assert_eq!(Config::parse("", "x.toml"), Ok(of_an_empty_file()));
 }
 
 #[test]
@@ -71,7 +78,7 @@ fn what_is_written_reads_back() {
     config.retention.bytes = Keep(Some(1 << 40));
     config.retention.ms = Keep(None);
     assert_eq!(Config::parse(&config.to_toml(), "x.toml"), Ok(config));
-    let config = Config { listeners: Listeners(vec![]), ..Config::default() };
+    let config = Config::default();
     assert_eq!(Config::parse(&config.to_toml(), "x.toml"), Ok(config));
 }
 

@@ -568,6 +568,7 @@ async fn the_cluster_is_described() {
         assert_ne!(first.producer, second.producer);
         let create = wire::CreateTopic {
             name: "orders".parse().unwrap(),
+            id: None,
             partitions: 1,
             replication_factor: 1,
             settings: Vec::new(),

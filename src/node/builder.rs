@@ -43,7 +43,6 @@ pub struct Builder {
     env: Option<Env>,
     disk: Option<Arc<dyn Disk>>,
     network: Option<Arc<dyn Network>>,
-    listen: bool,
     native_address: Option<String>,
     certificates: Option<tls::Pem>,
     boot: Option<BootId>,
@@ -51,16 +50,7 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self {
-            config,
-            env: None,
-            disk: None,
-            network: None,
-            listen: true,
-            native_address: None,
-            certificates: None,
-            boot: None,
-        }
+        Self { config, env: None, disk: None, network: None, native_address: None, certificates: None, boot: None }
     }
 
     /// Time, randomness and tasks; simulated ones put the whole node on the current thread's `LocalSet`.
@@ -78,13 +68,6 @@ impl Builder {
     /// Another network to its peers than QUIC.
     pub fn network(mut self, network: Arc<dyn Network>) -> Self {
         self.network = Some(network);
-        self
-    }
-
-    /// Whether the config's listeners are opened. Without, clients of this process use [`Node::local`]; a cluster of
-    /// one then opens no port at all.
-    pub fn listen(mut self, listen: bool) -> Self {
-        self.listen = listen;
         self
     }
 
@@ -128,7 +111,7 @@ impl Builder {
     }
 
     async fn build(self, env: Env, arbiters: Arbiters) -> Result<Node, NodeError> {
-        let Self { config, disk, network, listen, native_address, certificates, boot, .. } = self;
+        let Self { config, disk, network, native_address, certificates, boot, .. } = self;
         let certificates = Certificates { config: config.tls.clone(), given: certificates };
         let node = config.node.id;
         let boot = boot.unwrap_or_else(|| BootId(env.random_u64()));
@@ -143,7 +126,7 @@ impl Builder {
             .map_err(|error| NodeError::Directory(error.to_string()))?;
         let (network, quic) = match network {
             Some(network) => (network, None),
-            None if !listen && config.cluster.seeds.len() == 1 && config.cluster.seeds[0].id == node => {
+            None if config.listeners.0.is_empty() && config.cluster.is_only(node) => {
                 (Arc::new(Solo) as Arc<dyn Network>, None)
             }
             None => {
@@ -207,11 +190,7 @@ impl Builder {
             phases: phases.clone(),
             metrics,
         });
-        let listeners = if listen {
-            open_listeners(&config, &certificates, &gateway, &facts, &phases, &env).await?
-        } else {
-            Vec::new()
-        };
+        let listeners = open_listeners(&config, &certificates, &gateway, &facts, &phases, &env).await?;
         let addresses = addresses(&config, &listeners, native_address);
         let failure = Failure::default();
         let inner = Inner {

@@ -126,6 +126,11 @@ impl Hosting {
         lives.into_iter().map(|(node, life)| (node.into(), life)).collect()
     }
 
+    /// Handles of the partitions' replicas.
+    pub(super) fn partitions(&self) -> &Partitions {
+        &self.0.partitions
+    }
+
     /// What runs here now.
     pub(super) fn all(&self) -> BTreeMap<GroupId, Hosted> {
         self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -112,7 +112,8 @@ impl Drop for Inner {
 }
 
 impl Node {
-    /// A node of this config: see [`Builder`].
+    /// A node of this config: see [`Builder`]. It opens the config's listeners, of which [`Config::default`] has none, and
+    /// the ports for its peers when the config names some; clients of this process need none ([`Node::local`]).
     pub fn builder(config: Config) -> Builder {
         Builder::new(config)
     }

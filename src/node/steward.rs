@@ -4,7 +4,7 @@ use super::hosting::{Hosted, Hosting};
 use crate::{
     controller::{
         Controller,
-        machine::{Command, Placement, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
+        machine::{Command, Metadata, Placement, Purpose, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
         placement,
     },
     limits,
@@ -46,6 +46,7 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<d
                 tracing::debug!(group = group.0, %error, "the members are not as planned yet");
             }
         }
+        strand(&hosting, &hosted, &metadata).await;
         let now_lives = hosting.lives();
         if now_lives != lives {
             (lives, since) = (now_lives, Instant::now());
@@ -53,6 +54,18 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<d
             bring_home(&controller, &hosted, &courier.others()).await;
         }
     }
+}
+
+/// Tells leaders of partitions that are damaged on a majority whether one answers nevertheless. A leader without one stays
+/// what it is, as nobody is elected in its place, and its clients would wait for it.
+async fn strand(hosting: &Hosting, hosted: &BTreeMap<GroupId, Hosted>, metadata: &Metadata) {
+    let offline = hosted.iter().filter_map(|(group, hosted)| {
+        let placement = metadata.groups.get(group).filter(|placement| placement.is_offline())?;
+        let Purpose::Partition(partition) = placement.purpose else { return None };
+        let handle = hosting.partitions().find(partition).filter(|_| hosted.raft.role().borrow().leading)?;
+        Some(async move { handle.strand(hosted.raft.barrier().await.is_err()) })
+    });
+    futures_util::future::join_all(offline).await;
 }
 
 async fn attend(

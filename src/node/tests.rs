@@ -71,6 +71,7 @@ impl World {
         let hub = Hub::new(seed, Timing::default());
         let slot = |id: u16| {
             let mut config = Config::local(id, nodes);
+            config.listeners.0.clear();
             config.log.wal_file_bytes = 1 << 20;
             config.log.segment_bytes = 1 << 20;
             config.log.free_bytes_min = 1 << 20;
@@ -98,8 +99,7 @@ impl World {
         }
         slot.env = env.clone();
         let network = self.hub.join(slot.config.node.id.into(), BootId(env.random_u64()), &env);
-        let builder =
-            Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network).listen(false);
+        let builder = Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network);
         slot.node = Some(slot.tasks.tag(builder.start()).await.unwrap());
     }
 

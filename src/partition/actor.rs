@@ -98,6 +98,8 @@ pub(super) struct PartitionDomain {
     bytes_at_hw: u64,
     /// What this replica served before it failed in this boot: it serves nothing again before it is there.
     served: Option<Marks>,
+    /// It leads, most replicas are damaged, and no majority answers: it keeps the role, as nobody else can have it.
+    stranded: bool,
     /// The offset behind all that planted bugs promised.
     promised: u64,
 }
@@ -105,7 +107,8 @@ pub(super) struct PartitionDomain {
 impl PartitionDomain {
     pub(super) fn new(shared: Arc<Shared>, around: &Around, served: Option<Marks>) -> Self {
         let (directory, metrics) = (around.directory.clone(), around.metrics.clone());
-        Self { shared, directory, metrics, parked: Parked::default(), bytes_at_hw: 0, served, promised: 0 }
+        let parked = Parked::default();
+        Self { shared, directory, metrics, parked, bytes_at_hw: 0, served, stranded: false, promised: 0 }
     }
 
     fn has_caught_up(&self, machine: &PartitionMachine) -> bool {
@@ -121,6 +124,7 @@ impl PartitionDomain {
             None if batches.is_empty() => {
                 Some(ProduceError::Refused(Refusal::Malformed { kind: machine::PRODUCE, why: "no batch".into() }))
             }
+            None if self.stranded => Some(ProduceError::NoQuorum),
             None if self.directory.is_low() => Some(ProduceError::DiskFull),
             None => None,
         };
@@ -189,6 +193,7 @@ impl PartitionDomain {
             Request::Barrier(slot) => {
                 slot.answer(Err(Unavailable::NotLeader { leader: status.leader, epoch: status.term }))
             }
+            Request::Strand(stranded) => self.stranded = stranded && status.leading,
             Request::Propose(_) | Request::Tidy(_) => {}
             #[cfg(feature = "testing")]
             Request::Panic => panic!("a test asked for it"),
@@ -208,6 +213,7 @@ impl Domain for PartitionDomain {
 
     fn promoted(&mut self, _: &PartitionMachine, status: &Status, _: &mut Outbox<Self>) {
         self.metrics.leaderships_won.inc();
+        self.stranded = false;
         tracing::debug!(partition = %self.shared.partition, epoch = status.term, "leads");
     }
 
@@ -222,6 +228,7 @@ impl Domain for PartitionDomain {
         match request {
             Request::Produce(request) => self.produce(machine, status, request, out),
             Request::Barrier(slot) if sabotage::on(Bug::StaleLeader) => slot.answer(Ok(())),
+            Request::Barrier(slot) if self.stranded => slot.answer(Err(Unavailable::NoQuorum)),
             Request::Barrier(slot) => out.barrier(Slot::Barrier(slot)),
             Request::Propose(command) => out.propose(command, Slot::Own),
             Request::Tidy(expire) => {
@@ -229,7 +236,7 @@ impl Domain for PartitionDomain {
                     out.propose(expire.command(), Slot::Own);
                 }
             }
-            Request::Park(_) | Request::Unpark { .. } => self.serve(status, request),
+            Request::Park(_) | Request::Unpark { .. } | Request::Strand(_) => self.serve(status, request),
             #[cfg(feature = "testing")]
             Request::Panic => self.serve(status, request),
         }
@@ -276,7 +283,7 @@ impl Domain for PartitionDomain {
             bytes_at_hw: self.bytes_at_hw,
             epoch: status.term,
             role: if status.leading { Role::Leader } else { Role::Follower },
-            ready: if status.leading { status.ready } else { self.has_caught_up(machine) },
+            ready: if status.leading { status.ready && !self.stranded } else { self.has_caught_up(machine) },
             leader: status.leader,
         };
         if before == marks {

@@ -151,6 +151,8 @@ pub(super) enum Request {
         token: u64,
     },
     Barrier(ReplySlot<Result<(), Unavailable>>),
+    /// Whether it leads without a majority that could ever answer.
+    Strand(bool),
     /// A command of retention.
     Propose(Command),
     /// Forget producers that were silent for long, if there are any.
@@ -320,6 +322,11 @@ impl Handle {
             Some(raft) => raft.transfer(to).await,
             None => Err(TransferError::NotLeader { hint: None }),
         }
+    }
+
+    /// Tells a leader whether it is stranded: most replicas are damaged, and no majority answers. It is not ready then.
+    pub(crate) fn strand(&self, stranded: bool) {
+        self.0.post.send(Request::Strand(stranded));
     }
 
     /// Proposes a command of retention, if this replica leads.

@@ -33,7 +33,7 @@ impl Ground {
             Message::CreateTopic(create) => self.create_topic(create).await?.into(),
             Message::AlterTopic(alter) => self.alter_topic(alter).await?.into(),
             Message::DeleteTopic(delete) => {
-                self.execute(Command::DeleteTopic(DeleteTopic { name: delete.name })).await?;
+                self.execute(Command::DeleteTopic(DeleteTopic { name: delete.name, id: delete.id })).await?;
                 Done {}.into()
             }
             Message::FindGroup(find) => self.find_group(&find).into(),
@@ -96,6 +96,7 @@ impl Ground {
                 leader_epoch: leader.map_or(0, |leader| leader.epoch),
                 replicas: placement.map(|placement| placement.nodes()).unwrap_or_default(),
                 offline: placement.is_some_and(|placement| placement.is_offline()),
+                damaged: placement.map(|placement| placement.damaged()).unwrap_or_default(),
             }
         };
         wire::TopicMetadata {
@@ -115,7 +116,7 @@ impl Ground {
 
     async fn create_topic(&self, create: wire::CreateTopic) -> Result<wire::TopicCreated, Refused> {
         let started = Instant::now();
-        let wire::CreateTopic { name, mut partitions, mut replication_factor, settings } = create;
+        let wire::CreateTopic { name, id, mut partitions, mut replication_factor, settings } = create;
         if partitions == 0 {
             partitions = self.config.topics.partitions;
         }
@@ -123,7 +124,7 @@ impl Ground {
             let nodes = u32::try_from(self.controller.metadata().nodes.len()).unwrap_or(u32::MAX);
             replication_factor = self.config.topics.replication_factor.min(nodes);
         }
-        let id = TopicId::from_random(self.env.random_bytes());
+        let id = id.unwrap_or_else(|| TopicId::from_random(self.env.random_bytes()));
         let command = CreateTopic { name, id, partitions, replication_factor, settings, avoid: self.silent() };
         let Answer::TopicCreated { id, partitions, replication_factor } =
             self.execute(Command::CreateTopic(command)).await?

@@ -81,9 +81,9 @@ pub(super) async fn fill(ground: Ground, fetch: Arc<wire::Fetch>, first: usize) 
     let mut refusals: Vec<(usize, Option<Seen>, Refused)> = Vec::new();
     let mut cursors = Vec::new();
     for (place, want) in fetch.partitions.iter().enumerate() {
-        match standing(want, ground.see(partition_of(want))) {
+        match standing(want, ground.see(want)) {
             Standing::Refused(refused) => {
-                let seen = ground.see(partition_of(want)).ok();
+                let seen = ground.see(want).ok();
                 refusals.push((place, seen, refused));
             }
             Standing::AtEnd(seen) | Standing::Ahead(seen) => filled.seen.push(seen),
@@ -257,7 +257,7 @@ pub(super) async fn pull(
     records_max: u64,
     bytes_max: u64,
 ) -> (Pulled, Option<Delivery>) {
-    let seen = match standing(&want, ground.see(partition_of(&want))) {
+    let seen = match standing(&want, ground.see(&want)) {
         Standing::Refused(refused) => return (Pulled::Refused(refused), None),
         Standing::AtEnd(_) | Standing::Ahead(_) => return (Pulled::Nothing, None),
         Standing::Behind(seen) => seen,

@@ -1,6 +1,6 @@
 //! What the sessions of a node stand on, and where its partitions are not.
 
-use super::machine::{Seen, View};
+use super::machine::{Seen, View, partition_of};
 use crate::{
     config::Config,
     controller::Controller,
@@ -9,7 +9,7 @@ use crate::{
     partition::{Handle, Partitions, Role},
     runtime::{BytePool, Courier, Env},
     types::{NodeId, TopicPartition},
-    wire::{Code, Refused},
+    wire::{Code, FetchPartition, Refused},
 };
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -102,11 +102,11 @@ impl Ground {
             );
             return Refused::new(Code::UnknownPartition, said);
         }
-        if metadata.placement_of(partition).is_some_and(|placement| placement.is_offline()) {
-            let said = "the partition lost a majority of its replicas: an operator must repair it";
-            return Refused::new(Code::Offline, said);
+        let leader = self.controller.leader_of(partition);
+        if let Some(offline) = self.offline(partition, leader.map(|(node, _)| node)) {
+            return offline;
         }
-        match self.controller.leader_of(partition) {
+        match leader {
             Some((leader, leader_epoch)) if leader != self.node() => Refused {
                 leader: Some(leader),
                 leader_epoch,
@@ -117,9 +117,35 @@ impl Ground {
     }
 }
 
+impl Ground {
+    /// Why nobody serves a partition, if that is because most of its replicas are damaged: then nobody is elected, and
+    /// waiting does not help. While another living node leads it, as far as is known, that one has the word.
+    fn offline(&self, partition: TopicPartition, leader: Option<NodeId>) -> Option<Refused> {
+        if leader.is_some_and(|leader| leader != self.node() && self.is_alive(leader)) {
+            return None;
+        }
+        let metadata = self.controller.metadata();
+        let placement = metadata.placement_of(partition).filter(|placement| placement.is_offline())?;
+        Some(Refused::offline(&placement.damaged(), placement.founders.len()))
+    }
+
+    /// A replica's refusal, or that its partition is offline where that is the reason.
+    pub(super) fn or_offline(&self, partition: TopicPartition, refused: Refused) -> Refused {
+        match refused.code {
+            Code::NotLeader | Code::NoQuorum => self.offline(partition, refused.leader).unwrap_or(refused),
+            _ => refused,
+        }
+    }
+}
+
 impl View for Ground {
-    fn see(&self, partition: TopicPartition) -> Result<Seen, Refused> {
+    fn see(&self, want: &FetchPartition) -> Result<Seen, Refused> {
+        let partition = partition_of(want);
         let marks = self.find(partition)?.marks();
+        let serves = marks.ready && (want.from_follower || marks.role == Role::Leader);
+        if let Some(offline) = (!serves).then(|| self.offline(partition, marks.leader)).flatten() {
+            return Err(offline);
+        }
         Ok(Seen {
             log_start: marks.log_start,
             high_watermark: marks.high_watermark,

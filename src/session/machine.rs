@@ -49,7 +49,7 @@ pub(super) struct Seen {
 /// Where the marks are read.
 pub(super) trait View {
     /// The partition's marks, or why it cannot be read here at all.
-    fn see(&self, partition: TopicPartition) -> Result<Seen, Refused>;
+    fn see(&self, want: &FetchPartition) -> Result<Seen, Refused>;
 }
 
 /// What came.

@@ -115,7 +115,7 @@ impl Machine {
         let seen: Option<Vec<Seen>> = fetch
             .partitions
             .iter()
-            .map(|want| match standing(want, view.see(partition_of(want))) {
+            .map(|want| match standing(want, view.see(want)) {
                 Standing::AtEnd(seen) | Standing::Ahead(seen) => Some(seen),
                 Standing::Behind(_) | Standing::Refused(_) => None,
             })
@@ -203,7 +203,7 @@ impl Machine {
         let State::Parked(parked) = &mut polling.state else { return };
         let want = &polling.fetch.partitions[place];
         let here = &mut parked.places[place];
-        let seen = match standing(want, view.see(partition_of(want))) {
+        let seen = match standing(want, view.see(want)) {
             Standing::Behind(seen) | Standing::AtEnd(seen) if ready && seen.epoch == here.epoch => seen,
             Standing::Ahead(seen) if ready && seen.epoch == here.epoch => seen,
             // Whatever changed, the client must see it.
@@ -238,7 +238,7 @@ impl Machine {
         let State::Parked(parked) = &mut polling.state else { return };
         let mut all = Vec::with_capacity(parked.places.len());
         for (place, want) in parked.places.iter().zip(&fetch.partitions) {
-            let seen = match standing(want, view.see(partition_of(want))) {
+            let seen = match standing(want, view.see(want)) {
                 Standing::Behind(seen) | Standing::AtEnd(seen) | Standing::Ahead(seen) if seen.epoch == place.epoch => {
                     seen
                 }

@@ -4,7 +4,7 @@ use super::Ground;
 use crate::{
     batch::Batch,
     metrics::{Metrics, Reason},
-    partition::{Produce, Role},
+    partition::{Marks, Produce, ProduceError, Role},
     runtime::{BytePermit, ReplySlot},
     types::{AckLevel, TopicPartition},
     wire::{self, Code, Refused},
@@ -17,6 +17,8 @@ use tokio::time::{Instant, timeout_at};
 const PRODUCE_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest time a produce may name.
 const PRODUCE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// A produce without an answer looks so often whether one can come at all.
+const STRANDED_LOOK: Duration = Duration::from_secs(1);
 
 /// What a produce asks to append, for the counts.
 struct Load {
@@ -54,6 +56,11 @@ impl Load {
     }
 }
 
+/// A leader that was sure of its log, and is not now: no majority of its replicas can answer.
+fn is_stranded(marks: &Marks) -> bool {
+    marks.role == Role::Leader && !marks.ready
+}
+
 impl Ground {
     /// Hands batches to the partition's leader before it returns, so that calls keep their order; the future is the
     /// answer. The permit is held to it.
@@ -68,10 +75,10 @@ impl Ground {
             Ok(()) => self.hand_over(produce, batches, permit),
             Err(refused) => std::future::ready(Err(refused)).boxed(),
         };
-        let metrics = self.metrics.clone();
+        let (ground, partition) = (self.clone(), TopicPartition { topic: produce.topic, partition: produce.partition });
         async move {
-            let produced = produced.await;
-            load.count(&metrics, &produced);
+            let produced = produced.await.map_err(|refused| ground.or_offline(partition, refused));
+            load.count(&ground.metrics, &produced);
             produced
         }
         .boxed()
@@ -115,11 +122,11 @@ impl Ground {
             // What becomes of it nobody is told: who leads is all that can be answered.
             let marks = handle.marks();
             let answer = match marks.role {
-                Role::Leader => {
+                Role::Leader if marks.ready => {
                     handle.produce(Produce { ack, batches, permit, slot: ReplySlot::ignored() });
                     Ok(wire::Produced { leader_epoch: marks.epoch, level: ack, ..wire::Produced::default() })
                 }
-                Role::Follower | Role::Gone => Err(self.elsewhere(partition)),
+                Role::Leader | Role::Follower | Role::Gone => Err(self.elsewhere(partition)),
             };
             return std::future::ready(answer).boxed();
         }
@@ -131,7 +138,17 @@ impl Ground {
         };
         let deadline = Instant::now() + wait;
         async move {
-            match timeout_at(deadline, answer).await {
+            tokio::pin!(answer);
+            let answered = loop {
+                let look = deadline.min(Instant::now() + STRANDED_LOOK);
+                match timeout_at(look, &mut answer).await {
+                    Ok(answer) => break Ok(answer),
+                    Err(_) if is_stranded(&handle.marks()) => break Ok(Err(ProduceError::Unknown { leader: None, epoch: 0 })),
+                    Err(elapsed) if look == deadline => break Err(elapsed),
+                    Err(_) => {}
+                }
+            };
+            match answered {
                 Ok(Ok(produced)) => Ok(wire::Produced {
                     base_offset: produced.base_offset,
                     leader_epoch: produced.leader_epoch,
@@ -156,10 +173,12 @@ impl Ground {
     /// Offsets by meaning, each after a read-index of its partition's leader that began after the question.
     pub fn list_offsets(&self, list: wire::ListOffsets) -> impl Future<Output = wire::ListedOffsets> + Send + 'static {
         let queries = list.partitions.into_iter().map(|query| {
-            let handle = self.find(TopicPartition { topic: query.topic, partition: query.partition });
+            let partition = TopicPartition { topic: query.topic, partition: query.partition };
+            let (handle, ground) = (self.find(partition), self.clone());
             async move {
                 let handle = handle?;
-                handle.barrier().await.map_err(|unavailable| unavailable.refused())?;
+                let shown = handle.barrier().await;
+                shown.map_err(|unavailable| ground.or_offline(partition, unavailable.refused()))?;
                 let found = handle.offset_at(query.at).await.map_err(|error| error.refused())?;
                 Ok(wire::OffsetAnswer { refused: None, offset: found.offset, leader_epoch: found.leader_epoch })
             }

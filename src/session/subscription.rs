@@ -256,7 +256,7 @@ impl Machine {
             let Some(place) = subscription.waiting.pop_front() else { return };
             let Some(here) = &subscription.places[place] else { continue };
             let partition = partition_of(&here.want);
-            let (wake_at, epoch) = match standing(&here.want, view.see(partition)) {
+            let (wake_at, epoch) = match standing(&here.want, view.see(&here.want)) {
                 Standing::Behind(_) => {
                     let free = subscription.credit.free();
                     let bytes = free.bytes.min(limits::FETCH_PARTITION_BYTES_MAX.into());

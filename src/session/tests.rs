@@ -2,10 +2,10 @@
 
 mod follower;
 
-use super::machine::{Effect, Filled, Input, Machine, Pulled, Seen, Standing, View, partition_of, standing};
+use super::machine::{Effect, Filled, Input, Machine, Pulled, Seen, Standing, View, standing};
 use crate::{
     replica::WakeAt,
-    types::{NodeId, TopicId, TopicPartition},
+    types::{NodeId, TopicId},
     wire::{self, Code, FetchPartition, Refused},
 };
 use proptest::prelude::*;
@@ -68,9 +68,9 @@ struct World {
 struct Eyes<'a>(&'a [Part], &'a Cell<usize>);
 
 impl View for Eyes<'_> {
-    fn see(&self, partition: TopicPartition) -> Result<Seen, Refused> {
+    fn see(&self, want: &FetchPartition) -> Result<Seen, Refused> {
         self.1.set(self.1.get() + 1);
-        let part = self.0.get(partition.partition as usize);
+        let part = self.0.get(want.partition as usize);
         let part = part.ok_or_else(|| Refused::new(Code::UnknownPartition, "no such partition"))?;
         Ok(Seen {
             log_start: 0,
@@ -200,7 +200,7 @@ impl World {
     fn count(&self, fetch: &wire::Fetch) -> Filled {
         let mut filled = Filled::default();
         for want in &fetch.partitions {
-            match standing(want, Eyes(&self.parts, &self.looked).see(partition_of(want))) {
+            match standing(want, Eyes(&self.parts, &self.looked).see(want)) {
                 Standing::Refused(_) => filled.refused = true,
                 Standing::AtEnd(seen) | Standing::Ahead(seen) => filled.seen.push(seen),
                 Standing::Behind(seen) => {

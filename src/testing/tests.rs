@@ -2,8 +2,11 @@
 
 use super::{HOW_TO_REPLAY, REPLAYS, TestCluster};
 use crate::{
-    client::{Client, Delivery, NewTopic, Producer, Record},
+    advice::Advice,
+    client::{AdminError, Client, ConsumeError, Delivery, NewTopic, ProduceError, Producer, Record, consumer},
+    controller::machine::Metadata,
     types::{NodeId, Position, TopicName},
+    wire::Code,
 };
 use highwater_raft::observe::digest;
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
@@ -173,4 +176,115 @@ fn each_cluster_says_which_it_is_and_what_the_build_lacks() {
     let line = "rustflags = [\"--cfg\", \"tokio_unstable\"]";
     assert!(HOW_TO_REPLAY.contains(line) && ours.contains(line), "{HOW_TO_REPLAY}");
     assert_eq!(builder.to_string() == which, REPLAYS);
+}
+
+/// Flips a bit of a record in a node's write-ahead log.
+fn damage(cluster: &TestCluster, node: NodeId, value: &[u8]) {
+    let disk = cluster.disk(node);
+    for (path, _) in disk.files().into_iter().filter(|(path, _)| path.ends_with(".wal")) {
+        let content = disk.content(&path).unwrap_or_default();
+        if let Some(at) = content.windows(value.len()).rposition(|window| window == value) {
+            return disk.flip_bit(&path, at as u64, 2);
+        }
+    }
+    panic!("node {node} has it in no file");
+}
+
+/// The partition's replicas are damaged on two of three nodes: on the followers, whose leader stays one in vain, or on the
+/// leader and a follower.
+fn offline(seed: u64, leader_survives: bool) {
+    TestCluster::builder().seed(seed).run(|cluster| async move {
+        let (client, producer, leader) = begin(&cluster).await;
+        for value in ["value 0", "value 1", "value 2", "value 3"] {
+            send(&producer, value).await;
+        }
+        let at_end = || client.consumer().assign([(orders(), 0, Position::Latest)]);
+        let mut waiting = at_end().await.unwrap();
+        assert!(waiting.poll(Duration::from_secs(1)).await.unwrap().is_empty());
+
+        let followers = cluster.nodes().filter(|node| *node != leader);
+        let damaged: Vec<_> = if leader_survives { followers.collect() } else { followers.take(1).chain([leader]).collect() };
+        for node in &damaged {
+            cluster.kill(*node);
+        }
+        let under_way = producer.send(Record::new(orders(), "under way")).await.unwrap();
+        for node in &damaged {
+            damage(&cluster, *node, b"value 1");
+            cluster.start(*node).await;
+        }
+        let said = async {
+            loop {
+                let topic = client.admin().describe_topic(&orders()).await.unwrap();
+                match topic.partitions.into_iter().next().unwrap() {
+                    said if said.offline => return said,
+                    _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        };
+        let mut said = timeout(BOUND, said).await.expect("the controller hears of the damage");
+        said.damaged.sort_unstable();
+        let mut expected = damaged.clone();
+        expected.sort_unstable();
+        assert_eq!(said.damaged, expected);
+
+        let soon = Duration::from_secs(5);
+        let outcome = timeout(soon, under_way).await.expect("long before its delivery timeout");
+        assert!(matches!(outcome, Err(ProduceError::Offline { .. })), "{outcome:?}");
+        let receipt = producer.send(Record::new(orders(), "later")).await.unwrap();
+        let error = timeout(soon, receipt).await.expect("long before its delivery timeout").unwrap_err();
+        assert!(matches!(error, ProduceError::Offline { maybe_appended: false, .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("offline") && damaged.iter().all(|node| text.contains(&format!("node {node}"))), "{text}");
+        assert!(error.advice().contains("delete the topic and create it again"), "{}", error.advice());
+
+        let is_offline = |error: &ConsumeError| matches!(error, ConsumeError::Refused { refused, .. } if refused.code == Code::Offline);
+        let error = waiting.poll(soon).await.unwrap_err();
+        assert!(is_offline(&error), "{error:?}");
+        assert!(waiting.poll(soon).await.unwrap().is_empty(), "it is said once");
+        let error = at_end().await.unwrap().poll(soon).await.unwrap_err();
+        assert!(is_offline(&error), "{error:?}");
+        let mut pushed = at_end().await.unwrap().listen(consumer::Credit::default(), |_: Delivery| std::future::ready(()));
+        let error = timeout(soon, pushed.failed()).await.expect("it is told");
+        assert!(is_offline(&error), "{error:?}");
+        let listed = timeout(soon, client.admin().list_offsets(&orders(), Position::Latest)).await.expect("it is told");
+        assert!(matches!(&listed, Err(AdminError::Partition { refused, .. }) if refused.code == Code::Offline), "{listed:?}");
+    });
+}
+
+#[test]
+fn an_offline_partition_whose_leader_survives_says_so() {
+    offline(11, true);
+}
+
+#[test]
+fn an_offline_partition_whose_leader_is_damaged_says_so() {
+    offline(12, false);
+}
+
+/// Cuts clients off as soon as a node sees the change, which is before its answer is there.
+async fn cut_off_when(cluster: &TestCluster, seen: impl Fn(&Metadata) -> bool) {
+    let changed = async {
+        while !cluster.nodes().filter_map(|node| cluster.node(node)).any(|node| seen(&node.controller().metadata())) {
+            tokio::time::sleep(Duration::from_micros(50)).await;
+        }
+    };
+    timeout(BOUND, changed).await.expect("it is done");
+    cluster.deafen_clients(Duration::from_millis(300));
+}
+
+#[test]
+fn what_is_repeated_over_a_broken_connection_is_answered_as_the_first_time() {
+    TestCluster::builder().seed(13).run(|cluster| async move {
+        let client = cluster.client().await;
+        let admin = client.admin();
+        let is_there = |metadata: &Metadata| metadata.topics.contains_key(&orders());
+        let create = || admin.create_topic(NewTopic::new(orders()).partitions(3));
+        let (made, ()) = tokio::join!(create(), cut_off_when(&cluster, is_there));
+        assert_eq!(made.unwrap().partitions, 3);
+        let error = create().await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::TopicExists), "another request is another topic");
+        let (name, is_gone) = (orders(), |metadata: &Metadata| !is_there(metadata));
+        let (deleted, ()) = tokio::join!(admin.delete_topic(&name), cut_off_when(&cluster, is_gone));
+        deleted.unwrap();
+    });
 }

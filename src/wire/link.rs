@@ -2,6 +2,7 @@
 //! QUIC (`wire::quic`, for client and gateway) and channels in memory (`gateway::local`, simulation) stand behind it.
 
 use super::{Done, Frame, Header};
+use crate::advice::{Advice, Reaction};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -9,6 +10,16 @@ use tokio::sync::mpsc;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("connection closed: {0}")]
 pub struct LinkClosed(pub String);
+
+impl Advice for LinkClosed {
+    fn reaction(&self) -> Reaction {
+        Reaction::Refresh
+    }
+
+    fn advice(&self) -> String {
+        "dial again, or dial another node".into()
+    }
+}
 
 /// A connection: many links.
 pub trait Connection: Send + Sync + 'static {

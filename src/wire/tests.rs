@@ -51,6 +51,7 @@ pub(crate) fn samples() -> Vec<Message> {
             leader_epoch: 4,
             replicas: vec![NodeId(1), NodeId(2)],
             offline: true,
+            damaged: Vec::new(),
         }],
     };
     let status = NodeStatus { node: NodeId(1), address: "host:7420".into(), alive: true, leaders: 4, replicas: 12 };
@@ -90,13 +91,14 @@ pub(crate) fn samples() -> Vec<Message> {
         Done {}.into(),
         CreateTopic {
             name: name(),
+            id: None,
             partitions: 12,
             replication_factor: 3,
             settings: vec![("retention.ms".into(), "1000".into())],
         }
         .into(),
         TopicCreated { id: TOPIC, partitions: 12, replication_factor: 3 }.into(),
-        DeleteTopic { name: name() }.into(),
+        DeleteTopic { name: name(), id: None }.into(),
         AlterTopic { name: name(), settings: vec![("retention.ms".into(), None)], partitions: 24 }.into(),
         FindGroup { group: group() }.into(),
         GroupFound { node: Some(NodeId(2)), address: "host:7420".into() }.into(),

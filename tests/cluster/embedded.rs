@@ -12,7 +12,9 @@ use highwater::{
 };
 use highwater_raft::disk::{Disk, File, RealDisk};
 use std::{
-    io,
+    collections::BTreeSet,
+    fs, io,
+    net::UdpSocket,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -83,13 +85,14 @@ impl File for FailingFile {
 async fn start(cluster: &Cluster, id: u32) -> (Node, Arc<AtomicBool>) {
     let mut config = Config::load(&cluster.config_of(id)).unwrap();
     let dir = cluster.dir.path();
+    config.listeners.0.clear();
     config.node.data_dir = dir.join(&config.node.data_dir);
     for path in [&mut config.tls.ca, &mut config.tls.certificate, &mut config.tls.key] {
         *path = dir.join(&*path);
     }
     let fails = Arc::<AtomicBool>::default();
     let disk = Failing { disk: RealDisk::new(&config.node.data_dir).unwrap(), fails: fails.clone() };
-    let node = Node::builder(config).disk(Arc::new(disk)).listen(false).start().await.unwrap();
+    let node = Node::builder(config).disk(Arc::new(disk)).start().await.unwrap();
     (node, fails)
 }
 
@@ -164,5 +167,44 @@ fn embedded_nodes_survive_the_failure_of_one_and_a_panic_of_a_replica() {
                 assert!(node.run().await.is_ok());
             }
         }
+    });
+}
+
+/// Sockets of this process that the system lists among those of TCP and UDP.
+fn ports() -> BTreeSet<String> {
+    let listed = ["tcp", "tcp6", "udp", "udp6"].map(|kind| fs::read_to_string(format!("/proc/self/net/{kind}")));
+    let listed: BTreeSet<String> = listed
+        .into_iter()
+        .flatten()
+        .flat_map(|text| {
+            text.lines().filter_map(|line| Some(line.split_whitespace().nth(9)?.to_owned())).collect::<Vec<_>>()
+        })
+        .collect();
+    let own = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let own = own.filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()));
+    own.filter(|inode| listed.contains(inode)).collect()
+}
+
+#[test]
+fn a_node_that_is_told_nothing_opens_no_port() {
+    let _turn = support::turn();
+    let files = tempfile::tempdir().unwrap();
+    let before = ports();
+    let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(ports().len(), before.len() + 1, "what is looked for is found");
+    drop(probe);
+    support::runtime().block_on(async {
+        let mut config = Config::default();
+        config.node.data_dir = files.path().join("data");
+        config.log.free_bytes_min = 1 << 20;
+        let node = Node::builder(config).start().await.unwrap();
+        tokio::time::timeout(support::SOON, node.serving()).await.expect("it serves");
+        let client = Client::in_process([&node]).await.unwrap();
+        support::create(&client, &topic("ledger"), 1).await;
+        produce(&client, 0, 3, &mut 0).await;
+        assert_eq!(ports(), before);
+        assert!(node.listeners().is_empty());
+        client.close();
+        node.stop().await.unwrap();
     });
 }

@@ -171,8 +171,13 @@ async fn names(raw: &Raw, cluster: &Cluster) {
     );
     let mut wire = cluster.wire(1).await;
     for (partitions, copies) in [(1_000_000, 1), (1, 100)] {
-        let create =
-            wire::CreateTopic { name: topic("big"), partitions, replication_factor: copies, settings: Vec::new() };
+        let create = wire::CreateTopic {
+            name: topic("big"),
+            id: None,
+            partitions,
+            replication_factor: copies,
+            settings: Vec::new(),
+        };
         refused(wire.ask(Frame::new(1, create)).await, &[Code::BadSetting]);
     }
 }

@@ -114,6 +114,7 @@ impl Driver {
                 Ok(route) => questions.entry(route.node).or_default().push((want, position)),
                 Err(at) => {
                     unrouted |= at.is_none();
+                    self.unled(want, at);
                     again_at = again_at.into_iter().chain(at).min();
                 }
             }
@@ -128,6 +129,7 @@ impl Driver {
                 Ok(route) => by_node.entry(route.node).or_default().push((want, route)),
                 Err(at) => {
                     unrouted |= at.is_none();
+                    self.unled(want, at);
                     again_at = again_at.into_iter().chain(at).min();
                 }
             }
@@ -149,6 +151,13 @@ impl Driver {
         match self.node_pauses.get(&route.node).filter(|until| **until > now) {
             Some(until) => Err(Some(*until)),
             None => Ok(route),
+        }
+    }
+
+    /// Nobody is known to lead a partition: if it is offline, waiting in silence is not enough.
+    fn unled(&self, want: Want, again_at: Option<Instant>) {
+        if let Some(offline) = self.shared.inner.cluster.offline(want.partition).filter(|_| again_at.is_none()) {
+            self.shared.offline(want, &offline);
         }
     }
 

@@ -5,7 +5,11 @@ use crate::{
     client::{ConsumeError, LookupError, cluster::Route, pool::lock, stats::Counters},
     wire::{Code, Refused},
 };
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long an offline partition is left alone.
+const OFFLINE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// A partition was refused: what comes next is the code's matter.
@@ -36,6 +40,10 @@ impl Shared {
                 drop(cursors);
                 self.inner.cluster.ask();
             }
+            Code::Offline => {
+                drop(cursors);
+                self.offline(want, refused);
+            }
             _ => {
                 let failed = cursors.fail(want.partition, want.version);
                 drop(cursors);
@@ -47,6 +55,15 @@ impl Shared {
                     });
                 }
             }
+        }
+    }
+
+    /// Whoever consumes an offline partition is told once, and goes on by itself should it come back.
+    pub(super) fn offline(&self, want: Want, refused: &Refused) {
+        let told = lock(&self.cursors).offline(want.partition, want.version, Instant::now() + OFFLINE_PAUSE);
+        if let Some(topic) = told {
+            let (partition, refused) = (want.partition.partition, refused.clone());
+            self.report(ConsumeError::Refused { topic, partition, refused });
         }
     }
 }

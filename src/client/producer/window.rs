@@ -353,6 +353,7 @@ impl Window {
                         let lasting = self.misordered >= MISORDERED_MAX;
                         self.hold(if lasting { Hold::Renew } else { Hold::Pause });
                     }
+                    Code::Offline => self.offline(&refused),
                     // Behind one that is not in the log yet it only says that: the first one tells.
                     Code::UnknownProducer => self.hold(if first { Hold::Renew } else { Hold::Pause }),
                     _ => {
@@ -365,6 +366,25 @@ impl Window {
                 }
                 None
             }
+        }
+    }
+
+    /// The partition is offline, so nothing waits for it but answers that are on their way.
+    pub(super) fn offline(&mut self, refused: &Refused) {
+        let mut hole = false;
+        for at in (0..self.entries.len()).rev().filter(|at| !self.entries[*at].in_flight).collect::<Vec<_>>() {
+            let entry = &self.entries[at];
+            hole |= entry.sequence.is_some();
+            let error = ProduceError::Offline {
+                topic: self.place.topic.name.clone(),
+                partition: self.place.partition,
+                refused: refused.clone(),
+                maybe_appended: entry.unknown,
+            };
+            self.fail(at, error);
+        }
+        if hole {
+            self.hold(Hold::Renew);
         }
     }
 

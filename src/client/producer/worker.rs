@@ -155,7 +155,10 @@ impl Worker {
             }
         }
         let Some(route) = self.inner.cluster.route(self.partition) else {
-            lock(&self.lot.window).note("no leader is known");
+            match self.inner.cluster.offline(self.partition) {
+                Some(offline) => lock(&self.lot.window).offline(&offline),
+                None => lock(&self.lot.window).note("no leader is known"),
+            }
             self.look_again_at = Some(now + PAUSE_MIN);
             return self.inner.cluster.ask();
         };

@@ -134,7 +134,7 @@ impl State {
                 .map(|partition| {
                     let part = &self.parts[&TopicPartition { topic: *id, partition }];
                     let leader = (!self.silent.contains(&part.leader)).then_some(part.leader);
-                    PartitionMetadata { leader, leader_epoch: part.epoch, replicas: Vec::new(), offline: false }
+                    PartitionMetadata { leader, leader_epoch: part.epoch, ..PartitionMetadata::default() }
                 })
                 .collect(),
         });

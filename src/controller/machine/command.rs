@@ -74,7 +74,7 @@ pub struct CreateTopic {
     /// Its name.
     #[serde(rename = "n")]
     pub name: TopicName,
-    /// Its identity, drawn by the proposer. The same one again is a retry and harmless.
+    /// Its identity, drawn by the client, or by its node. The same one again is a retry and harmless.
     #[serde(rename = "i")]
     pub id: TopicId,
     /// Partitions; the default when 0.
@@ -114,6 +114,9 @@ pub struct DeleteTopic {
     /// Its name.
     #[serde(rename = "n")]
     pub name: TopicName,
+    /// Only this one, not another that was made under the same name since.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TopicId>,
 }
 
 /// A node found a replica of its own damaged.

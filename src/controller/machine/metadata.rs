@@ -118,6 +118,11 @@ impl Placement {
         self.voters() < self.quorum()
     }
 
+    /// Nodes whose replica is damaged or lost, and has not been replaced.
+    pub fn damaged(&self) -> Vec<NodeId> {
+        self.replicas.iter().filter(|r| r.state == ReplicaState::Dying).map(|r| r.node).collect()
+    }
+
     /// The node that should lead when all is well.
     pub fn preferred(&self) -> Option<NodeId> {
         self.nodes().first().copied()

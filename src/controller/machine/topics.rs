@@ -57,7 +57,8 @@ impl ControllerMachine {
     }
 
     pub(super) fn delete_topic(&mut self, command: &DeleteTopic) -> Result<Reply, Refusal> {
-        if !self.metadata.topics.contains_key(&command.name) {
+        let meant = |topic: &Topic| command.id.is_none_or(|id| id == topic.id);
+        if !self.metadata.topics.get(&command.name).is_some_and(meant) {
             return Err(Refusal::UnknownTopic { name: command.name.clone() });
         }
         let metadata = self.change();

@@ -307,7 +307,7 @@ impl Fuzzed for ControllerMachine {
                 addresses: controller::Addresses::default(),
             }),
             C::TakeProducerBlock(controller::TakeProducerBlock { node: NodeId(2) }),
-            C::DeleteTopic(controller::DeleteTopic { name: topic_name(1) }),
+            C::DeleteTopic(controller::DeleteTopic { name: topic_name(1), id: None }),
             C::ReplicaFaulty(controller::ReplicaFaulty { group, replica: ReplicaId(65_542) }),
             C::ReplicaCaughtUp(controller::ReplicaCaughtUp { group, replica: ReplicaId(65_560) }),
             C::Swapped(controller::Swapped { group, voters: [ReplicaId(65_560)].into() }),
@@ -340,7 +340,7 @@ impl Fuzzed for ControllerMachine {
                 let (settings, partitions) = (vec![(setting, value)], u32::from(input.u8() % 16));
                 C::AlterTopic(controller::AlterTopic { name, settings, partitions, avoid })
             }
-            3 => C::DeleteTopic(controller::DeleteTopic { name }),
+            3 => C::DeleteTopic(controller::DeleteTopic { name, id: None }),
             4 => {
                 let (directory, addresses) = (DirectoryId(input.u64()), controller::Addresses::default());
                 C::RegisterNode(controller::RegisterNode { node, directory, addresses })

@@ -194,4 +194,14 @@ impl Refused {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), leader: None, leader_epoch: 0 }
     }
+
+    /// A partition of so many replicas, of which those on these nodes are damaged or lost.
+    pub fn offline(damaged: &[NodeId], copies: usize) -> Self {
+        let nodes = damaged.iter().map(|node| format!("node {node}")).collect::<Vec<_>>().join(", ");
+        let said = format!(
+            "the partition is offline, {} of its {copies} replicas are damaged or lost ({nodes})",
+            damaged.len()
+        );
+        Self::new(Code::Offline, said)
+    }
 }

@@ -38,6 +38,9 @@ pub struct PartitionMetadata {
     /// Damaged on a majority.
     #[serde(rename = "o", default)]
     pub offline: bool,
+    /// Nodes whose replica is damaged or lost, and has not been replaced.
+    #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<NodeId>,
 }
 
 /// Makes a topic.
@@ -46,6 +49,9 @@ pub struct CreateTopic {
     /// Its name.
     #[serde(rename = "n")]
     pub name: TopicName,
+    /// Its identity, drawn by the client, so that a request whose answer got lost can be repeated; by the node when absent.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TopicId>,
     /// Partitions; the cluster's default when 0.
     #[serde(rename = "p", default)]
     pub partitions: u32,
@@ -77,6 +83,9 @@ pub struct DeleteTopic {
     /// Its name.
     #[serde(rename = "n")]
     pub name: TopicName,
+    /// Only this one: a request that comes late or twice spares a topic that was made under the same name meanwhile.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<TopicId>,
 }
 
 /// Changes a topic's settings: a value of `None` goes back to the default.

@@ -50,6 +50,7 @@ impl Cursors {
     /// A position was found.
     pub(in crate::client::consumer) fn resolved(&mut self, partition: TopicPartition, version: u64, offset: u64) {
         if let Some(cursor) = self.current(partition, version) {
+            cursor.offline = false;
             let offset = match cursor.stand {
                 Stand::Unsure(then) => {
                     cursor.redelivered_below = cursor.redelivered_below.max(offset);
@@ -73,6 +74,18 @@ impl Cursors {
         if let Some(cursor) = self.current(partition, version) {
             cursor.not_before = Some(until);
         }
+    }
+
+    /// Leaves a partition that is offline alone for a while; gives its name if that is news.
+    pub(in crate::client::consumer) fn offline(
+        &mut self,
+        partition: TopicPartition,
+        version: u64,
+        until: Instant,
+    ) -> Option<TopicName> {
+        let cursor = self.current(partition, version)?;
+        cursor.not_before = Some(until);
+        (!std::mem::replace(&mut cursor.offline, true)).then(|| cursor.topic.clone())
     }
 
     /// Gives up a partition until it is sought; gives its name if that is news.
@@ -118,6 +131,7 @@ impl Cursors {
         };
         cursor.high_watermark = cursor.high_watermark.max(said.high_watermark);
         cursor.not_before = None;
+        cursor.offline = false;
         if cursor.fetch_from != want.offset || cursor.leaving.is_some() {
             free(&mut self.freed, source, credit);
             return Ok(());

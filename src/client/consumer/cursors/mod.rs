@@ -67,6 +67,8 @@ struct Cursor {
     paused: bool,
     leaving: Option<Instant>,
     not_before: Option<Instant>,
+    /// It was said to be offline, and has not answered since.
+    offline: bool,
     chunks: VecDeque<Chunk>,
     high_watermark: u64,
     leader_epoch: u64,
@@ -102,6 +104,7 @@ impl Cursor {
             paused: false,
             leaving: None,
             not_before: None,
+            offline: false,
             chunks: VecDeque::new(),
             high_watermark: 0,
             leader_epoch: 0,

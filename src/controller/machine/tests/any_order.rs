@@ -177,7 +177,7 @@ impl World {
                 self.apply(Command::AlterTopic(AlterTopic { name: name(which), settings, partitions, avoid }));
             }
             Step::Delete { name: which } => {
-                self.apply(Command::DeleteTopic(DeleteTopic { name: name(which) }));
+                self.apply(Command::DeleteTopic(DeleteTopic { name: name(which), id: None }));
             }
             Step::Faulty { group, replica } => {
                 if let Some((group, placement)) = self.group(*group) {

@@ -67,7 +67,10 @@ fn command(line: &str) -> Command {
             partitions: number(&words, "p="),
             avoid: avoid(),
         }),
-        "delete" => Command::DeleteTopic(DeleteTopic { name: name() }),
+        "delete" => Command::DeleteTopic(DeleteTopic {
+            name: name(),
+            id: Some(TopicId([number(&words, "id="); 16])).filter(|id| *id != TopicId::default()),
+        }),
         "faulty" => Command::ReplicaFaulty(ReplicaFaulty { group: GroupId(id(1)), replica: ReplicaId(id(2)) }),
         "caught-up" => Command::ReplicaCaughtUp(ReplicaCaughtUp { group: GroupId(id(1)), replica: ReplicaId(id(2)) }),
         "swapped" => {

@@ -65,6 +65,7 @@ fn topics_are_placed_evenly_and_have_ids_of_their_own() {
         delete orders
         group 1024
         create orders id=4 r=1
+        delete orders id=1
         topics
     ", @"
         create orders id=1 p=3: 3 partitions of 3
@@ -83,6 +84,7 @@ fn topics_are_placed_evenly_and_have_ids_of_their_own() {
         delete orders: refused: topic orders does not exist
           1024: gone
         create orders id=4 r=1: 1 partitions of 1
+        delete orders id=1: refused: topic orders does not exist
           logs groups 1027 1028
           orders groups 1029
         ");

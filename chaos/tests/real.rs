@@ -4,8 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "threads and waiting of a test of real processes")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod ports;
+mod common;
 
+use common::{free_ports, wait};
 use highwater::cli::{is_ready, make_certificates};
 use serde_json::Value;
 use std::{
@@ -13,10 +14,8 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
-const SOON: Duration = Duration::from_secs(180);
 /// One cluster at a time: together they would be slow enough to fail.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -30,17 +29,6 @@ fn chaos(words: &[&str], dir: &Path) -> Command {
     command
 }
 
-fn wait<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(done) = done() {
-            return done;
-        }
-        assert!(begun.elapsed() < SOON, "{what}: not within {} s", SOON.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn told(output: &Output) -> (String, String) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -52,7 +40,7 @@ fn with_facts(dir: &Path) -> Child {
     let scenario = "about = \"kills\"\npause_s = 2\npartitions = 2\nproducers = 1\nrate = 200\n\
                     [[fault]]\ndo = \"kill\"\nwho = \"leader\"\ndown_s = 0\n";
     std::fs::write(dir.join("kills.toml"), scenario).unwrap();
-    let port = ports::free().to_string();
+    let port = free_ports().to_string();
     let words = ["run", "kills.toml", "--minutes", "0.1", "--facts", "--json", "--dir", "nodes", "--port", &port];
     chaos(&words, dir).spawn().unwrap()
 }
@@ -140,7 +128,7 @@ impl Drop for Supervised<'_> {
 
 /// `config/node-1.toml` to `node-3.toml` as they are shipped, but for their ports; gives where HTTP is answered.
 fn shipped(dir: &Path) -> Vec<String> {
-    let (shipped, first) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("../config"), ports::free());
+    let (shipped, first) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("../config"), free_ports());
     make_certificates(&dir.join("highwater-certs"), "highwater", 3, |_| None).unwrap();
     std::fs::create_dir(dir.join("config")).unwrap();
     for id in 1..=3 {

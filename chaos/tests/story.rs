@@ -7,8 +7,9 @@
 #![allow(clippy::disallowed_methods, reason = "wall-clock time and threads of a test of real processes")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod ports;
+mod common;
 
+use common::{free_ports, wait};
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
@@ -16,11 +17,10 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 const LINES: usize = 20_000;
-const SOON: Duration = Duration::from_secs(60);
 
 struct Desk {
     dir: tempfile::TempDir,
@@ -44,17 +44,6 @@ impl Running {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         let status = self.0.wait().unwrap();
         assert!(status.success(), "{status}");
-    }
-}
-
-fn wait<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(done) = done() {
-            return done;
-        }
-        assert!(begun.elapsed() < SOON, "{what}: not within {} s", SOON.as_secs());
-        sleep(Duration::from_millis(50));
     }
 }
 
@@ -120,7 +109,7 @@ fn groups_see_everything_over_kills_and_a_restart_of_all() {
     let chaos = Path::new(env!("CARGO_BIN_EXE_highwater-chaos"));
     let highwater = chaos.with_file_name("highwater");
     assert!(highwater.exists(), "build it first: `cargo build --release` makes {}", highwater.display());
-    let desk = Desk { dir: tempfile::tempdir().unwrap(), highwater, port: ports::free() };
+    let desk = Desk { dir: tempfile::tempdir().unwrap(), highwater, port: free_ports() };
     let dev = desk.dev();
     desk.types(&["topic", "create", "lines", "--partitions", "12"]);
     let (a, b) = (Arc::<Mutex<Seen>>::default(), Arc::<Mutex<Seen>>::default());

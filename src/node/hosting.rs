@@ -485,7 +485,7 @@ impl Hosting {
 }
 
 /// Writes the first membership, unless there is one.
-async fn found(group: GroupId, raft: &Group, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), NodeError> {
+pub(super) async fn found(group: GroupId, raft: &Group, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), NodeError> {
     let voters = voters.into_iter().map(|(replica, node)| (replica, node.into())).collect();
     match raft.initialize(voters).await {
         Ok(()) | Err(group::ChangeError::AlreadyInitialised) => Ok(()),

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, NodeError,
-    hosting::{Fallen, Hosting},
+    hosting::{self, Fallen, Hosting},
     janitor, mender,
     seeds::{Founding, Seeds},
     steward,
@@ -18,7 +18,7 @@ use crate::{
 };
 use highwater_raft::{
     ReplicaId,
-    group::{ChangeError, Group, Host},
+    group::{Group, Host},
     log::Directory,
     transport::{Peer, quic::QuicNetwork},
 };
@@ -114,11 +114,8 @@ impl Life {
     async fn serve(&self, raft: &Group, register: RegisterNode) -> Result<(), NodeError> {
         if let Some(founding) = self.seeds.founds() {
             if raft.log().last().is_none() {
-                let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), (*node).into())).collect();
-                match raft.initialize(voters).await {
-                    Ok(()) | Err(ChangeError::AlreadyInitialised) => {}
-                    Err(error) => return Err(NodeError::Directory(format!("the controller group: {error}"))),
-                }
+                let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), *node)).collect();
+                hosting::found(controller::GROUP, raft, voters).await?;
             }
             self.bootstrap(&founding).await?;
         }

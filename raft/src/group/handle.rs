@@ -47,7 +47,7 @@ impl Group {
         self.replica.barrier().await
     }
 
-    /// Writes the first membership. Only on one replica, only when all are empty.
+    /// Writes the first membership, if nobody has. More than one replica may, with the same one, as long as it is empty itself.
     pub async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
         self.replica.initialize(voters).await
     }

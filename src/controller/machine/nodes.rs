@@ -75,7 +75,7 @@ impl ControllerMachine {
     /// Every node has a replica of the controller group: one that learns, unless it votes.
     fn controller_replica_of(&mut self, node: NodeId) -> ReplicaId {
         let hosted = self.metadata.groups.get(&CONTROLLER).and_then(|group| group.hosted_by(node));
-        if let Some(replica) = hosted.filter(|replica| replica.state != ReplicaState::Dying) {
+        if let Some(replica) = hosted {
             return replica.id;
         }
         let id = self.new_replica();

@@ -1,7 +1,7 @@
 //! Disks that lost something, and replicas that fail: said, not served, not voted with, repaired from peers.
 
 use super::*;
-use crate::controller::machine::ReplicaState;
+use crate::controller::machine::{ReplicaCaughtUp, ReplicaFaulty, ReplicaState, Swapped};
 use highwater_raft::{GroupId, ReplicaId, disk::Disk as _};
 
 /// A node comes back with an empty disk.
@@ -374,6 +374,35 @@ async fn damage_on_a_majority_is_offline_and_says_so() {
         // The others of the cluster go on.
         let topic = world.topic("beta", 1, 3).await;
         fill(&world, TopicPartition { topic, partition: 0 }, 0, 3, 10).await;
+    })
+    .await;
+}
+
+/// As when a swap is reported and undone by another leader: metadata and Raft name different voters.
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_raft_does_not_have_becomes_one() {
+    local(async {
+        let (world, partition) = cluster(33).await;
+        let group = group_of(&world, partition);
+        let (leader, _) = world.leader(partition).await;
+        let (node, controller) = ((leader + 1) % 3, world.node(leader).controller());
+        let lost = replicas_of(&world, node)[&group];
+        let tell = |command| controller.execute(command, secs(5));
+        tell(Command::ReplicaFaulty(ReplicaFaulty { group, replica: lost })).await.unwrap();
+        let placement = || controller.metadata().groups[&group].clone();
+        let voter = placement().replicas.iter().find(|r| r.state == ReplicaState::Learner).unwrap().id;
+        tell(Command::ReplicaCaughtUp(ReplicaCaughtUp { group, replica: voter })).await.unwrap();
+        let voters = placement().replicas.iter().map(|r| r.id).filter(|id| *id != lost).collect();
+        tell(Command::Swapped(Swapped { group, voters })).await.unwrap();
+        assert!(placement().replicas.iter().all(|r| r.state == ReplicaState::Voter));
+        let members = || world.node(leader).0.hosting.all()[&group].raft.role().borrow().members.clone();
+        assert!(!members().contains_key(&voter), "nobody has told Raft");
+        within(30, async {
+            while !members().get(&voter).is_some_and(|member| member.voter) || members().contains_key(&lost) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
     })
     .await;
 }

@@ -272,7 +272,7 @@ fn at_node() -> Vec<NodeError> {
         NodeError::Storage(std::io::Error::other("writing wal/7: no space left on device")),
         NodeError::Identity("the certificate is for node 2, not for node 1".into()),
         NodeError::Listen { what: "listener 127.0.0.1:7420".into(), why: "address in use".into() },
-        NodeError::OtherConfig { node: NodeId(2) },
+        NodeError::OtherConfig { node: NodeId(2), sections: "[raft]" },
         NodeError::OtherCluster { stored: 1, found: 2 },
         NodeError::Refused { why: "0 is not a node id: they are 1 to 65535".into() },
         NodeError::Threads("arbiter 0 has stopped".into()),
@@ -337,6 +337,12 @@ fn produce_at_client() -> Vec<client::ProduceError> {
         last: "node 2 is not reachable".into(),
         maybe_appended,
     };
+    let too_large = |maybe_appended| ProduceError::Refused {
+        topic: topic(),
+        partition: 3,
+        refused: Refused::new(Code::BatchTooLarge, "a batch of 2000000 bytes, the topic takes 1048576"),
+        maybe_appended,
+    };
     let offline = |maybe_appended| ProduceError::Offline {
         topic: topic(),
         partition: 3,
@@ -344,7 +350,8 @@ fn produce_at_client() -> Vec<client::ProduceError> {
         maybe_appended,
     };
     vec![
-        ProduceError::Refused { topic: topic(), partition: 3, refused: refused() },
+        too_large(true),
+        too_large(false),
         timed_out(true),
         timed_out(false),
         ProduceError::OutcomeUnknown { topic: topic(), partition: 3, last: "no answer".into() },

@@ -142,6 +142,9 @@ fn controller_machine() {
     commands.push(faulty);
     commands.push(C::ReplicaCaughtUp(controller::ReplicaCaughtUp { group: GroupId(1_024), replica: newest }).encode());
     commands.push(C::Swapped(controller::Swapped { group: GroupId(1_024), voters }).encode());
+    // Another directory: of two replicas one is not replaced, and is sound when the old one is back.
+    let (node, directory) = (NodeId(2), DirectoryId(22));
+    commands.push(C::RegisterNode(controller::RegisterNode { node, directory, addresses: addresses(2) }).encode());
     check::<controller::ControllerMachine>("controller", controller::CHECKPOINT_VERSION, &commands);
 }
 

@@ -63,6 +63,12 @@ impl Seeds {
         Ok(Block { seed, runs, child })
     }
 
+    /// What runs so many of them.
+    pub(crate) fn command(&self, runs: u64) -> String {
+        let Self { seed, seconds, full_every } = self;
+        format!("soak --seed {seed} --seeds {runs} --seconds {seconds} --full-every {full_every}")
+    }
+
     /// Runs the first of them in one process.
     pub(crate) fn again(&self, runs: u64, jobs: u64, say: &mut impl FnMut(String)) -> anyhow::Result<Tally> {
         self.start(self.seed, runs, jobs)?.end(say)

@@ -10,7 +10,8 @@ use common::{free_ports, wait};
 use highwater::cli::{is_ready, make_certificates};
 use serde_json::Value;
 use std::{
-    io::Write as _,
+    collections::BTreeSet,
+    io::{ErrorKind, Write as _},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -33,16 +34,52 @@ fn told(output: &Output) -> (String, String) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-// ---- facts
+/// Says so where the output of tests is captured too: that is what macros print, not what is written.
+fn not_run(why: &str) {
+    let line = format!("not run: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
 
-/// Kills of leaders for a few seconds, on nodes that say what clients cannot see.
-fn with_facts(dir: &Path) -> Child {
+/// What to type for kills of leaders for a few seconds.
+fn kills(dir: &Path) -> String {
     let scenario = "about = \"kills\"\npause_s = 2\npartitions = 2\nproducers = 1\nrate = 200\n\
                     [[fault]]\ndo = \"kill\"\nwho = \"leader\"\ndown_s = 0\n";
     std::fs::write(dir.join("kills.toml"), scenario).unwrap();
-    let port = free_ports().to_string();
-    let words = ["run", "kills.toml", "--minutes", "0.1", "--facts", "--json", "--dir", "nodes", "--port", &port];
-    chaos(&words, dir).spawn().unwrap()
+    format!("run kills.toml --minutes 0.1 --dir nodes --port {}", free_ports())
+}
+
+// ---- progress
+
+/// Counts of acknowledged records that a progress line showed.
+fn progress(text: &str) -> BTreeSet<u64> {
+    let before = text.match_indices(" acknowledged · ").filter_map(|(at, _)| text[..at].split_whitespace().next_back());
+    before.filter_map(|count| count.parse().ok()).collect()
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let typed = format!("'{}' {}", env!("CARGO_BIN_EXE_highwater-chaos"), kills(dir.path()));
+    let mut script = Command::new("script");
+    script.args(["-qec", &typed, "/dev/null"]).current_dir(dir.path()).stdin(Stdio::null());
+    let output = match script.env("TERM", "xterm").output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return not_run("`script` of util-linux is not installed");
+        }
+        output => output.unwrap(),
+    };
+    let (stdout, stderr) = told(&output);
+    assert!(output.status.success() && stdout.contains(" · lost 0 · "), "{stdout}{stderr}");
+    assert!(progress(&stdout).len() > 3, "{stdout}");
+}
+
+// ---- facts
+
+/// Kills on nodes that say what clients cannot see.
+fn with_facts(dir: &Path) -> Child {
+    let words = format!("{} --facts --json", kills(dir));
+    chaos(&words.split(' ').collect::<Vec<_>>(), dir).spawn().unwrap()
 }
 
 #[test]
@@ -55,6 +92,7 @@ fn what_nodes_say_of_themselves_is_judged() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert!(report["facts"].as_u64().unwrap() > report["acked"].as_u64().unwrap(), "{report}");
     assert!(report["faults"]["kill of a leader"].as_u64().unwrap() >= 1, "{report}");
+    assert_eq!(progress(&stderr), BTreeSet::new(), "progress is for terminals");
 }
 
 #[test]

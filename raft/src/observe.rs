@@ -39,6 +39,18 @@ pub(crate) fn cut(group: GroupId, replica: ReplicaId, end: u64) {
     tracing::trace!(target: TARGET, fact = "cut", group = group.0, replica = replica.0, end);
 }
 
+/// Who votes in a group as of a committed entry: `1,2,3`, and while they change `1,2,3 1,2,4`.
+pub(crate) fn voters(group: GroupId, index: u64, sets: impl Iterator<Item = impl Iterator<Item = ReplicaId>>) {
+    if !is_on() {
+        return;
+    }
+    let set = |voters: &mut dyn Iterator<Item = ReplicaId>| {
+        voters.map(|replica| replica.0.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let sets = sets.map(|mut voters| set(&mut voters)).collect::<Vec<_>>().join(" ");
+    tracing::trace!(target: TARGET, fact = "voters", group = group.0, index, sets);
+}
+
 /// A replica starts: its log ends before `end`, its state holds the entries below `state`.
 #[inline]
 pub(crate) fn opened(group: GroupId, replica: ReplicaId, end: u64, state: u64) {

@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "GROUP")]
     group: Option<GroupName>,
     /// Where to begin: earliest, latest, an offset, or @MILLISECONDS since 1970. A group that exists goes on where it stopped
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "POSITION", value_parser = super::position, allow_hyphen_values = true)]
     from: Option<Position>,
     /// Only this partition (not with a group)
     #[arg(long, conflicts_with = "group")]

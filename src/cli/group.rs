@@ -26,7 +26,7 @@ pub(super) enum Command {
         /// Its name
         group: GroupName,
         /// Where to: earliest, latest, an offset, or @MILLISECONDS since 1970
-        #[arg(long, value_name = "POSITION")]
+        #[arg(long, value_name = "POSITION", value_parser = super::position, allow_hyphen_values = true)]
         to: Position,
         /// Only this topic; may be given many times [default: all topics of the group]
         #[arg(long = "topic", value_name = "TOPIC")]
@@ -108,8 +108,12 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     let admin = client.admin();
     match command {
         Command::List => {
-            let groups = admin.groups().await.map_err(super::advise)?;
-            let rows: Vec<_> = groups
+            let found = admin.groups().await.map_err(super::advise)?;
+            for (node, why) in &found.missing {
+                eprintln!("groups that live on node {node} are missing: {why}");
+            }
+            let rows: Vec<_> = found
+                .groups
                 .into_iter()
                 .map(|group| GroupRow {
                     group: group.group.to_string(),

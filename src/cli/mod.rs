@@ -27,10 +27,14 @@ use crate::{
     advice::Advice,
     client::Client,
     tls::{self, Identity, Roots},
+    types::Position,
 };
 use clap::{Parser, Subcommand};
 use output::Output;
 use std::{path::PathBuf, process::ExitCode};
+
+/// As a shell ends with after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// The options that every command takes stand apart from its own.
 const EVERY: &str = "Options of every command";
@@ -165,6 +169,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A position as it is typed; for arguments that take words with a hyphen too, so that `-1` is answered here.
+fn position(text: &str) -> Result<Position, String> {
+    let parsed = text.parse::<Position>().ok();
+    parsed.filter(|position| !matches!(position, Position::Time(ms) if *ms < 0)).ok_or_else(|| {
+        "not a position; use earliest, latest, an offset from 0 on, or @MILLISECONDS since 1970, such as @1767225600000"
+            .into()
+    })
+}
+
 /// An error with what to do about it. Refusals of a broker say that themselves, behind a semicolon.
 pub(crate) fn advise(error: impl Advice + std::error::Error) -> anyhow::Error {
     match error.to_string() {
@@ -214,5 +227,53 @@ fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCo
             "{name} is neither beside this program nor on PATH; build it with `cargo build --release -p {name}` (or `cargo install --path chaos`)"
         )),
         Err(error) => Err(anyhow::Error::from(error).context(format!("could not start {}", program.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words that are no positions.
+    const NONE: [&str; 9] = ["-1", "@-1", "@x", "@", "", "1.5", "first", "-g", "18446744073709551616"];
+
+    fn refused(words: &[&str]) -> String {
+        Args::try_parse_from(words).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn positions_are_offsets_times_and_ends() {
+        for (text, meant) in [
+            ("earliest", Position::Earliest),
+            ("latest", Position::Latest),
+            ("0", Position::Offset(0)),
+            ("17", Position::Offset(17)),
+            ("@0", Position::Time(0)),
+            ("@1767225600000", Position::Time(1_767_225_600_000)),
+        ] {
+            assert_eq!(position(text), Ok(meant), "{text:?}");
+        }
+        for text in NONE {
+            let said = position(text).unwrap_err();
+            assert!(said.contains("use earliest, latest, an offset from 0 on, or @MILLISECONDS"), "{text:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_are_no_positions_are_answered_with_what_would_do() {
+        for text in NONE {
+            for words in [
+                ["highwater", "consume", "orders", "--from", text].as_slice(),
+                ["highwater", "group", "reset", "billing", "--to", text].as_slice(),
+            ] {
+                let said = refused(words);
+                let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(said.contains(&format!("invalid value '{text}' for '--")), "{words:?}: {said}");
+                assert!(
+                    said.contains("use earliest, latest, an offset from 0 on, or @MILLISECONDS"),
+                    "{words:?}: {said}"
+                );
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `highwater produce`: lines in, records out. Nothing is said to be sent before a majority has it on disk.
 
-use super::{Context, output};
+use super::{Context, INTERRUPTED, output};
 use crate::{
     advice::Advice,
     batch::Compression,
@@ -10,9 +10,15 @@ use crate::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use highwater_raft::env::Env;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use std::{collections::VecDeque, io::BufRead, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{BufRead as _, BufReader, Read},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -83,12 +89,12 @@ impl From<Codec> for Compression {
     }
 }
 
-/// As a shell ends with after Ctrl-C.
-const INTERRUPTED: u8 = 130;
 /// Records whose receipts may be open; the producer's buffer bounds their bytes.
 const OPEN_MAX: usize = 100_000;
 /// Lines handed over at once by the reading thread.
 const LINES_AT_ONCE: usize = 1_000;
+/// One read of the input, at most.
+const READ_BYTES: usize = 1 << 20;
 
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
@@ -106,7 +112,8 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     }
     let producer = producer.build();
     let mut lines = read_lines(args.file.clone())?;
-    let progress = progress(total);
+    // Drawn only on a terminal.
+    let progress = progress(total, ProgressDrawTarget::stderr());
     let start = Instant::now();
     let mut load = Load { open: VecDeque::new(), acked: 0, failed: 0, first_failure: None };
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -228,13 +235,14 @@ fn split(line: Bytes, separator: Option<&str>) -> (Option<Bytes>, Bytes) {
 /// Lines without their ends, read on a thread of their own: stdin blocks.
 fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Result<Vec<Bytes>>>> {
     let (sender, receiver) = mpsc::channel(4);
-    let mut input: Box<dyn BufRead + Send> = match file {
+    let input: Box<dyn Read + Send> = match file {
         Some(path) => {
             let open = std::fs::File::open(&path).with_context(|| format!("could not read {}", path.display()))?;
-            Box::new(std::io::BufReader::with_capacity(1 << 20, open))
+            Box::new(open)
         }
-        None => Box::new(std::io::BufReader::with_capacity(1 << 16, std::io::stdin())),
+        None => Box::new(std::io::stdin()),
     };
+    let mut input = BufReader::with_capacity(READ_BYTES, input);
     Env::real().spawn_thread("input", move || {
         Box::pin(async move {
             loop {
@@ -253,7 +261,7 @@ fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Re
 }
 
 /// What can be had without waiting for more, at least one line; empty at the end.
-fn next_lines(input: &mut Box<dyn BufRead + Send>) -> anyhow::Result<Vec<Bytes>> {
+fn next_lines(input: &mut BufReader<impl Read>) -> anyhow::Result<Vec<Bytes>> {
     let mut lines = Vec::new();
     let mut line = Vec::new();
     while lines.len() < LINES_AT_ONCE && input.read_until(b'\n', &mut line).context("could not read the input")? > 0 {
@@ -262,25 +270,31 @@ fn next_lines(input: &mut Box<dyn BufRead + Send>) -> anyhow::Result<Vec<Bytes>>
         }
         lines.push(Bytes::copy_from_slice(&line));
         line.clear();
-        if !input.fill_buf()?.contains(&b'\n') {
+        // The next read may wait for somebody to type: what is here goes out before it.
+        if !input.buffer().contains(&b'\n') {
             break;
         }
     }
     Ok(lines)
 }
 
-fn progress(total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
-        None => (ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}"),
+fn progress(total: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
+    let template = match total {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "{spinner} {bytes} {bytes_per_sec}",
     };
-    // Drawn on stderr, and only on a terminal.
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(total, target).with_style(style)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::TermLike;
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
 
     #[test]
     fn keys_stand_before_the_first_separator() {
@@ -294,7 +308,7 @@ mod tests {
 
     #[test]
     fn lines_come_without_their_ends() {
-        let mut input: Box<dyn BufRead + Send> = Box::new(std::io::Cursor::new("one\n\ntwo\r\nlast"));
+        let mut input = BufReader::new("one\n\ntwo\r\nlast".as_bytes());
         let mut all = Vec::new();
         loop {
             let lines = next_lines(&mut input).unwrap();
@@ -304,5 +318,87 @@ mod tests {
             all.extend(lines);
         }
         assert_eq!(all, ["one", "", "two\r", "last"]);
+    }
+
+    /// Gives what was typed so far, one piece a read. A read more would wait.
+    struct Typed(VecDeque<&'static str>);
+
+    impl Read for Typed {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let piece = self.0.pop_front().ok_or_else(|| io::Error::other("nothing more is typed yet"))?;
+            into[..piece.len()].copy_from_slice(piece.as_bytes());
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn lines_that_are_typed_do_not_wait_for_the_next_one() {
+        let mut input = BufReader::new(Typed(["one\n", "two\nthree\nfo", "ur\n"].into()));
+        assert_eq!(next_lines(&mut input).unwrap(), ["one"]);
+        assert_eq!(next_lines(&mut input).unwrap(), ["two", "three"]);
+        assert_eq!(next_lines(&mut input).unwrap(), ["four"]);
+        assert!(next_lines(&mut input).is_err(), "only now it waits");
+    }
+
+    #[test]
+    fn many_lines_are_handed_over_in_parts() {
+        let text = "x\n".repeat(LINES_AT_ONCE + 1);
+        let mut input = BufReader::with_capacity(READ_BYTES, text.as_bytes());
+        let counts: Vec<_> = (0..3).map(|_| next_lines(&mut input).unwrap().len()).collect();
+        assert_eq!(counts, [LINES_AT_ONCE, 1, 0]);
+    }
+
+    /// A terminal of one line.
+    #[derive(Clone, Debug, Default)]
+    struct Screen(Arc<Mutex<String>>);
+
+    impl Screen {
+        fn text(&self) -> String {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    impl TermLike for Screen {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            self.0.lock().unwrap().clear();
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_terminal_shows_how_far_it_is_and_is_clean_behind() {
+        for (total, shown) in [(Some(2_048), " 1.00 KiB/2.00 KiB "), (None, " 1.00 KiB ")] {
+            let screen = Screen::default();
+            let bar = progress(total, ProgressDrawTarget::term_like(Box::new(screen.clone())));
+            bar.inc(1_024);
+            assert!(screen.text().contains(shown), "{:?}", screen.text());
+            bar.finish_and_clear();
+            assert_eq!(screen.text(), "");
+        }
     }
 }

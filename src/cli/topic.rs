@@ -226,6 +226,6 @@ mod tests {
             settings: Vec::new(),
             partitions: vec![sound, lost],
         };
-        insta::assert_snapshot!(offline(&topic).collect::<Vec<_>>().join("\n"), @"orders/1: the partition is offline, 2 of its 3 replicas are damaged or lost (node 2, node 3) (keep copies of these nodes' data directories if its records matter, then delete the topic and create it again)");
+        insta::assert_snapshot!(offline(&topic).collect::<Vec<_>>().join("\n"), @"orders/1: the partition is offline, 2 of its 3 replicas are damaged or lost (node 2, node 3) (start one of these nodes with the data directory that it had, if that was only moved or not mounted; otherwise keep copies of what is left, delete the topic and create it again)");
     }
 }

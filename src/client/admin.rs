@@ -56,6 +56,15 @@ impl NewTopic {
     }
 }
 
+/// The groups of a cluster, as far as their homes answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupListing {
+    /// The groups, by name.
+    pub groups: Vec<GroupSummary>,
+    /// Nodes that gave no list, and why: groups whose home was there are not in `groups`.
+    pub missing: BTreeMap<NodeId, RequestError>,
+}
+
 /// A group, with what it has still to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDetails {
@@ -340,30 +349,31 @@ impl Admin {
 
     // ---- groups
 
-    /// All groups, by name. Homes on nodes that do not answer are left out.
-    pub async fn groups(&self) -> Result<Vec<GroupSummary>, AdminError> {
+    /// All groups whose homes answer, and which nodes do not. An error when none does.
+    pub async fn groups(&self) -> Result<GroupListing, AdminError> {
         self.inner.cluster.refresh().await?;
         let mut groups = BTreeMap::new();
-        let mut answers = 0;
-        let mut last = None;
-        for node in self.inner.cluster.pool.nodes() {
-            let answer = match self.inner.cluster.connection(node).await {
+        let mut missing = BTreeMap::new();
+        let nodes = self.inner.cluster.pool.nodes();
+        for node in &nodes {
+            let answer = match self.inner.cluster.connection(*node).await {
                 Ok(live) => live.call(ListGroups {}, self.inner.request_timeout).await,
                 Err(error) => Err(error),
             };
             match answer {
                 Ok(Frame { message: Message::GroupList(list), .. }) => {
-                    answers += 1;
                     groups.extend(list.groups.into_iter().map(|group| (group.group.clone(), group)));
                 }
                 Ok(frame) => return Err(answered("ListGroups", &frame)),
-                Err(error) => last = Some(error),
+                Err(error) => drop(missing.insert(*node, error)),
             }
         }
-        match last {
-            Some(error) if answers == 0 => Err(error.into()),
-            _ => Ok(groups.into_values().collect()),
+        if missing.len() == nodes.len()
+            && let Some((_, error)) = missing.pop_last()
+        {
+            return Err(error.into());
         }
+        Ok(GroupListing { groups: groups.into_values().collect(), missing })
     }
 
     /// What a group has committed in a topic, by partition; those where it has nothing are left out.

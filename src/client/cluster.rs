@@ -4,6 +4,7 @@
 //! - a partition's leader epoch never goes back, whatever node is asked;
 //! - after a node refused a request for a partition as its leader of epoch e, the route is empty until a later epoch (or another
 //!   node of at least e) is known: nothing new goes to the old node ([`Cluster::refused`]);
+//! - of a topic that is gone nothing is known any more, and no node that lags behind brings it back;
 //! - one refresh is under way at a time; who asks for one gets one that began after the question.
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     types::{NodeId, TopicId, TopicName, TopicPartition},
-    wire::{Message, Metadata, MetadataAnswer, Refused},
+    wire::{Code, Message, Metadata, MetadataAnswer, Refused},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{
@@ -104,6 +105,20 @@ struct State {
     routes: BTreeMap<TopicPartition, Known>,
 }
 
+impl State {
+    fn has(&self, topic: TopicId) -> bool {
+        self.topics.values().any(|known| known.id == topic)
+    }
+
+    /// The topic of this name is gone, and its id never comes back. Gives whether one was known.
+    fn forget(&mut self, name: &TopicName) -> bool {
+        let Some(topic) = self.topics.remove(name) else { return false };
+        self.interest.remove(name);
+        self.routes.retain(|partition, _| partition.topic != topic.id);
+        true
+    }
+}
+
 pub(super) struct Cluster {
     pub(super) pool: Pool,
     bootstrap: Vec<String>,
@@ -150,9 +165,19 @@ impl Cluster {
         lock(&self.state).routes.get(&partition).and_then(Known::route)
     }
 
-    /// Why nobody leads the partition, if it is offline and not just between two leaders.
+    /// Whether there is such a topic, as far as the newest metadata say.
+    pub(super) fn has(&self, topic: TopicId) -> bool {
+        lock(&self.state).has(topic)
+    }
+
+    /// Why nobody serves the partition, where waiting does not help: it is offline and not just between two leaders, or its
+    /// topic is gone.
     pub(super) fn offline(&self, partition: TopicPartition) -> Option<Refused> {
         let state = lock(&self.state);
+        if !state.routes.contains_key(&partition) && !state.has(partition.topic) {
+            let said = format!("there is no topic {} any more: it was deleted", partition.topic);
+            return Some(Refused::new(Code::UnknownTopic, said));
+        }
         let known = state.routes.get(&partition).filter(|known| known.route().is_none())?;
         let (refused, since) = known.offline.as_ref()?;
         (since.elapsed() < OFFLINE_FRESH).then(|| refused.clone())
@@ -162,13 +187,15 @@ impl Cluster {
     pub(super) fn refused(&self, partition: TopicPartition, by: Route, refused: &Refused) {
         let changed = {
             let mut state = lock(&self.state);
-            let known = state.routes.entry(partition).or_default();
-            if known.fence.is_none_or(|(fence, _)| fence.epoch <= by.epoch) {
-                known.fence = Some((by, Instant::now()));
-            }
-            let hint = refused.leader.filter(|node| *node != by.node || refused.leader_epoch > by.epoch);
-            // A node's own word about its later leader needs no metadata; without an epoch it is only a rumour.
-            hint.is_some() && refused.leader_epoch > 0 && known.learn(hint, refused.leader_epoch)
+            // Without an entry the topic is gone: there is nothing to learn about it.
+            state.routes.get_mut(&partition).is_some_and(|known| {
+                if known.fence.is_none_or(|(fence, _)| fence.epoch <= by.epoch) {
+                    known.fence = Some((by, Instant::now()));
+                }
+                let hint = refused.leader.filter(|node| *node != by.node || refused.leader_epoch > by.epoch);
+                // A node's own word about its later leader needs no metadata; without an epoch it is only a rumour.
+                hint.is_some() && refused.leader_epoch > 0 && known.learn(hint, refused.leader_epoch)
+            })
         };
         if changed {
             Counters::one(&self.counters.leader_changes);
@@ -367,10 +394,19 @@ impl Cluster {
                 state.version = answer.version;
                 state.nodes = answer.nodes.into_iter().map(|n| (n.node, n.address)).collect();
                 for gone in asked.iter().filter(|name| !answer.topics.iter().any(|t| t.name == **name)) {
-                    news |= state.topics.remove(gone).is_some();
+                    news |= state.forget(gone);
                 }
             }
             for topic in answer.topics {
+                let is_known = state.topics.get(&topic.name).is_some_and(|known| known.id == topic.id);
+                if !is_known && !current {
+                    // The node lags behind: the topic may be gone.
+                    continue;
+                }
+                if !is_known {
+                    // One of the same name that was there before is another one.
+                    state.forget(&topic.name);
+                }
                 for (partition, said) in topic.partitions.iter().enumerate() {
                     let partition =
                         TopicPartition { topic: topic.id, partition: u32::try_from(partition).unwrap_or(u32::MAX) };

@@ -213,7 +213,7 @@ impl Advice for SendError {
 /// Why a record that was taken is not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProduceError {
-    /// The broker will not take it: it is not in the log.
+    /// The broker will not take it. `maybe_appended` says whether it may be in the log all the same.
     #[error("{topic}/{partition} refused the batch: {}", refused.message)]
     Refused {
         /// The topic.
@@ -222,6 +222,8 @@ pub enum ProduceError {
         partition: u32,
         /// The broker's refusal.
         refused: Refused,
+        /// An earlier attempt has an unknown outcome.
+        maybe_appended: bool,
     },
     /// Its time ran out. `maybe_appended` says whether it may be in the log all the same.
     #[error(
@@ -288,7 +290,11 @@ impl Advice for ProduceError {
 
     fn advice(&self) -> String {
         match self {
-            Self::Refused { refused, .. } => refusal_advice(refused.code).into(),
+            Self::Refused { refused, maybe_appended: false, .. } => refusal_advice(refused.code).into(),
+            Self::Refused { refused, .. } => {
+                let advice = refusal_advice(refused.code);
+                format!("{advice}; read the end of the partition before sending it again: it may be there")
+            }
             Self::OutcomeUnknown { .. } => {
                 "read the end of the partition before sending it again; an idempotent producer sends again by itself"
                     .into()
@@ -477,7 +483,7 @@ pub(super) fn refusal_advice(code: Code) -> &'static str {
         Code::GroupNotEmpty => "stop the group's members first",
         Code::BadSetting => "choose a value that the cluster can serve",
         Code::Offline => {
-            "keep copies of these nodes' data directories if its records matter, then delete the topic and create it again"
+            "start one of these nodes with the data directory that it had, if that was only moved or not mounted; otherwise keep copies of what is left, delete the topic and create it again"
         }
         Code::Denied => "ask for the permission, or use another principal",
     }

@@ -28,7 +28,7 @@ mod quic;
 mod record;
 mod stats;
 
-pub use admin::{Admin, AdminError, GroupDetails, GroupLag, NewTopic};
+pub use admin::{Admin, AdminError, GroupDetails, GroupLag, GroupListing, NewTopic};
 pub use cluster::Topic;
 pub use consumer::Consumer;
 
@@ -52,8 +52,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use pool::Pool;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How long one question waits for its answer when nobody says otherwise.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one question waits for its answer when nobody says otherwise. Nodes wait less for what they ask on its behalf
+/// (asserted in `session/desk.rs`).
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one node may take to say its offsets: the leader may be another one by then, so it is looked for again.
 const OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long a connection may take to be made.

@@ -2,9 +2,10 @@
 //!
 //! ```toml
 //! [cluster]      # the same on all nodes: name, seeds
+//! [raft]         # the same on all nodes: timings
 //! [node]         # this node: id, data directory, where its peers reach it
 //! [[listener]]   # where clients reach it
-//! [tls] [log] [pools] [raft] [topics] [retention] [groups]
+//! [tls] [log] [pools] [topics] [retention] [groups]
 //! ```
 //!
 //! **Invariants**
@@ -183,7 +184,7 @@ pub struct Pools {
     pub control_bytes: u64,
 }
 
-/// `[raft]`: the same on all nodes.
+/// `[raft]`: the same on all nodes, as a leader's lease rests on how long the others wait; part of [`Config::digest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Raft {
@@ -406,6 +407,30 @@ impl Config {
             choose(&self.node.control_advertised, seed.map(|s| &s.control), self.node.control_bind),
         )
     }
+
+    /// Of all that must be the same on all nodes: `[cluster]` in the upper half, `[raft]` in the lower.
+    pub fn digest(&self) -> u64 {
+        (self.cluster.digest() & !LOWER_HALF) | (self.raft.digest() & LOWER_HALF)
+    }
+
+    /// Which sections differ, by the digests of two nodes; `None` when they are the same.
+    pub fn sections_that_differ(one: u64, other: u64) -> Option<&'static str> {
+        let differing = one ^ other;
+        match (differing & !LOWER_HALF != 0, differing & LOWER_HALF != 0) {
+            (false, false) => None,
+            (true, false) => Some("[cluster]"),
+            (false, true) => Some("[raft]"),
+            (true, true) => Some("[cluster] and [raft]"),
+        }
+    }
+}
+
+/// The half of a digest that is of `[raft]`.
+const LOWER_HALF: u64 = u32::MAX as u64;
+
+/// FNV-1a.
+fn hash(canonical: &str) -> u64 {
+    canonical.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 impl Cluster {
@@ -423,10 +448,17 @@ impl Cluster {
         for seed in seeds {
             canonical += &format!("{} {} {}\n", seed.id, seed.peer, seed.control);
         }
-        // FNV-1a
-        canonical
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+        hash(&canonical)
+    }
+}
+
+impl Raft {
+    /// Two nodes with the same digest have the same timings.
+    pub fn digest(&self) -> u64 {
+        let Self { heartbeat_ms, suspicion_ms, election_ms_min, election_ms_max, rank_step_ms, transfer_ms } = self;
+        hash(&format!(
+            "1\n{heartbeat_ms}\n{suspicion_ms}\n{election_ms_min}\n{election_ms_max}\n{rank_step_ms}\n{transfer_ms}\n"
+        ))
     }
 }
 
@@ -439,5 +471,43 @@ impl Listener {
     /// What clients are told to connect to.
     pub fn advertised(&self) -> Address {
         self.advertised.clone().unwrap_or_else(|| self.bind.into())
+    }
+}
+
+#[cfg(test)]
+mod digests {
+    use super::*;
+
+    fn differing(change: impl Fn(&mut Config)) -> Option<&'static str> {
+        let (one, mut other) = (Config::local(1, 3), Config::local(2, 3));
+        change(&mut other);
+        Config::sections_that_differ(one.digest(), other.digest())
+    }
+
+    #[test]
+    fn what_must_be_the_same_on_all_nodes_is_compared_by_section() {
+        assert_eq!(differing(|_| ()), None, "nodes differ in what is their own");
+        assert_eq!(differing(|c| c.log.cache_bytes += 1), None);
+        assert_eq!(differing(|c| c.cluster.home_groups = 4), Some("[cluster]"));
+        let raft: [fn(&mut Raft) -> &mut u64; 6] = [
+            |raft| &mut raft.heartbeat_ms,
+            |raft| &mut raft.suspicion_ms,
+            |raft| &mut raft.election_ms_min,
+            |raft| &mut raft.election_ms_max,
+            |raft| &mut raft.rank_step_ms,
+            |raft| &mut raft.transfer_ms,
+        ];
+        for timing in raft {
+            assert_eq!(differing(|c| *timing(&mut c.raft) += 1), Some("[raft]"));
+        }
+        assert_eq!(
+            differing(|c| {
+                c.cluster.name.push('x');
+                c.raft.election_ms_max += 1;
+            }),
+            Some("[cluster] and [raft]")
+        );
+        // Sent between versions: it may only change together with a leading version number.
+        assert_eq!(format!("{:016x}", Config::local(1, 3).digest()), "fb289f62ae30d267");
     }
 }

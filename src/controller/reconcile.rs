@@ -75,7 +75,7 @@ mod tests {
     use crate::types::{TopicId, TopicPartition};
 
     fn metadata() -> Metadata {
-        let voter = |id, node| Replica { id: ReplicaId(id), node: NodeId(node), state: ReplicaState::Voter };
+        let voter = |id, node| Replica::new(ReplicaId(id), NodeId(node), ReplicaState::Voter);
         let partition = |n, replicas: Vec<Replica>| Placement {
             purpose: Purpose::Partition(TopicPartition { topic: TopicId::default(), partition: n }),
             founders: replicas.iter().map(|r| (r.id, r.node)).collect(),
@@ -112,7 +112,7 @@ mod tests {
         let mut metadata = metadata();
         let group = metadata.groups.get_mut(&GroupId(1024)).unwrap();
         group.replicas[0].state = ReplicaState::Dying;
-        group.replicas.insert(1, Replica { id: ReplicaId(90), node: NodeId(1), state: ReplicaState::Learner });
+        group.replicas.insert(1, Replica::new(ReplicaId(90), NodeId(1), ReplicaState::Learner));
         let hosted = BTreeMap::from([(GroupId(1024), ReplicaId(70)), (GroupId(1025), ReplicaId(73))]);
         let steps = plan(&metadata, NodeId(1), &hosted);
         assert!(

@@ -29,8 +29,13 @@ use std::{
 };
 use tokio::time::Instant;
 
+#[cfg(test)]
+mod tests;
+
 type Key = (GroupName, MemberId);
 
+/// A leader that cannot decide anything just now refuses at once: asking it again at once would never end.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(200);
 /// A turn that comes later than this found its home standing still: whoever spoke meanwhile was not heard.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
@@ -59,7 +64,9 @@ pub(super) enum Slot {
     Heard(Beat),
     Describe(GroupName, Answer<wire::GroupDescription>),
     List(Answer<Vec<wire::GroupSummary>>),
-    /// Proposed by this leader itself.
+    /// What this leader knows of topics: proposed again when it is not applied.
+    Topics,
+    /// Proposed by this leader itself, which will do so again by itself.
     Own,
 }
 
@@ -145,6 +152,8 @@ pub(super) struct HomeDomain {
     around: Arc<dyn Surroundings>,
     /// Heartbeats whose proposal is decided, to be answered or parked in this turn.
     arrived: Vec<Beat>,
+    /// A proposal about topics came to nothing, as far as is known: it is made again then.
+    topics_again: Option<Instant>,
     census: Census,
     last_home: observe::LastHome,
 }
@@ -175,9 +184,11 @@ impl Drop for Census {
 impl HomeDomain {
     pub(super) fn new(around: Arc<dyn Surroundings>, metrics: Metrics) -> Self {
         let census = Census { metrics, groups: 0, members: 0 };
-        Self { around, arrived: Vec::new(), census, last_home: observe::LastHome::default() }
+        Self { around, arrived: Vec::new(), topics_again: None, census, last_home: observe::LastHome::default() }
     }
 
+    /// Also when there are no topics yet: a home that was told nothing would take the first one for old, and its groups would
+    /// skip what is in it.
     fn propose_topics(&self, term: &mut Term, machine: &HomeMachine, out: &mut Outbox<Self>) {
         let known = machine.topics_version().max(term.topics_proposed);
         if self.around.version() <= known {
@@ -190,12 +201,12 @@ impl HomeDomain {
             .map(|(id, f)| (*id, f.clone()))
             .collect();
         let gone: Vec<_> = machine.topics().keys().filter(|id| !now.contains_key(id)).copied().collect();
-        if set.is_empty() && gone.is_empty() {
+        if set.is_empty() && gone.is_empty() && machine.topics_version() > 0 {
             return;
         }
         term.topics_proposed = version;
         let command = machine::TopicsChanged { version, set, gone };
-        out.propose(Command::TopicsChanged(command).encode(), Slot::Own);
+        out.propose(Command::TopicsChanged(command).encode(), Slot::Topics);
     }
 
     fn heartbeat(
@@ -350,6 +361,12 @@ impl Domain for HomeDomain {
     }
 
     fn answer(&mut self, slot: Slot, outcome: Outcome<Self>, machine: &HomeMachine, _: &Status) {
+        if let Slot::Topics = slot {
+            if !matches!(outcome, Outcome::Applied(..)) {
+                self.topics_again = Some(Instant::now() + PROPOSE_AGAIN);
+            }
+            return;
+        }
         let reply = match outcome {
             Outcome::Applied(_, Reply::Refused(refusal)) => Err(convert::refused(&refusal)),
             Outcome::Applied(_, reply) => Ok(Some(reply)),
@@ -368,7 +385,7 @@ impl Domain for HomeDomain {
             },
             Slot::Describe(group, slot) => slot.answer(reply.and_then(|_| convert::description(machine, &group))),
             Slot::List(slot) => slot.answer(reply.map(|_| convert::summaries(machine))),
-            Slot::Own => {}
+            Slot::Topics | Slot::Own => {}
         }
     }
 
@@ -386,6 +403,7 @@ impl Domain for HomeDomain {
         out: &mut Outbox<Self>,
     ) -> Option<Instant> {
         let Some(term) = term else {
+            self.topics_again = None;
             self.census.show(0, 0);
             self.arrived.drain(..).for_each(|beat| beat.slot.answer(Err(convert::not_home())));
             return None;
@@ -393,6 +411,11 @@ impl Domain for HomeDomain {
         let stood_still = term.due.is_some_and(|due| due + LATE_MAX < now);
         if status.ready && (stood_still || !std::mem::replace(&mut term.hears, true)) {
             term.hear_all(now);
+        }
+        if self.topics_again.is_some_and(|at| at <= now) {
+            self.topics_again = None;
+            term.topics_proposed = 0;
+            self.propose_topics(term, machine, out);
         }
         self.settle_beats(term, machine, now);
         self.census.show(machine.groups().len(), term.watches.len());
@@ -405,7 +428,7 @@ impl Domain for HomeDomain {
         }
         let expiry = term.expiries.first().filter(|_| status.ready).map(|(at, _)| *at);
         term.due = [expiry, term.waits.first().map(|(until, _)| *until)].into_iter().flatten().min();
-        term.due
+        [term.due, self.topics_again].into_iter().flatten().min()
     }
 
     fn gone(&mut self) {

@@ -12,6 +12,7 @@ use crate::{
     wire::{self, Code, Refused},
 };
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use highwater_raft::GroupId;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -37,6 +38,15 @@ pub trait Surroundings: Send + Sync + 'static {
     fn topics(&self) -> (u64, BTreeMap<TopicId, machine::TopicFacts>);
     /// Tells of new versions.
     fn changed(&self) -> watch::Receiver<u64>;
+}
+
+/// The groups on one node.
+#[derive(Debug)]
+pub struct Listed {
+    /// Those whose home this node is, by name.
+    pub groups: Vec<wire::GroupSummary>,
+    /// Homes with a replica here that gave no list here, each with its leader as far as known.
+    pub elsewhere: Vec<(GroupId, Option<NodeId>)>,
 }
 
 struct Shared {
@@ -183,17 +193,27 @@ impl Groups {
     }
 
     /// The groups whose home this node is now.
-    pub async fn list(&self) -> wire::GroupList {
-        let mut groups = Vec::new();
+    pub async fn list(&self) -> Listed {
         let homes = self.0.homes.load_full();
-        for post in homes.values() {
-            let (slot, answer) = ReplySlot::<Answered<Vec<wire::GroupSummary>>>::channel();
-            post.send(Request::List(Answer(slot)));
-            if let Ok(Answered(Ok(some))) = tokio::time::timeout(DEADLINE, answer).await {
-                groups.extend(some);
+        let asked: Vec<_> = homes.values().map(|post| list_of(post.clone())).collect();
+        let (mut groups, mut elsewhere) = (Vec::new(), Vec::new());
+        for (home, answer) in homes.keys().zip(join_all(asked).await) {
+            match answer {
+                Some(some) => groups.extend(some),
+                None => elsewhere.push((*home, self.0.around.leaders().of(*home).and_then(|leader| leader.node))),
             }
         }
         groups.sort_by(|a, b| a.group.cmp(&b.group));
-        wire::GroupList { groups }
+        Listed { groups, elsewhere }
+    }
+}
+
+/// The groups of a home, if this node is it.
+async fn list_of(post: Post<Request>) -> Option<Vec<wire::GroupSummary>> {
+    let (slot, answer) = ReplySlot::<Answered<Vec<wire::GroupSummary>>>::channel();
+    post.send(Request::List(Answer(slot)));
+    match tokio::time::timeout(DEADLINE, answer).await {
+        Ok(Answered(list)) => list.ok(),
+        Err(_) => None,
     }
 }

@@ -8,4 +8,4 @@ mod handle;
 pub mod machine;
 mod observe;
 
-pub use handle::{Groups, Surroundings};
+pub use handle::{Groups, Listed, Surroundings};

@@ -26,11 +26,13 @@ pub enum NodeError {
         /// What is wrong.
         why: String,
     },
-    /// Another seed's `[cluster]` section differs.
-    #[error("the [cluster] section of node {node} differs from this node's")]
+    /// What must be the same on all nodes differs at another one.
+    #[error("node {node} has another {sections} than this node")]
     OtherConfig {
         /// Which node.
         node: NodeId,
+        /// Which sections of the config.
+        sections: &'static str,
     },
     /// The directory belongs to another cluster.
     #[error("the data directory belongs to cluster {stored:016x}, the seeds to cluster {found:016x}")]
@@ -77,7 +79,9 @@ impl Advice for NodeError {
                     .into()
             }
             Self::Listen { .. } => "check that the address is this machine's and free".into(),
-            Self::OtherConfig { node } => format!("make the [cluster] sections of this node and node {node} the same"),
+            Self::OtherConfig { node, sections } => {
+                format!("make {sections} the same in the configs of this node and node {node}")
+            }
             Self::OtherCluster { .. } => {
                 "use the data directory of this cluster, or an empty one to join it as a new node".into()
             }

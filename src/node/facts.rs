@@ -1,13 +1,15 @@
 //! What the HTTP pages of a node say.
 
-use super::hosting::Hosting;
+use super::{NodeError, hosting::Hosting};
 use crate::{
+    advice::Advice as _,
     controller::Controller,
     gateway::{Gateway, admin::Facts},
     metrics::{Metrics, PeerState, Pool},
     partition::{Role, TailBudget},
     runtime::{Phase, Phases},
 };
+use futures_util::FutureExt as _;
 use highwater_raft::{group::Host, log::Directory, transport::detector::State};
 
 pub(super) struct NodeFacts {
@@ -63,13 +65,18 @@ impl NodeFacts {
 
 impl Facts for NodeFacts {
     fn live(&self) -> Result<(), String> {
-        match self.phases.now() {
-            Phase::Stopped => Err("the node has stopped".into()),
-            _ => Ok(()),
+        if self.phases.now() == Phase::Stopped {
+            return Err("the node has stopped".into());
+        }
+        // One poll: it has failed, or not yet.
+        match self.directory.failed().now_or_never().map(NodeError::Storage) {
+            Some(error) => Err(format!("{error} ({})", error.advice())),
+            None => Ok(()),
         }
     }
 
     fn ready(&self) -> Result<(), String> {
+        self.live()?;
         match self.phases.now() {
             Phase::Serving => {}
             other => return Err(format!("the node is {other:?}")),
@@ -93,5 +100,50 @@ impl Facts for NodeFacts {
     fn metrics(&self) -> String {
         self.measure();
         self.metrics.encode()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config,
+        node::Node,
+        runtime::{Env, TaskSet},
+    };
+    use bytes::Bytes;
+    use highwater_raft::testing::disk::{SimDisk, SimLimits};
+    use std::time::Duration;
+    use tokio::{task::LocalSet, time::timeout};
+
+    const EPOCH_MS: u64 = 1_700_000_000_000;
+    const SOON: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_whose_disk_failed_is_neither_live_nor_ready() {
+        let test = async {
+            let mut config = Config::local(1, 1);
+            config.listeners.0.clear();
+            config.log.wal_file_bytes = 1 << 20;
+            config.log.segment_bytes = 1 << 20;
+            config.log.free_bytes_min = 1 << 20;
+            let disk = SimDisk::new(Env::simulated(1, EPOCH_MS, TaskSet::default()), SimLimits::default());
+            let tasks = TaskSet::default();
+            let env = Env::simulated(2, EPOCH_MS, tasks.clone());
+            let node = tasks.tag(Node::builder(config).env(env).disk(disk.clone()).start()).await.unwrap();
+            timeout(SOON, node.serving()).await.unwrap();
+            let facts = node.0.facts.clone();
+            assert_eq!(facts.live(), Ok(()));
+            // Nobody waits for the node's end: what it says of itself must not depend on that.
+            disk.fail_next_sync();
+            let _ = facts.directory.note("a-note", Bytes::from_static(b"x")).await;
+            timeout(SOON, facts.directory.failed()).await.unwrap();
+            let why = facts.live().unwrap_err();
+            assert!(why.starts_with("storage failed: ") && why.contains("check the disk"), "{why}");
+            assert_eq!(facts.ready(), Err(why));
+            node.stop().await.unwrap_err();
+            assert_eq!(facts.live(), Err("the node has stopped".into()));
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Seeding {
 pub(super) struct Seeds {
     node: NodeId,
     cluster: config::Cluster,
+    /// Of what must be the same on all nodes.
+    digest: u64,
     directory: Directory,
     courier: Arc<dyn Courier>,
     known: Arc<Mutex<Option<Founding>>>,
@@ -69,8 +71,8 @@ impl Seeds {
     pub(super) fn new(config: &config::Config, directory: Directory, courier: Arc<dyn Courier>, env: Env) -> Self {
         let noted = directory.noted(FOUNDING).or_else(|| directory.noted(CLUSTER));
         let known = noted.and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-        let (node, cluster) = (config.node.id, config.cluster.clone());
-        Self { node, cluster, directory, courier, known: Arc::new(Mutex::new(known)), env }
+        let (node, cluster, digest) = (config.node.id, config.cluster.clone(), config.digest());
+        Self { node, cluster, digest, directory, courier, known: Arc::new(Mutex::new(known)), env }
     }
 
     /// The cluster that this node belongs to.
@@ -87,7 +89,7 @@ impl Seeds {
 
     /// Serves [`Service::Seed`].
     pub(super) fn answer(&self, _: &Bytes) -> Bytes {
-        let said = Seeding { digest: self.cluster.digest(), directory: self.directory.id(), cluster: self.known() };
+        let said = Seeding { digest: self.digest, directory: self.directory.id(), cluster: self.known() };
         rmp_serde::to_vec_named(&said).expect("plain values in memory always encode").into()
     }
 
@@ -104,6 +106,8 @@ impl Seeds {
         }
         let is_seed = self.cluster.seeds.iter().any(|seed| seed.id == self.node);
         if !is_seed {
+            // Whoever answers must have the same config; registering waits for one that does.
+            self.ask_seeds().await?;
             return self.register(register).await;
         }
         loop {
@@ -173,8 +177,11 @@ impl Seeds {
             Some((id, decode::<Seeding>(&answer).ok()?))
         });
         let answers: BTreeMap<_, _> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
-        match answers.iter().find(|(_, seeding)| seeding.digest != self.cluster.digest()) {
-            Some((node, _)) => Err(NodeError::OtherConfig { node: *node }),
+        let differs = |(node, seeding): (&NodeId, &Seeding)| {
+            Some((*node, config::Config::sections_that_differ(self.digest, seeding.digest)?))
+        };
+        match answers.iter().find_map(differs) {
+            Some((node, sections)) => Err(NodeError::OtherConfig { node, sections }),
             None => Ok(answers),
         }
     }

@@ -4,7 +4,7 @@ use super::hosting::{Hosted, Hosting};
 use crate::{
     controller::{
         Controller,
-        machine::{Command, Metadata, Placement, Purpose, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
+        machine::{Command, Placement, Purpose, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
         placement,
     },
     limits,
@@ -31,6 +31,10 @@ const BEHIND_MAX: u64 = 64;
 
 /// Attends to the groups that this node leads, for as long as it lives.
 pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<dyn Courier>) {
+    tokio::join!(lead(&hosting, &controller, courier), watch_offline(&hosting, &controller));
+}
+
+async fn lead(hosting: &Hosting, controller: &Controller, courier: Arc<dyn Courier>) {
     let (mut lives, mut since) = (BTreeMap::new(), Instant::now());
     loop {
         tokio::time::sleep(EVERY).await;
@@ -41,31 +45,45 @@ pub(super) async fn run(hosting: Hosting, controller: Controller, courier: Arc<d
             let role = hosted.raft.role().borrow().clone();
             if role.leading
                 && role.ready
-                && let Err(error) = attend(&controller, *group, hosted, placement, &role).await
+                && let Err(error) = attend(controller, *group, hosted, placement, &role).await
             {
                 tracing::debug!(group = group.0, %error, "the members are not as planned yet");
             }
         }
-        strand(&hosting, &hosted, &metadata).await;
         let now_lives = hosting.lives();
         if now_lives != lives {
             (lives, since) = (now_lives, Instant::now());
         } else if since.elapsed() >= SETTLED {
-            bring_home(&controller, &hosted, &courier.others()).await;
+            bring_home(controller, &hosted, &courier.others()).await;
         }
     }
 }
 
 /// Tells leaders of partitions that are damaged on a majority whether one answers nevertheless. A leader without one stays
-/// what it is, as nobody is elected in its place, and its clients would wait for it.
-async fn strand(hosting: &Hosting, hosted: &BTreeMap<GroupId, Hosted>, metadata: &Metadata) {
-    let offline = hosted.iter().filter_map(|(group, hosted)| {
-        let placement = metadata.groups.get(group).filter(|placement| placement.is_offline())?;
-        let Purpose::Partition(partition) = placement.purpose else { return None };
-        let handle = hosting.partitions().find(partition).filter(|_| hosted.raft.role().borrow().leading)?;
-        Some(async move { handle.strand(hosted.raft.barrier().await.is_err()) })
-    });
-    futures_util::future::join_all(offline).await;
+/// what it is, as nobody is elected in its place, and its clients would wait for it. Asking takes as long as a quorum may be
+/// silent: other groups are attended to meanwhile.
+async fn watch_offline(hosting: &Hosting, controller: &Controller) {
+    let mut asked = BTreeSet::new();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (hosted, metadata) = (hosting.all(), controller.metadata());
+        let offline: BTreeSet<GroupId> =
+            metadata.groups.iter().filter(|(_, placement)| placement.is_offline()).map(|(group, _)| *group).collect();
+        let led = |group: &GroupId| {
+            let Purpose::Partition(partition) = metadata.groups.get(group)?.purpose else { return None };
+            let raft = hosted.get(group)?.raft.clone();
+            let handle = hosting.partitions().find(partition).filter(|_| raft.role().borrow().leading)?;
+            Some((handle, raft))
+        };
+        // What was damaged or lost is replaced, or back.
+        for (handle, _) in asked.difference(&offline).filter_map(led) {
+            handle.strand(false);
+        }
+        let answers = offline.iter().filter_map(led);
+        let answers = answers.map(|(handle, raft)| async move { handle.strand(raft.barrier().await.is_err()) });
+        futures_util::future::join_all(answers).await;
+        asked = offline;
+    }
 }
 
 async fn attend(

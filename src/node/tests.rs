@@ -98,8 +98,10 @@ impl World {
             slot.disk = slot.disk.restart_losing_unsynced(env.clone());
         }
         slot.env = env.clone();
-        let network = self.hub.join(slot.config.node.id.into(), BootId(env.random_u64()), &env);
-        let builder = Node::builder(slot.config.clone()).env(env.clone()).disk(slot.disk.clone()).network(network);
+        let boot = BootId(env.random_u64());
+        let network = self.hub.join(slot.config.node.id.into(), boot, &env);
+        let builder = Node::builder(slot.config.clone()).env(env.clone()).boot(boot);
+        let builder = builder.disk(slot.disk.clone()).network(network);
         slot.node = Some(slot.tasks.tag(builder.start()).await.unwrap());
     }
 

@@ -1,6 +1,6 @@
 //! Marks of a partition as atomics: one writer (the partition's actor), any number of readers.
 
-use crate::types::NodeId;
+use crate::{limits, types::NodeId};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What a replica is.
@@ -39,24 +39,28 @@ pub struct Marks {
 /// The atomics.
 ///
 /// Rising marks are stored from the highest to the lowest and read from the lowest to the highest, so that a reader
-/// never sees them out of order.
+/// never sees them out of order. Epoch and role are one word: a session that saw the new epoch with the old role would park
+/// at a replica that leads no more, and nobody would tell it.
 #[derive(Default)]
 pub(super) struct MarkCells {
     log_start: AtomicU64,
     stable: AtomicU64,
     high_watermark: AtomicU64,
     bytes_at_hw: AtomicU64,
-    epoch: AtomicU64,
-    /// Node in the low 32 bits of a leader word; 0 is nobody.
+    /// 0 is nobody.
     leader: AtomicU32,
-    /// Bit 0 ready, bits 1–2 role + 1, 0 while never written.
-    state: AtomicU32,
+    /// Bit 0 ready, bits 1–2 role, 0 while never written; the epoch above them.
+    standing: AtomicU64,
 }
+
+/// Below the epoch in the word that it shares with role and readiness.
+const STANDING_BITS: u32 = 3;
+
+const _: () = assert!(limits::TERM_MAX < u64::MAX >> STANDING_BITS);
 
 impl MarkCells {
     pub(super) fn read(&self) -> Marks {
-        let state = self.state.load(Ordering::Acquire);
-        let epoch = self.epoch.load(Ordering::Acquire);
+        let standing = self.standing.load(Ordering::Acquire);
         let leader = self.leader.load(Ordering::Acquire);
         let log_start = self.log_start.load(Ordering::Acquire);
         let stable = self.stable.load(Ordering::Acquire);
@@ -68,13 +72,13 @@ impl MarkCells {
             stable,
             high_watermark,
             bytes_at_hw,
-            epoch,
-            role: match state >> 1 {
+            epoch: standing >> STANDING_BITS,
+            role: match (standing >> 1) & 3 {
                 1 => Role::Leader,
                 2 => Role::Follower,
                 _ => Role::Gone,
             },
-            ready: state & 1 == 1,
+            ready: standing & 1 == 1,
             leader: (leader != 0).then_some(NodeId(leader)),
         }
     }
@@ -91,12 +95,63 @@ impl MarkCells {
         self.stable.store(marks.stable, Ordering::Release);
         self.log_start.store(marks.log_start, Ordering::Release);
         self.leader.store(marks.leader.map_or(0, |node| node.0), Ordering::Release);
-        self.epoch.store(marks.epoch, Ordering::Release);
         let role = match marks.role {
             Role::Leader => 1,
             Role::Follower => 2,
             Role::Gone => 3,
         };
-        self.state.store((role << 1) | u32::from(marks.ready), Ordering::Release);
+        let standing = (marks.epoch << STANDING_BITS) | (role << 1) | u64::from(marks.ready);
+        self.standing.store(standing, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MARKS: Marks = Marks {
+        log_start: 1,
+        stable: 3,
+        high_watermark: 3,
+        bytes_at_hw: 70,
+        epoch: 0,
+        role: Role::Gone,
+        ready: false,
+        leader: None,
+    };
+
+    #[test]
+    fn what_is_written_is_read() {
+        let cells = MarkCells::default();
+        assert_eq!(cells.read().role, Role::Gone, "nothing is served before the first write");
+        for role in [Role::Leader, Role::Follower, Role::Gone] {
+            for (epoch, ready) in [(0, true), (7, false), (limits::TERM_MAX, true)] {
+                let marks = Marks { epoch, role, ready, leader: Some(NodeId(2)), ..MARKS };
+                cells.write(&marks);
+                assert_eq!(cells.read(), marks);
+            }
+        }
+    }
+
+    /// A replica leads in odd epochs and follows in even ones: nobody sees it otherwise while it is written.
+    #[test]
+    fn an_epoch_is_never_seen_with_the_role_of_another() {
+        const EPOCHS: u64 = 300_000;
+        let cells = MarkCells::default();
+        let at = |epoch: u64| {
+            let role = if epoch % 2 == 1 { Role::Leader } else { Role::Follower };
+            Marks { epoch, role, ready: true, ..MARKS }
+        };
+        cells.write(&at(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..=EPOCHS).for_each(|epoch| cells.write(&at(epoch))));
+            loop {
+                let seen = cells.read();
+                assert_eq!(seen.role, at(seen.epoch).role, "in epoch {}", seen.epoch);
+                if seen.epoch == EPOCHS {
+                    break;
+                }
+            }
+        });
     }
 }

@@ -6,6 +6,7 @@ use crate::{
         Ailment, Answer,
         machine::{AlterTopic, Command, CreateTopic, DeleteTopic, Metadata, Purpose, ReplicaState, Topic},
     },
+    group::Listed,
     limits,
     partition::Role,
     types::{NodeId, TopicId, TopicName, TopicPartition},
@@ -18,8 +19,17 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long a command of the controller may take.
-const COMMAND_WAIT: Duration = Duration::from_secs(15);
+/// How long a command of the controller may take, with what comes of it. Clients wait longer: else they would give up what
+/// goes well.
+const COMMAND_WAIT: Duration = Duration::from_secs(8);
+
+// A second for the way between client and node.
+#[cfg(test)]
+const _: () = assert!(COMMAND_WAIT.as_secs() + 1 < crate::client::REQUEST_TIMEOUT.as_secs());
+
+/// How long a list of groups waits for homes that elect, and how often it looks.
+const HOMES_WAIT: Duration = Duration::from_secs(3);
+const HOMES_AGAIN: Duration = Duration::from_millis(100);
 
 impl Ground {
     /// Answers a request that is neither for a partition's log nor for a session. Dropping the future gives it up.
@@ -42,7 +52,7 @@ impl Ground {
             Message::Leave(leave) => self.groups.leave(leave).await?.into(),
             Message::Start(start) => self.groups.start(start).await?.into(),
             Message::Commit(commit) => self.groups.commit(commit).await?.into(),
-            Message::ListGroups(_) => self.groups.list().await.into(),
+            Message::ListGroups(_) => self.list_groups().await?.into(),
             Message::DescribeGroup(describe) => self.groups.describe(describe).await?.into(),
             Message::ResetGroup(reset) => self.groups.reset(reset).await?.into(),
             Message::DeleteGroup(delete) => self.groups.delete(delete).await?.into(),
@@ -139,13 +149,14 @@ impl Ground {
     }
 
     async fn alter_topic(&self, alter: wire::AlterTopic) -> Result<Done, Refused> {
+        let started = Instant::now();
         let wire::AlterTopic { name, settings, partitions } = alter;
         let command = AlterTopic { name: name.clone(), settings, partitions, avoid: self.silent() };
         self.execute(Command::AlterTopic(command)).await?;
         let metadata = self.controller.metadata();
         if partitions > 0
             && let Some(topic) = metadata.topics.get(&name)
-            && !self.controller.led(topic.id, COMMAND_WAIT).await
+            && !self.controller.led(topic.id, COMMAND_WAIT.saturating_sub(started.elapsed())).await
         {
             tracing::warn!(topic = %topic.id, "not every new partition has a leader yet");
         }
@@ -166,6 +177,27 @@ impl Ground {
         let metadata = self.controller.metadata();
         let address = node.and_then(|node| metadata.nodes.get(&node)).map(|node| node.addresses.native.clone());
         wire::GroupFound { node, address: address.unwrap_or_default() }
+    }
+
+    /// Homes that elect are waited for. An empty list says that there are no groups here: only who knows where all of its
+    /// homes are may say so.
+    async fn list_groups(&self) -> Result<wire::GroupList, Refused> {
+        let until = Instant::now() + HOMES_WAIT;
+        let is_elsewhere =
+            |leader: Option<NodeId>| leader.is_some_and(|node| node != self.node() && self.is_alive(node));
+        loop {
+            let Listed { groups, elsewhere } = self.groups.list().await;
+            let lost = elsewhere.iter().filter(|(_, leader)| !is_elsewhere(*leader)).count();
+            let is_over = Instant::now() >= until;
+            if lost == 0 || (is_over && !groups.is_empty()) {
+                return Ok(wire::GroupList { groups });
+            }
+            if is_over {
+                let said = format!("{lost} homes of consumer groups have no leader that answers: try again");
+                return Err(Refused::new(Code::NotReady, said));
+            }
+            tokio::time::sleep(HOMES_AGAIN).await;
+        }
     }
 
     fn status(&self) -> wire::ClusterStatusAnswer {

@@ -120,7 +120,7 @@ impl Ground {
 impl Ground {
     /// Why nobody serves a partition, if that is because most of its replicas are damaged: then nobody is elected, and
     /// waiting does not help. While another living node leads it, as far as is known, that one has the word.
-    fn offline(&self, partition: TopicPartition, leader: Option<NodeId>) -> Option<Refused> {
+    pub(super) fn offline(&self, partition: TopicPartition, leader: Option<NodeId>) -> Option<Refused> {
         if leader.is_some_and(|leader| leader != self.node() && self.is_alive(leader)) {
             return None;
         }

@@ -56,11 +56,6 @@ impl Load {
     }
 }
 
-/// A leader that was sure of its log, and is not now: no majority of its replicas can answer.
-fn is_stranded(marks: &Marks) -> bool {
-    marks.role == Role::Leader && !marks.ready
-}
-
 impl Ground {
     /// Hands batches to the partition's leader before it returns, so that calls keep their order; the future is the
     /// answer. The permit is held to it.
@@ -82,6 +77,12 @@ impl Ground {
             produced
         }
         .boxed()
+    }
+
+    /// Whether a leader is one in vain: most of its replicas are damaged, and no majority of them can answer. One that was
+    /// just elected is not sure of its log either, but will be.
+    fn is_stranded(&self, partition: TopicPartition, marks: &Marks) -> bool {
+        marks.role == Role::Leader && !marks.ready && self.offline(partition, marks.leader).is_some()
     }
 
     /// Counts a produce that did not get as far as its partition.
@@ -137,13 +138,16 @@ impl Ground {
             ms => Duration::from_millis(ms.into()).min(PRODUCE_WAIT_MAX),
         };
         let deadline = Instant::now() + wait;
+        let ground = self.clone();
         async move {
             tokio::pin!(answer);
             let answered = loop {
                 let look = deadline.min(Instant::now() + STRANDED_LOOK);
                 match timeout_at(look, &mut answer).await {
                     Ok(answer) => break Ok(answer),
-                    Err(_) if is_stranded(&handle.marks()) => break Ok(Err(ProduceError::Unknown { leader: None, epoch: 0 })),
+                    Err(_) if ground.is_stranded(partition, &handle.marks()) => {
+                        break Ok(Err(ProduceError::Unknown { leader: None, epoch: 0 }));
+                    }
                     Err(elapsed) if look == deadline => break Err(elapsed),
                     Err(_) => {}
                 }

@@ -1,5 +1,6 @@
 //! The session's machine against a model of partitions: never asleep too long, never early, never over its credit.
 
+mod elected;
 mod follower;
 
 use super::machine::{Effect, Filled, Input, Machine, Pulled, Seen, Standing, View, standing};

@@ -22,7 +22,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     rc::{Rc, Weak},
-    sync::Arc,
+    sync::{self, Arc},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -131,7 +131,7 @@ struct Inner {
     config: Builder,
     places: RefCell<BTreeMap<NodeId, Place>>,
     /// Of living clients; what is cut is cut for all of them.
-    dialers: RefCell<Vec<SimDialer>>,
+    dialers: RefCell<Vec<sync::Weak<SimDialer>>>,
 }
 
 struct Place {
@@ -163,11 +163,10 @@ impl TestCluster {
     /// # Panics
     /// When no node welcomes it within 60 virtual s.
     pub async fn client(&self) -> Client {
-        let dialer = SimDialer::new(CLIENT_DELAY);
-        self.0.dialers.borrow_mut().push(dialer.clone());
+        let dialer = self.0.dialer();
         let host = Arc::new(Outside { env: self.0.env.clone() });
         within("a node to welcome a client", async || {
-            let builder = Client::builder().dialer(Arc::new(dialer.clone())).host(host.clone()).name("test");
+            let builder = Client::builder().dialer(dialer.clone()).host(host.clone()).name("test");
             let builder = self.nodes().fold(builder, |builder, node| builder.bootstrap(format!("node-{node}")));
             builder.connect().await.ok()
         })
@@ -220,14 +219,14 @@ impl TestCluster {
         self.0.hub.partition(a.into(), b.into());
     }
 
-    /// Cuts a node off from all others. Clients reach it still.
+    /// Cuts a node off from all others, those that are down included. Clients reach it still.
     pub fn isolate(&self, node: NodeId) {
-        self.0.hub.isolate(node.into());
+        self.nodes().filter(|other| *other != node).for_each(|other| self.partition(node, other));
     }
 
     /// Cuts all clients off from all nodes for a while.
     pub fn deafen_clients(&self, time: Duration) {
-        self.0.dialers.borrow().iter().for_each(|dialer| dialer.deafen(time));
+        self.0.dialers().iter().for_each(|dialer| dialer.deafen(time));
     }
 
     /// Restores all links between nodes.
@@ -245,7 +244,7 @@ impl TestCluster {
         self.0.places.borrow()[&node].disk.clone()
     }
 
-    /// Why a node stopped by itself, if it did: after a storage error, for example.
+    /// Why a node stopped by itself, if it did and was not started again: after a storage error, for example.
     pub fn stopped(&self, node: NodeId) -> Option<String> {
         self.0.places.borrow()[&node].stopped.clone()
     }
@@ -278,6 +277,7 @@ impl Inner {
             if place.life.is_some() {
                 return Ok(());
             }
+            place.stopped = None;
             match place.ended {
                 Some(Outage::Killed) => place.disk = place.disk.restart_keeping_unsynced(env.clone()),
                 Some(Outage::PowerLost) => place.disk = place.disk.restart_losing_unsynced(env.clone()),
@@ -304,7 +304,8 @@ impl Inner {
         tasks.spawn_local(async move {
             if let (Err(error), Some(cluster)) = (runs.run().await, cluster.upgrade()) {
                 // Not from within: a task cannot end itself.
-                tokio::task::spawn_local(async move { cluster.gave_up(id, error.to_string()) });
+                let life = Rc::downgrade(&runs);
+                tokio::task::spawn_local(async move { cluster.gave_up(id, &life, error.to_string()) });
             }
         });
         if let Some(place) = self.places.borrow_mut().get_mut(&id) {
@@ -313,7 +314,12 @@ impl Inner {
         Ok(())
     }
 
-    fn gave_up(&self, id: NodeId, why: String) {
+    /// A life ended by itself, unless it was ended meanwhile: then another one may have begun.
+    fn gave_up(&self, id: NodeId, life: &Weak<Node>, why: String) {
+        let is_it = |known: &Life| std::ptr::eq(Rc::as_ptr(&known.node), life.as_ptr());
+        if !self.places.borrow()[&id].life.as_ref().is_some_and(is_it) {
+            return;
+        }
         self.end(id, Outage::Killed);
         if let Some(place) = self.places.borrow_mut().get_mut(&id) {
             place.stopped = Some(why);
@@ -334,7 +340,20 @@ impl Inner {
         link::set_door(id.0, None);
         life.tasks.crash();
         drop(life);
-        self.dialers.borrow().iter().for_each(|dialer| dialer.cut(id.0));
+        self.dialers().iter().for_each(|dialer| dialer.cut(id.0));
+    }
+
+    /// A new client's way to the nodes; those of clients that are gone are forgotten.
+    fn dialer(&self) -> Arc<SimDialer> {
+        let dialer = Arc::new(SimDialer::new(CLIENT_DELAY));
+        let mut dialers = self.dialers.borrow_mut();
+        dialers.retain(|known| known.strong_count() > 0);
+        dialers.push(Arc::downgrade(&dialer));
+        dialer
+    }
+
+    fn dialers(&self) -> Vec<Arc<SimDialer>> {
+        self.dialers.borrow().iter().filter_map(sync::Weak::upgrade).collect()
     }
 }
 
@@ -381,5 +400,26 @@ impl Host for Outside {
     }
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.env.spawn_local(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_gone_is_forgotten() {
+        TestCluster::builder().nodes(1).run(|cluster| async move {
+            let kept = cluster.client().await;
+            for _ in 0..5 {
+                cluster.client().await.close();
+            }
+            // What they had under way ends.
+            tokio::time::sleep(BOUND).await;
+            let newest = cluster.client().await;
+            assert_eq!(cluster.0.dialers.borrow().len(), 2, "of the first and the last");
+            assert_eq!(cluster.0.dialers().len(), 2);
+            drop((kept, newest));
+        });
     }
 }

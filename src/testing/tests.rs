@@ -64,6 +64,27 @@ fn a_leader_that_is_cut_off_gives_way_and_comes_back() {
 }
 
 #[test]
+fn a_node_that_is_cut_off_hears_nobody_who_starts_later() {
+    TestCluster::builder().seed(6).run(|cluster| async move {
+        let (_client, producer, _) = begin(&cluster).await;
+        send(&producer, "one").await;
+        let [one, two, three] = cluster.nodes().collect::<Vec<_>>()[..] else { panic!("there are three nodes") };
+        cluster.kill(two);
+        cluster.isolate(one);
+        cluster.start(two).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        cluster.kill(three);
+        // One and two would be a majority.
+        let mut receipt = producer.send(Record::new(orders(), "two")).await.unwrap();
+        let early = timeout(BOUND, &mut receipt).await;
+        assert!(early.is_err(), "a majority took it: {early:?}");
+        cluster.heal();
+        let acked = timeout(BOUND, receipt).await.expect("now they are one").unwrap();
+        assert_eq!(acked.offset, Some(1));
+    });
+}
+
+#[test]
 fn all_lose_power_and_clients_are_cut_off_and_nothing_is_lost() {
     TestCluster::builder().seed(4).run(|cluster| async move {
         let (client, producer, _) = begin(&cluster).await;
@@ -97,6 +118,7 @@ fn a_node_whose_disk_fails_stops_and_says_why() {
         let why = cluster.stopped(leader).unwrap_or_default();
         assert!(why.contains("simulated sync failure"), "{why}");
         cluster.start(leader).await;
+        assert_eq!(cluster.stopped(leader), None, "that was its last life");
         assert_eq!(read(&client, 1).await, ["one"]);
     });
 }

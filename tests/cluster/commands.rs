@@ -2,6 +2,7 @@
 
 use crate::support::{self, BINARY, Cluster, Program, topic};
 use highwater::types::Position;
+use rustix::process::Signal;
 use std::{
     fs,
     io::Write as _,
@@ -78,6 +79,97 @@ fn produce_accounts_for_what_it_took_before_a_line_that_it_refuses() {
     let (code, said) = Run::begin(&cluster, &["produce", "orders", "--partition", "7"], b"one\n").ended("no partition");
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("0 records acknowledged") && said.contains("partitions 0 to 0, not 7"), "{said}");
+}
+
+#[test]
+fn a_line_is_sent_before_the_next_one_is_typed() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    let mut command = cluster.command(&["produce", "orders"]);
+    let mut producer = Program(command.stdin(Stdio::piped()).spawn().unwrap());
+    let mut typed = producer.0.stdin.take().unwrap();
+    let mut sent = String::new();
+    for line in ["one\n", "two\n"] {
+        typed.write_all(line.as_bytes()).unwrap();
+        sent += line;
+        support::wait("what was typed is there", || (cluster.run(&["consume", "orders"]) == sent).then_some(()));
+    }
+    drop(typed);
+    assert!(producer.ended("nobody types more").success());
+}
+
+#[test]
+fn produce_shows_on_a_terminal_how_far_it_is() {
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: `script` of util-linux is not here");
+        return;
+    }
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    fs::write(cluster.dir.path().join("lines"), "x\n".repeat(1_000)).unwrap();
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("'{BINARY}' produce orders --file lines"), "/dev/null"]);
+    command.current_dir(cluster.dir.path()).env("HIGHWATER_CLUSTER", "node-1.toml").env("TERM", "xterm");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}: {shown:?}", output.status);
+    assert!(shown.contains("/1.95 KiB") && shown.contains("1,000 records acknowledged"), "{shown:?}");
+    // Whoever reads a file later wants no bar in it.
+    let said = String::from_utf8(cluster.try_run(&["produce", "orders", "--file", "lines"]).stderr).unwrap();
+    assert!(!said.contains("KiB") && said.contains("1,000 records acknowledged"), "{said:?}");
+}
+
+#[test]
+fn bench_leaves_no_topic_behind_however_it_ends() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    let topics = || cluster.run(&["-o", "json", "topic", "list"]);
+    let none_is_left = || support::wait("no topic is left", || (topics().trim() == "[]").then_some(()));
+    for (words, why) in [
+        // Found out when the topic is made, when it is filled, and by every record.
+        (&["latency", "--replicas", "3"][..], "error: "),
+        (&["consume", "--megabytes", "1", "--cold"][..], "--cold is for a cluster of `highwater dev`"),
+        (
+            &["produce", "--size", "1100000", "--inflight", "4", "--warm", "0", "--seconds", "1"][..],
+            "records failed, the first with: ",
+        ),
+    ] {
+        let (code, said) = Run::begin(&cluster, &[&["bench"], words].concat(), b"").ended("a bench that fails");
+        assert_eq!(code, Some(1), "{words:?}: {said}");
+        assert!(said.contains(why), "{words:?}: {said}");
+        none_is_left();
+    }
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let words = ["bench", "produce", "--inflight", "8", "--seconds", "600"];
+        let mut bench = Run::begin(&cluster, &words, b"");
+        support::wait("a bench has its topic", || topics().contains("bench-").then_some(()));
+        bench.program.signal(signal);
+        let (ended, said) = bench.ended("a bench that is stopped");
+        assert_eq!(ended, Some(code), "{said}");
+        none_is_left();
+    }
+    let words = ["bench", "produce", "--inflight", "8", "--warm", "0", "--seconds", "1"];
+    let (code, said) = Run::begin(&cluster, &words, b"").ended("a bench");
+    assert_eq!(code, Some(0), "{said}");
+    none_is_left();
+}
+
+#[test]
+fn what_is_no_position_is_answered_with_what_is() {
+    for words in [&["consume", "orders", "--from"][..], &["group", "reset", "billing", "--to"]] {
+        for text in ["-1", "@-1", "@x", ""] {
+            let output = Command::new(BINARY).args(words).arg(text).stdin(Stdio::null()).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{words:?} {text:?}: {said}");
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                said.contains("use earliest, latest, an offset from 0 on, or @MILLISECONDS since 1970"),
+                "{words:?} {text:?}: {said}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -341,6 +341,7 @@ pub(crate) fn rss_kib(pid: u32) -> u64 {
 #[derive(Clone, Copy)]
 pub(crate) struct Used {
     pub(crate) cpu_ms: u64,
+    /// Times that its threads went to sleep. Other programs that take the processor from them are no work of theirs.
     pub(crate) switches: u64,
 }
 
@@ -352,7 +353,7 @@ pub(crate) fn used(pid: u32) -> Used {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let of_task = |path: PathBuf| {
         let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let switches = status.lines().filter(|line| line.contains("_ctxt_switches:"));
+        let switches = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches:"));
         switches.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
     };
     Used { cpu_ms: ticks * 10, switches: tasks.map(|task| of_task(task.unwrap().path())).sum() }

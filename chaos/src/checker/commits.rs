@@ -1,4 +1,4 @@
-//! What groups have committed: it rises, but for resets that somebody asked for; and a reset that was acknowledged is seen.
+//! What groups have committed: it rises, but for resets that somebody asked for; and an acknowledged commit or reset is seen.
 
 use super::{Anomaly, anomaly, groups::number, rising::Rising};
 use crate::history::{Deed, Event, Fact, Partition, What};
@@ -49,20 +49,22 @@ fn told<'h>(events: &'h [Event], found: &mut Vec<Anomaly>) {
             What::Admin { deed: Deed::Reset { group, of, partition, offset } } => {
                 names.insert(*group, of);
                 newest.entry((of, *partition)).or_default().moved = false;
-                let told = known.entry((*group, *partition)).or_default();
-                // Commits before this are not told from those after the last reset any more.
-                told.exact = None;
-                told.open.insert(event.process, *offset);
+                known.entry((*group, *partition)).or_default().asked(event.process, *offset);
             }
             What::AdminOk { deed: Deed::Reset { group, partition, offset, .. } } => {
                 known.entry((*group, *partition)).or_default().reset(event.process, event.at, *offset);
             }
             What::AdminFail { deed: Deed::Reset { group, partition, .. }, .. } => {
-                known.entry((*group, *partition)).or_default().open.remove(&event.process);
+                known.entry((*group, *partition)).or_default().answered(event.process);
             }
             What::AdminInfo { deed: Deed::Reset { group, partition, .. } } => {
-                let told = known.entry((*group, *partition)).or_default();
-                told.loose.extend(told.open.remove(&event.process));
+                known.entry((*group, *partition)).or_default().unknown(event.process);
+            }
+            What::CommitOk { group, partition, asked, offset } => {
+                known.entry((*group, *partition)).or_default().committed(event.at, *asked, *offset);
+            }
+            What::CommitInfo { group, partition, .. } => {
+                known.entry((*group, *partition)).or_default().exact = None;
             }
             What::Committed { group, partition, asked, offset } => {
                 let told = known.entry((*group, *partition)).or_default();
@@ -102,18 +104,55 @@ struct Told {
     since: u64,
     /// Where it is until somebody commits.
     exact: Option<u64>,
-    /// Resets that are asked for, by process, and those that may come at any time.
+    /// Where resets that are asked for and not answered go, by process; and the same, lowest first.
     open: BTreeMap<u32, u64>,
-    loose: Vec<u64>,
+    lowest: BTreeSet<(u64, u32)>,
+    /// The lowest of the resets that may come at any time.
+    loose: Option<u64>,
 }
 
 impl Told {
+    /// A reset is asked for.
+    fn asked(&mut self, process: u32, offset: u64) {
+        // Commits before this are not told from those after the last reset any more.
+        self.exact = None;
+        self.answered(process);
+        self.open.insert(process, offset);
+        self.lowest.insert((offset, process));
+    }
+
+    /// The reset that a process asked for is over; gives where it goes.
+    fn answered(&mut self, process: u32) -> Option<u64> {
+        let offset = self.open.remove(&process)?;
+        self.lowest.remove(&(offset, process));
+        Some(offset)
+    }
+
+    fn unknown(&mut self, process: u32) {
+        let offset = self.answered(process);
+        self.loose = self.loose.into_iter().chain(offset).min();
+    }
+
+    /// The lowest offset to which a reset may come.
+    fn may_come(&self) -> Option<u64> {
+        let open = self.lowest.first().map(|(offset, _)| *offset);
+        open.into_iter().chain(self.loose).min()
+    }
+
     fn reset(&mut self, process: u32, at: u64, offset: u64) {
-        self.open.remove(&process);
+        self.answered(process);
         (self.rising, self.since) = (Rising::default(), at);
-        self.exact = Some(offset).filter(|_| self.open.is_empty() && self.loose.is_empty());
+        self.exact = Some(offset).filter(|_| self.may_come().is_none());
         // Known right before: whoever asks in the same microsecond is told no less.
         self.rising.reached(at.saturating_sub(1), offset);
+    }
+
+    /// A member's commit was acknowledged. One that it asked for before a reset was over says nothing of what came then.
+    fn committed(&mut self, at: u64, asked: u64, offset: u64) {
+        self.exact = self.exact.filter(|exact| *exact == offset);
+        if asked > self.since && self.open.is_empty() {
+            self.rising.reached(at, offset);
+        }
     }
 
     /// What is wrong with an answer.
@@ -121,7 +160,7 @@ impl Told {
         if asked < self.since {
             return None;
         }
-        let may_come = self.open.values().chain(&self.loose).min().copied();
+        let may_come = self.may_come();
         if let Some(exact) = self.exact.filter(|exact| !moved && may_come.is_none() && *exact != offset) {
             return Some(("reset lost", format!("after a reset to {exact} and no commit")));
         }

@@ -11,14 +11,21 @@ pub(super) struct Known {
     pub(super) read: bool,
 }
 
+/// Where a value was to go, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) partition: Partition,
+    pub(super) at: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) sent: u64,
     pub(super) redelivered: u64,
     /// Order in which each producer sent, per partition.
     pub(super) order: BTreeMap<(u32, Partition), Vec<Value>>,
-    /// When each value was handed to its producer.
-    pub(super) sent_at: BTreeMap<Value, u64>,
+    /// When each value was handed to its producer, and for which partition.
+    pub(super) sent_to: BTreeMap<Value, Sent>,
     pub(super) acked: BTreeMap<Value, (Partition, u64)>,
     pub(super) failed: BTreeSet<Value>,
     /// Every value ever known at an offset.
@@ -33,6 +40,8 @@ pub(super) struct Facts {
     pub(super) acked_in: BTreeMap<(Partition, u64), u64>,
     /// Records may go within the run.
     pub(super) retention: bool,
+    /// How old they are then at least, microseconds, where that is said.
+    pub(super) keeps_us: Option<u64>,
     /// Where the final logs begin.
     pub(super) starts: BTreeMap<Partition, u64>,
     pub(super) finals: BTreeMap<Partition, BTreeMap<u64, Value>>,
@@ -54,7 +63,7 @@ impl Facts {
             What::Send { partition, value } => {
                 self.sent += 1;
                 self.order.entry((event.process, *partition)).or_default().push(*value);
-                self.sent_at.entry(*value).or_insert(event.at);
+                self.sent_to.entry(*value).or_insert(Sent { partition: *partition, at: event.at });
             }
             What::SendOk { partition, value, offset, epoch } => {
                 self.acked_in.insert((*partition, *offset), *epoch);
@@ -67,6 +76,10 @@ impl Facts {
             }
             What::Joined { group } => drop(self.groups.insert(*group)),
             What::Topic { retention } => self.retention = *retention,
+            What::Keeps { ms } => {
+                let keeps = ms.saturating_mul(1_000);
+                self.keeps_us = Some(self.keeps_us.map_or(keeps, |least| least.min(keeps)));
+            }
             What::Given { group, partition, offset, value, epoch, redelivered } => {
                 self.groups.insert(*group);
                 self.epochs.entry((*partition, *offset)).or_default().insert(*epoch);

@@ -3,25 +3,28 @@
 //!
 //! | family | anomaly | definition |
 //! |---|---|---|
-//! | `writes` | lost write | acknowledged at or below the highest offset that anybody read at the end, and not there |
+//! | `writes` | lost write | acknowledged, or read though its outcome was unknown, at or below the highest offset that anybody read at the end, and not there |
 //! | | unseen | acknowledged above that offset: at the end nobody has read it |
 //! | | inconsistent offset | one offset holds two values, by acks, reads or the final read |
 //! | | duplicate | one value at two offsets |
 //! | | aborted read | a value that surely was not appended was read |
 //! | | gap | the final read misses an offset between two others |
+//! | | value of nobody | a value stands where nobody sent it |
+//! | | no final read | values were acknowledged in a partition that the final read left out |
 //! | | damaged batch | a batch was served that does not verify |
-//! | | trimmed without cause | acknowledged below the final log start, and nothing lets records go |
+//! | | trimmed without cause | acknowledged or read below the final log start, and nothing lets records go |
 //! | | epochs differ | an offset was given with two leader epochs, or one that falls along offsets, or acknowledged before its own |
 //! | | served late | with all healed, a write or a change of a topic took more than 20 s |
 //! | `order` | reordered | two values of one producer stand in another order than they were sent |
 //! | | nonmonotonic send | a producer's later value was acknowledged at a lower offset |
-//! | | internal poll skip, internal nonmonotonic poll | within one poll an assigned reader jumped over records, or went back |
-//! | | poll skip, nonmonotonic poll | the same between two polls |
+//! | | internal poll skip, internal nonmonotonic poll | within one poll an assigned reader jumped over records, or went back; a group's member jumped over what was acknowledged, or went back, and the later record did not say that it is repeated |
+//! | | poll skip, nonmonotonic poll | the same of an assigned reader, between two polls |
 //! | | G0 | a value was acknowledged before another was sent that stands in front of it |
 //! | | G1c | a value was read before another was sent that stands in front of it |
 //! | `marks` | watermark regressed | asked after an answer came, a lower one was given (or one below an offset that was acknowledged or given); or a replica's went back within a life |
 //! | | log start regressed | a replica's went back within a life |
 //! | | false out-of-range | a consumer between the final log start and end was told out-of-range |
+//! | `trims` | trimmed too early | a log start moved above a record that is younger than its topic keeps, with no clock that jumped |
 //! | `replicas` | replicas differ | two replicas of a partition are not equal at the end |
 //! | | entries differ | two replicas applied different entries at one index |
 //! | | checkpoints differ | two replicas' states differ at one boundary |
@@ -32,7 +35,7 @@
 //! | `groups` | group lost | a group never got a record of the final read |
 //! | | group unmarked | a group got an offset twice and the later delivery did not say so |
 //! | | ownership overlaps | a member was told to consume what another had been told and had not given up |
-//! | `commits` | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers |
+//! | `commits` | commit regressed | a group's committed offset went back without a reset, in its home's log or in answers, or below what a member was told is committed |
 //! | | reset lost | after a reset was acknowledged, and before anybody committed, the group was said to be elsewhere |
 //! | | reset of nobody | a home's log has a reset that nobody asked for |
 //! | `topics` | topic lost | its creation was acknowledged, nobody asked for its deletion, and it is not there |
@@ -58,6 +61,7 @@ mod rising;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod trims;
 mod wakes;
 mod writes;
 
@@ -118,6 +122,7 @@ pub fn check(history: &History) -> Verdict {
     writes::check(events, &facts, &mut found);
     order::check(events, &facts, &mut found);
     marks::check(events, &facts, &mut found);
+    trims::check(events, &facts, &mut found);
     replicas::check(events, &mut found);
     promises::check(events, &mut found);
     groups::check(events, &facts, &mut found);

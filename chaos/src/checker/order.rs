@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
     sends(facts, found);
     polls(events, found);
+    member_polls(events, facts, found);
     cycles(facts, found);
 }
 
@@ -68,18 +69,52 @@ fn polls(events: &[Event], found: &mut Vec<Anomaly>) {
     }
 }
 
+/// Within one poll of a member offsets of a partition rise, and nothing acknowledged is left out between two. From poll to poll
+/// the partition may be with others, or be read again.
+fn member_polls(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
+    let mut polls: BTreeMap<(u32, u32), BTreeMap<Partition, u64>> = BTreeMap::new();
+    for event in events {
+        let (group, partition, offset, redelivered) = match event.what {
+            What::Polled { group } => {
+                polls.insert((event.process, group), BTreeMap::new());
+                continue;
+            }
+            What::Given { group, partition, offset, redelivered, .. } => (group, partition, offset, redelivered),
+            _ => continue,
+        };
+        // Who does not say where its polls begin is not judged.
+        let Some(poll) = polls.get_mut(&(event.process, group)) else { continue };
+        let Some(before) = poll.insert(partition, offset).filter(|_| !redelivered) else { continue };
+        let text = |what: String| format!("process {} was given {before} and then {offset}{what}", event.process);
+        if offset <= before {
+            found.push(anomaly("internal nonmonotonic poll", partition, text(String::new())));
+        } else if let Some(skipped) = acked_between(facts, partition, before + 1, offset) {
+            let what = format!("; {skipped} was acknowledged");
+            found.push(anomaly("internal poll skip", partition, text(what)));
+        }
+    }
+}
+
+/// The first acknowledged offset in a range that no retention took.
+fn acked_between(facts: &Facts, partition: Partition, from: u64, end: u64) -> Option<u64> {
+    let gone = if facts.retention { facts.starts.get(&partition).copied().unwrap_or(end) } else { 0 };
+    let from = from.max(gone).min(end);
+    let mut acked = facts.acked_in.range((partition, from)..(partition, end));
+    acked.next().map(|((_, offset), _)| *offset)
+}
+
 /// From the end of each log: everything behind an offset must not have been known before the value there was sent.
 fn cycles(facts: &Facts, found: &mut Vec<Anomaly>) {
     for (partition, log) in &facts.finals {
         let mut earliest: Option<(Known, Value, u64)> = None;
         for (offset, value) in log.iter().rev() {
-            if let (Some((known, behind, at)), Some(sent)) = (earliest, facts.sent_at.get(value))
-                && known.at < *sent
+            if let (Some((known, behind, at)), Some(sent)) = (earliest, facts.sent_to.get(value))
+                && known.at < sent.at
             {
                 let how = if known.read { "read" } else { "acknowledged" };
                 let text = format!(
-                    "{behind} at offset {at} was {how} at {} µs; {value} was sent at {sent} µs and stands at {offset}",
-                    known.at
+                    "{behind} at offset {at} was {how} at {} µs; {value} was sent at {} µs and stands at {offset}",
+                    known.at, sent.at
                 );
                 found.push(anomaly(if known.read { "G1c" } else { "G0" }, *partition, text));
             }

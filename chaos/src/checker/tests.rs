@@ -1,7 +1,7 @@
 //! Hand-made histories: one clean, and each anomaly planted once.
 
 use super::*;
-use crate::history::{Because, Deed, Fact, Value, What};
+use crate::history::{Because, Deed, Fact, GARBAGE, Value, What};
 
 /// Two producers, one assigned reader, one group of one member; all is well. One event per microsecond.
 fn clean() -> Vec<What> {
@@ -87,8 +87,93 @@ fn what_became_of_values() {
         ["duplicate", "inconsistent offset", "lost write", "reordered"]
     );
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, 13)])), ["duplicate", "group lost"]);
-    assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset"]);
+    assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset", "lost write"]);
     assert_eq!(kinds(with(Damaged { partition: 0, text: "wrong checksum".into() })), ["damaged batch"]);
+}
+
+#[test]
+fn what_was_read_is_not_lost() {
+    use What::*;
+    // Nobody knows what became of 13, which stands at 1 when it is read.
+    let ended = |read: What, start: u64, last: &[(u64, Value)]| {
+        vec![
+            Send { partition: 0, value: 10 },
+            Send { partition: 0, value: 13 },
+            SendOk { partition: 0, value: 10, offset: 0, epoch: 2 },
+            SendInfo { partition: 0, value: 13 },
+            read,
+            Send { partition: 0, value: 11 },
+            SendOk { partition: 0, value: 11, offset: 2, epoch: 2 },
+            Final { partition: 0, start, records: last.to_vec() },
+        ]
+    };
+    let by_poll = || Poll { partition: 0, records: vec![(0, 10), (1, 13)], assigned: true };
+    let by_group = Given { group: 1, partition: 0, offset: 1, value: 13, epoch: 2, redelivered: false };
+    let without = [(0, 10), (2, 11)];
+    assert_eq!(kinds(ended(by_poll(), 0, &[(0, 10), (1, 13), (2, 11)])), NONE);
+    assert_eq!(kinds(ended(by_poll(), 0, &without)), ["gap", "lost write"]);
+    assert_eq!(kinds(ended(by_group, 0, &without)), ["gap", "group lost", "lost write"]);
+    assert_eq!(kinds(ended(Seek { partition: 0 }, 0, &without)), ["gap"], "it may never have been appended");
+
+    let mut late = ended(by_poll(), 0, &[(0, 10)]);
+    late.remove(6);
+    assert_eq!(kinds(late), NONE, "it may have been appended after the final read");
+
+    let trimmed = ended(by_poll(), 2, &[(2, 11)]);
+    assert_eq!(check(&history(trimmed.clone())).count("trimmed without cause"), 2);
+    assert_eq!(kinds([vec![Topic { retention: true }], trimmed].concat()), NONE);
+}
+
+#[test]
+fn what_is_read_was_sent() {
+    use What::*;
+    let polled = |value| with(Poll { partition: 0, records: vec![(2, value)], assigned: true });
+    assert_eq!(kinds(polled(13)), NONE);
+    assert_eq!(kinds(polled(99)), ["inconsistent offset", "value of nobody"]);
+    let given = |value| Given { group: 1, partition: 0, offset: 2, value, epoch: 2, redelivered: true };
+    assert_eq!(kinds(with(given(GARBAGE))), ["inconsistent offset", "value of nobody"]);
+    assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, GARBAGE)])), ["group lost", "value of nobody"]);
+    let elsewhere = vec![
+        Send { partition: 1, value: 14 },
+        Poll { partition: 0, records: vec![(2, 13), (3, 14)], assigned: true },
+        SendInfo { partition: 1, value: 14 },
+    ];
+    assert_eq!(kinds([clean(), elsewhere].concat()), ["value of nobody"], "it was sent to another partition");
+}
+
+#[test]
+fn the_final_read_is_of_all_partitions() {
+    use What::*;
+    let other = || vec![Send { partition: 1, value: 14 }, SendOk { partition: 1, value: 14, offset: 0, epoch: 2 }];
+    let read = Final { partition: 1, start: 0, records: vec![(0, 14)] };
+    let given = Given { group: 1, partition: 1, offset: 0, value: 14, epoch: 2, redelivered: false };
+    assert_eq!(kinds([other(), clean()].concat()), ["no final read"]);
+    assert_eq!(kinds([other(), vec![given, read], clean()].concat()), NONE);
+    assert_eq!(kinds(other()), NONE, "a run that came to no final read");
+}
+
+#[test]
+fn retention_takes_nothing_young() {
+    let run = |steps: Vec<(u64, What)>| {
+        let mut history = History::default();
+        history.push(0, 1, What::Topic { retention: true });
+        history.push(0, 1, What::Keeps { ms: 8_000 });
+        for (at, value, offset) in [(0, 10, 0), (5_000_000, 11, 1)] {
+            history.push(at, 1, What::Send { partition: 0, value });
+            history.push(at, 1, What::SendOk { partition: 0, value, offset, epoch: 2 });
+        }
+        steps.into_iter().for_each(|(at, what)| history.push(at, 1, what));
+        kinds_of(&history)
+    };
+    let trimmed = |to: u64| saw(1, marks(to, 2, 20));
+    let jump = || What::Fault { text: "{\"do\":\"jump\",\"node\":1,\"by_ms\":9000}".into() };
+    assert_eq!(run(vec![(9_000_000, trimmed(1)), (14_000_000, trimmed(2))]), NONE);
+    assert_eq!(run(vec![(9_000_000, trimmed(2))]), ["trimmed too early"], "the second is 4 s old");
+    assert_eq!(run(vec![(9_000_000, jump()), (9_000_000, trimmed(2))]), NONE);
+    assert_eq!(run(vec![(9_000_000, trimmed(2)), (9_000_000, jump())]), ["trimmed too early"]);
+    let last = |start, records| What::Final { partition: 0, start, records };
+    assert_eq!(run(vec![(9_000_000, last(1, vec![(1, 11)]))]), NONE);
+    assert_eq!(run(vec![(9_000_000, last(2, vec![]))]), ["trimmed too early"]);
 }
 
 #[test]
@@ -126,6 +211,36 @@ fn polls() {
     assert_eq!(kinds(skipped), NONE);
     let by_group = What::Poll { partition: 0, records: vec![(0, 10)], assigned: false };
     assert_eq!(kinds(with(by_group)), NONE);
+}
+
+#[test]
+fn polls_of_members() {
+    use What::*;
+    // Of 10 to 13 at offsets 0 to 3, all but that at 2 are acknowledged.
+    let check = |given: Vec<What>| {
+        let sent = (0..4).map(|n| Send { partition: 0, value: 10 + n });
+        let acked = [0, 1, 3].map(|n| SendOk { partition: 0, value: 10 + n, offset: n, epoch: 2 });
+        kinds(sent.chain(acked).chain(given).collect())
+    };
+    let given =
+        |offset, redelivered| Given { group: 1, partition: 0, offset, value: 10 + offset, epoch: 2, redelivered };
+    let (new, again) = (|offset| given(offset, false), |offset| given(offset, true));
+    let polled = || Polled { group: 1 };
+    assert_eq!(check(vec![polled(), new(0), new(1), new(2), polled(), new(3)]), NONE);
+    assert_eq!(check(vec![polled(), new(0), new(2)]), ["internal poll skip"]);
+    assert_eq!(check(vec![polled(), new(1), new(0)]), ["internal nonmonotonic poll"]);
+    assert_eq!(check(vec![polled(), new(1), new(3)]), NONE, "nobody knows of what is between");
+    assert_eq!(check(vec![polled(), new(0), polled(), new(3), polled(), new(2)]), NONE, "from poll to poll");
+    assert_eq!(check(vec![polled(), new(1), again(0), again(3)]), NONE, "it is told that they are repeated");
+    let beside = vec![polled(), new(1), Polled { group: 2 }, new(0)];
+    assert_eq!(check(beside), ["internal nonmonotonic poll"], "the second poll is of another group");
+    assert_eq!(check(vec![new(0), new(3), new(2)]), NONE, "nobody knows its polls");
+
+    let trimmed = |start, records| vec![polled(), new(0), new(3), Final { partition: 0, start, records }];
+    let all = [vec![Topic { retention: true }], trimmed(3, vec![(3, 13)])].concat();
+    assert_eq!(check(all), NONE, "what is between may have gone meanwhile");
+    let kept = [vec![Topic { retention: true }], trimmed(1, vec![(1, 11), (2, 12), (3, 13)])].concat();
+    assert_eq!(check(kept), ["group lost", "internal poll skip"]);
 }
 
 #[test]
@@ -430,4 +545,45 @@ fn resets_are_asked_for_and_seen() {
 
     assert_eq!(check(vec![logged(5, 10, false), logged(6, 3, true)]), ["reset of nobody"]);
     assert_eq!(check(vec![done(reset(4)), logged(6, 3, true)]), ["reset of nobody"], "to another offset");
+}
+
+#[test]
+fn an_acknowledged_commit_is_seen() {
+    let ok = |asked, offset| What::CommitOk { group: 1, partition: 0, asked, offset };
+    let told = |asked, offset| What::Committed { group: 1, partition: 0, asked, offset };
+    let unknown = |offset| What::CommitInfo { group: 1, partition: 0, offset };
+    let deed = || Deed::Reset { group: 1, of: "g".into(), partition: 0, offset: 3 };
+    let (asks, done) = (|| What::Admin { deed: deed() }, || What::AdminOk { deed: deed() });
+    // Event 0 is at 0 µs, and so on.
+    let check = |events: Vec<What>| kinds([vec![What::Seek { partition: 0 }], events].concat());
+    assert_eq!(check(vec![ok(1, 5), told(2, 5), ok(3, 9), told(4, 9)]), NONE);
+    assert_eq!(check(vec![ok(1, 5), told(2, 4)]), ["commit regressed"]);
+    assert_eq!(check(vec![ok(1, 5), told(1, 4)]), NONE, "asked before it was acknowledged");
+    assert_eq!(check(vec![unknown(5), told(2, 4)]), NONE);
+
+    assert_eq!(check(vec![ok(1, 9), asks(), done(), told(4, 3)]), NONE, "it was reset");
+    assert_eq!(check(vec![ok(1, 9), asks(), done(), told(4, 2)]), ["reset lost"]);
+    assert_eq!(check(vec![asks(), done(), ok(1, 9), told(4, 3)]), NONE, "the commit may have come before the reset");
+    assert_eq!(check(vec![asks(), ok(2, 9), done(), told(4, 3)]), NONE, "so may one that is answered first");
+    assert_eq!(check(vec![asks(), done(), ok(3, 8), told(4, 8)]), NONE);
+    assert_eq!(check(vec![asks(), done(), ok(3, 8), told(4, 3)]), ["commit regressed"]);
+    assert_eq!(check(vec![asks(), done(), unknown(8), told(4, 8)]), NONE, "it may count");
+    let loose = vec![ok(1, 9), asks(), What::AdminInfo { deed: deed() }, told(4, 3)];
+    assert_eq!(check(loose), NONE, "the reset may come at any time");
+}
+
+/// Each answer is judged in the same time, however much may yet come.
+#[test]
+fn a_long_history_of_unknown_outcomes_is_judged() {
+    let reset = || Deed::Reset { group: 1, of: "g".into(), partition: 0, offset: 3 };
+    let mut events = Vec::new();
+    for _ in 0..25_000 {
+        events.extend([unknown(create(1)), refused(create(1), Because::Exists), unknown(reset())].concat());
+        for _ in 0..2 {
+            let asked = events.len() as u64;
+            events.push(What::Committed { group: 1, partition: 0, asked, offset: 10 });
+        }
+    }
+    assert_eq!(events.len(), 200_000);
+    assert_eq!(kinds(events), NONE);
 }

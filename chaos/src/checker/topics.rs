@@ -22,9 +22,11 @@ pub(super) fn check(events: &[Event], found: &mut Vec<Anomaly>) {
                 for name in named.keys().filter(|name| !topics.contains_key(name.as_str())) {
                     found.push(anomaly("topic of nobody", 0, format!("{name} is there at {} µs", event.at)));
                 }
-                for (name, topic) in topics.iter().filter(|_| *last) {
-                    let kind = topic.listed(named.get(*name).copied());
-                    found.extend(kind.map(|kind| tell(kind, name, event)));
+                if *last {
+                    for (name, topic) in &topics {
+                        let kind = topic.listed(named.get(*name).copied());
+                        found.extend(kind.map(|kind| tell(kind, name, event)));
+                    }
                 }
             }
             _ => {}
@@ -58,8 +60,9 @@ struct Topic {
     absent: bool,
     /// What is asked and not answered, by process, with the count of answers then.
     open: BTreeMap<u32, (Wish, u64)>,
-    /// What may be done at any time.
-    loose: Vec<Wish>,
+    /// Creations and deletions that may yet be done: asked and not answered, or with an unknown outcome.
+    creations: u64,
+    deletions: u64,
     answers: u64,
     /// Partitions that it has at least when it is there.
     least: u32,
@@ -73,7 +76,8 @@ impl Default for Topic {
             present: false,
             absent: true,
             open: BTreeMap::new(),
-            loose: Vec::new(),
+            creations: 0,
+            deletions: 0,
             answers: 0,
             least: 0,
             asked: BTreeSet::new(),
@@ -97,22 +101,33 @@ impl Topic {
         if let Wish::Create(partitions) | Wish::Alter(partitions) = wish {
             self.asked.insert(partitions);
         }
-        self.open.insert(process, (wish, self.answers));
-        self.may(wish);
+        if let Some((before, _)) = self.open.insert(process, (wish, self.answers)) {
+            self.count(before, |wishes| wishes - 1);
+        }
+        self.count(wish, |wishes| wishes + 1);
+        self.may();
     }
 
-    /// It may be done from now on.
-    fn may(&mut self, wish: Wish) {
+    /// One more or one less wish of this kind may yet be done.
+    fn count(&mut self, wish: Wish, change: impl FnOnce(u64) -> u64) {
         match wish {
-            Wish::Create(_) => self.present |= self.absent,
-            Wish::Delete => self.absent |= self.present,
+            Wish::Create(_) => self.creations = change(self.creations),
+            Wish::Delete => self.deletions = change(self.deletions),
+            // Whether the topic is there stays as it is.
             Wish::Alter(_) => {}
         }
     }
 
+    /// What may yet be done may be done from now on.
+    fn may(&mut self) {
+        self.present |= self.absent && self.creations > 0;
+        self.absent |= self.present && self.deletions > 0;
+    }
+
     /// What a process asked is over. Whether nothing else was answered since it asked.
     fn answered(&mut self, process: u32) -> bool {
-        let Some((_, since)) = self.open.remove(&process) else { return false };
+        let Some((wish, since)) = self.open.remove(&process) else { return false };
+        self.count(wish, |wishes| wishes - 1);
         self.answers += 1;
         since + 1 == self.answers
     }
@@ -126,8 +141,7 @@ impl Topic {
             _ => None,
         };
         (self.present, self.absent) = (there || !alone, !there || !alone);
-        let others: Vec<Wish> = self.open.values().map(|(wish, _)| *wish).chain(self.loose.iter().copied()).collect();
-        others.into_iter().for_each(|wish| self.may(wish));
+        self.may();
         wrong.filter(|_| alone)
     }
 
@@ -159,7 +173,7 @@ impl Topic {
 
     fn unknown(&mut self, process: u32, wish: Wish) {
         self.answered(process);
-        self.loose.push(wish);
+        self.count(wish, |wishes| wishes + 1);
     }
 
     /// At the end it has so many partitions, or is not there.

@@ -12,6 +12,7 @@ pub(super) fn check(events: &[Event], facts: &Facts, found: &mut Vec<Anomaly>) {
     epochs(facts, found);
     offsets(facts, found);
     lost(facts, found);
+    of_nobody(facts, found);
     aborted(facts, found);
     gaps(facts, found);
     let damaged = facts.damaged.iter().map(|(partition, text)| anomaly("damaged batch", *partition, text.clone()));
@@ -36,22 +37,64 @@ fn offsets(facts: &Facts, found: &mut Vec<Anomaly>) {
     }
 }
 
+/// What must be in the final read: what was acknowledged, and what was read though nobody knew its outcome.
 fn lost(facts: &Facts, found: &mut Vec<Anomaly>) {
+    let mut unread: BTreeMap<Partition, u64> = BTreeMap::new();
     for (value, (partition, offset)) in &facts.acked {
+        match facts.finals.get(partition) {
+            Some(log) => found.extend(missing(facts, log, (*partition, *offset), *value, true)),
+            None => *unread.entry(*partition).or_default() += 1,
+        }
+    }
+    for ((partition, offset), values) in &facts.seen {
         let Some(log) = facts.finals.get(partition) else { continue };
-        if log.get(offset) == Some(value) {
-            continue;
+        // Of these only reads say where they stand.
+        let unknown = |value: &&Value| {
+            facts.sent_to.contains_key(*value) && !facts.acked.contains_key(*value) && !facts.failed.contains(*value)
+        };
+        let unknown = values.iter().filter(unknown);
+        found.extend(unknown.filter_map(|value| missing(facts, log, (*partition, *offset), *value, false)));
+    }
+    // The final read is one of all partitions. A run that came to none says so by itself.
+    for (partition, acked) in unread.into_iter().filter(|_| !facts.finals.is_empty()) {
+        let text = format!("{acked} values were acknowledged, and nobody read the partition at the end");
+        found.push(anomaly("no final read", partition, text));
+    }
+}
+
+/// What is wrong when a value that surely stood at an offset is not in the final read of its partition.
+fn missing(
+    facts: &Facts,
+    log: &BTreeMap<u64, Value>,
+    (partition, offset): (Partition, u64),
+    value: Value,
+    acked: bool,
+) -> Option<Anomaly> {
+    if log.get(&offset) == Some(&value) {
+        return None;
+    }
+    let was = if acked { "acknowledged" } else { "read" };
+    if let Some(start) = facts.starts.get(&partition).filter(|start| offset < **start) {
+        let text = format!("value {value} was {was} at {offset}; the log begins at {start}");
+        return (!facts.retention).then(|| anomaly("trimmed without cause", partition, text));
+    }
+    let kind = match log.keys().next_back().is_none_or(|last| offset > *last) {
+        false => "lost write",
+        true if acked => "unseen",
+        // It may have been appended and read after the final read.
+        true => return None,
+    };
+    Some(anomaly(kind, partition, format!("value {value} was {was} at {offset}")))
+}
+
+/// Whatever stands in a log was sent there. Garbage has a value that nobody sends.
+fn of_nobody(facts: &Facts, found: &mut Vec<Anomaly>) {
+    for ((partition, offset), values) in &facts.seen {
+        let strange = |value: &&Value| facts.sent_to.get(*value).is_none_or(|sent| sent.partition != *partition);
+        for value in values.iter().filter(strange) {
+            let text = format!("value {value} stands at {offset}, and nobody sent it there");
+            found.push(anomaly("value of nobody", *partition, text));
         }
-        if let Some(start) = facts.starts.get(partition).filter(|start| offset < *start) {
-            if !facts.retention {
-                let text = format!("value {value} was acknowledged at {offset}; the log begins at {start}");
-                found.push(anomaly("trimmed without cause", *partition, text));
-            }
-            continue;
-        }
-        let above = log.keys().next_back().is_none_or(|last| offset > last);
-        let kind = if above { "unseen" } else { "lost write" };
-        found.push(anomaly(kind, *partition, format!("value {value} was acknowledged at {offset}")));
     }
 }
 

@@ -70,6 +70,15 @@ pub enum Fact {
         /// All below this.
         end: u64,
     },
+    /// Who votes, as of an entry that was applied.
+    Voters {
+        /// The Raft group.
+        group: u64,
+        /// The entry's index.
+        index: u64,
+        /// Replicas, `1,2,3`; while they change, the former ones and the next ones: `1,2,3 1,2,4`.
+        sets: String,
+    },
     /// A replica took entries back, as a new leader wants it.
     Cut {
         /// The Raft group.

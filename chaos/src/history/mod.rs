@@ -17,6 +17,9 @@ pub type Partition = u32;
 /// A value: unique in the run. The producer is in the upper half, its own count in the lower.
 pub type Value = u64;
 
+/// What stands for a record that no producer could have made. No producer sends it.
+pub const GARBAGE: Value = 0;
+
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -140,6 +143,31 @@ pub enum What {
         /// … and was told.
         offset: u64,
     },
+    /// A member's commit was acknowledged.
+    CommitOk {
+        /// Which group.
+        group: u32,
+        /// In which partition.
+        partition: Partition,
+        /// When the member asked for it, microseconds.
+        asked: u64,
+        /// Which offset.
+        offset: u64,
+    },
+    /// Nobody knows whether a member's commit counts: what is refused may have been taken when it was sent before.
+    CommitInfo {
+        /// Which group.
+        group: u32,
+        /// In which partition.
+        partition: Partition,
+        /// Which offset.
+        offset: u64,
+    },
+    /// A member's poll gave records: what the process is given of the group from here to the next of these.
+    Polled {
+        /// Which group.
+        group: u32,
+    },
     /// A group member's record, with what the delivery said of itself.
     Given {
         /// Which group.
@@ -199,6 +227,11 @@ pub enum What {
         /// Its settings let records go within a run.
         retention: bool,
     },
+    /// Records of the run's topic go when they are older than this.
+    Keeps {
+        /// Milliseconds.
+        ms: u64,
+    },
     /// The last fault is over and everything runs: from here on all is to be served.
     Healed,
     /// Somebody was served.
@@ -208,7 +241,7 @@ pub enum What {
         /// When, microseconds.
         asked: u64,
     },
-    /// A fault was made (for reports; the checker does not look).
+    /// A fault was made (for reports; the checker looks only whether a clock jumps).
     Fault {
         /// Which, in words.
         text: String,

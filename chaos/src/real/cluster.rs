@@ -1,7 +1,7 @@
 //! The cluster that faults are done to: one that `highwater dev` runs, or node processes of our own, from config files, with a
 //! network in between that can fail.
 
-use super::{disks::Disks, facts::Facts, net::Net, processes, spaces};
+use super::{Scenario, disks::Disks, facts::Facts, net::Net, processes, spaces};
 use anyhow::{Context as _, bail};
 use highwater::{
     cli::{ClusterFile, ClusterNode, find, make_certificates},
@@ -27,7 +27,7 @@ use tokio::{
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How long a node whose disk fails may take to end.
 const END_MAX: Duration = Duration::from_secs(30);
-/// Ports from node to node; the first six are used.
+/// Ports from node to node; the first seven are used.
 const STEP: u16 = 10;
 
 /// Nodes, and what can be done to them.
@@ -156,15 +156,16 @@ pub(super) fn set_clock(file: &Path, by_s: i64) -> anyhow::Result<()> {
 }
 
 impl Own {
-    /// Makes certificates and configs in the folder.
+    /// Makes certificates and configs in the folder, and proxies.
     pub(super) async fn make(
         folder: &Path,
-        (nodes, port): (u16, u16),
+        (scenario, port): (&Scenario, u16),
         net: Net,
         disks: Option<Disks>,
         clocks: bool,
         facts: Option<Facts>,
     ) -> anyhow::Result<Self> {
+        let nodes = scenario.nodes;
         let certificates = folder.join("certs");
         let host = |node| (!net.is_proxied()).then(|| spaces::address(node).to_string());
         make_certificates(&certificates, "chaos", nodes, host)?;
@@ -193,7 +194,13 @@ impl Own {
             (config.log.wal_file_bytes, config.log.free_bytes_min) = (8 << 20, 64 << 20);
             config.log.segment_bytes = 4 << 20;
             if let Net::Proxies(proxies) = &net {
-                for (offset, back) in [(4, config.node.peer_bind), (5, config.node.control_bind)] {
+                let mut ways = vec![(4, config.node.peer_bind), (5, config.node.control_bind)];
+                if scenario.cuts_clients() {
+                    let native = &mut config.listeners.0[0];
+                    native.advertised = Some(at(id, 6).into());
+                    ways.push((6, native.bind));
+                }
+                for (offset, back) in ways {
                     proxies.open(id.into(), at(id, offset), back).await.with_context(|| busy(at(id, offset)))?;
                 }
             }
@@ -230,7 +237,7 @@ impl Own {
         let children = self.children.borrow();
         let nodes = self.configs.iter().zip(children.iter()).map(|(config, child)| ClusterNode {
             id: config.node.id.0,
-            native: config.listeners.0[0].bind.to_string(),
+            native: config.listeners.0[0].advertised().to_string(),
             http: config.listeners.0[1].bind.to_string(),
             config: self.folder.join(format!("node-{}.toml", config.node.id.0)),
             pid: child.as_ref().and_then(Child::id),
@@ -284,6 +291,12 @@ impl Own {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// Its process runs.
+    pub(super) fn is_up(&self, node: u32) -> anyhow::Result<bool> {
+        let was_started = self.children.borrow()[node as usize - 1].is_some();
+        Ok(was_started && self.ended(node)?.is_none())
     }
 
     fn ended(&self, node: u32) -> anyhow::Result<Option<ExitStatus>> {
@@ -378,7 +391,9 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() - 30;
         let net = Net::Proxies(Proxies::new());
-        let own = local.run_until(Own::make(dir.path(), (1, port), net, None, false, None)).await.unwrap();
+        let one = Scenario { nodes: 1, ..Scenario::default() };
+        let own = local.run_until(Own::make(dir.path(), (&one, port), net, None, false, None)).await.unwrap();
+        assert!(!own.is_up(1).unwrap());
         // This program is no node: it ends at once.
         let again = async || {
             own.spawn(1).unwrap();
@@ -391,7 +406,9 @@ mod tests {
         assert!(ended[0].node == 1 && !ended[0].is_explained && !ended[0].status.success());
         again().await;
         assert!(own.kill(1).await.unwrap().is_some_and(|ended| !ended.is_explained));
+        assert!(!own.is_up(1).unwrap());
         own.children.borrow_mut()[0] = Some(Command::new("sleep").arg("600").kill_on_drop(true).spawn().unwrap());
+        assert!(own.is_up(1).unwrap());
         assert!(own.kill(1).await.unwrap().is_none());
         again().await;
         own.excuse(1, Duration::ZERO);

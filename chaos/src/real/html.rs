@@ -53,10 +53,11 @@ pub(super) fn page(about: &str, report: &Report, course: &Course) -> String {
     }
     buckets.iter_mut().for_each(|bucket| bucket.sort_by(f64::total_cmp));
     #[allow(clippy::cast_precision_loss, reason = "a plot")]
-    let rate: Vec<f64> = buckets.iter().map(|bucket| bucket.len() as f64).collect();
-    let quantile = |percent: usize| -> Vec<f64> {
+    let rate: Vec<Option<f64>> = buckets.iter().map(|bucket| Some(bucket.len() as f64)).collect();
+    // A second without acknowledgements has no latency.
+    let quantile = |percent: usize| -> Vec<Option<f64>> {
         let place = |len: usize| (len * percent / 100).min(len.saturating_sub(1));
-        buckets.iter().map(|bucket| bucket.get(place(bucket.len())).copied().unwrap_or(0.0)).collect()
+        buckets.iter().map(|bucket| bucket.get(place(bucket.len())).copied()).collect()
     };
     let mut page = String::new();
     let verdict = if report.is_good() { "good" } else { "bad" };
@@ -92,11 +93,11 @@ fn seconds_of(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Lines over seconds; a fault is an upright line that says what it is.
+/// Lines over seconds, broken where there is no value; a fault is an upright line that says what it is.
 #[allow(clippy::cast_precision_loss, reason = "a plot")]
-fn chart(lines: &[(&Vec<f64>, &str)], faults: &[(u64, String)]) -> String {
+fn chart(lines: &[(&Vec<Option<f64>>, &str)], faults: &[(u64, String)]) -> String {
     let seconds = lines.iter().map(|(values, _)| values.len()).max().unwrap_or(1).max(2) as f64 - 1.0;
-    let top = round_up(lines.iter().flat_map(|(values, _)| values.iter().copied()).fold(1.0, f64::max));
+    let top = round_up(lines.iter().flat_map(|(values, _)| values.iter().copied().flatten()).fold(1.0, f64::max));
     let x = |second: f64| LEFT + (WIDTH - LEFT) * (second / seconds).min(1.0);
     let y = |value: f64| ABOVE + (HEIGHT - ABOVE - BELOW) * (1.0 - value / top);
     let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>");
@@ -126,15 +127,30 @@ fn chart(lines: &[(&Vec<f64>, &str)], faults: &[(u64, String)]) -> String {
         );
     }
     for (values, colour) in lines {
-        let points = (0u32..).zip(values.iter()).map(|(second, value)| (x(f64::from(second)), y(*value)));
-        let path: Vec<String> = points.map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
+        let points =
+            (0u32..).zip(values.iter()).map(|(second, value)| value.map(|value| (x(f64::from(second)), y(value))));
         let _ = write!(
             svg,
-            "<path d='M{}' fill=none stroke='{colour}' stroke-width=1.8 stroke-linejoin=round />",
-            path.join("L")
+            "<path d='{}' fill=none stroke='{colour}' stroke-width=1.8 stroke-linejoin=round stroke-linecap=round />",
+            path(points)
         );
     }
     svg + "</svg>"
+}
+
+/// A piece for each run of points; one that stands alone is a dot.
+fn path(points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
+    let (mut path, mut goes_on) = (String::new(), false);
+    for point in points {
+        if let Some((x, y)) = point {
+            let _ = match goes_on {
+                true => write!(path, "L{x:.1} {y:.1}"),
+                false => write!(path, "M{x:.1} {y:.1}h0"),
+            };
+        }
+        goes_on = point.is_some();
+    }
+    path
 }
 
 /// The next of 1, 2, 5, 10, 20 …
@@ -176,7 +192,9 @@ mod tests {
             failures: vec!["node 1 <sulks>".into()],
             ..Report::default()
         };
-        let acked = (0..300).map(|n| (Duration::from_millis(n * 20), Duration::from_millis(n))).collect();
+        // Nothing is acknowledged in the third second.
+        let acked = (0..300).filter(|n| !(100..150).contains(n));
+        let acked = acked.map(|n| (Duration::from_millis(n * 20), Duration::from_millis(n))).collect();
         let course = Course { acked, faults: vec![(2_500_000, "node 1 is killed".into())] };
         let page = page("kills", &report, &course);
         assert!(page.contains("lost 1") && page.contains("class='line bad'") && page.contains("kill 2"));
@@ -185,6 +203,17 @@ mod tests {
         // 2.5 s of 5 s: in the middle of the plot, in both of them.
         assert_eq!(page.matches("M562.0 14V").count(), 2);
         assert!(page.contains("<td>2.5 s<td>node 1 is killed"));
+        // Throughput goes down to the axis, latencies stop and begin again.
+        let ways = page.split("<path d='").filter(|way| way.contains("fill=none"));
+        let ways: Vec<&str> = ways.filter_map(|way| way.split('\'').next()).collect();
+        assert_eq!(ways.iter().map(|way| way.matches('M').count()).collect::<Vec<_>>(), [1, 2, 2]);
+        assert_eq!(ways.iter().map(|way| way.contains(" 196.0")).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    #[test]
+    fn a_value_that_stands_alone_is_a_dot() {
+        let points = [None, Some((1.0, 2.0)), None, Some((3.0, 4.0)), Some((5.0, 6.0))];
+        assert_eq!(path(points.into_iter()), "M1.0 2.0h0M3.0 4.0h0L5.0 6.0");
     }
 
     #[test]

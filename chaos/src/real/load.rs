@@ -1,26 +1,35 @@
-//! The load on real nodes: producers that pipeline and a group of two, with everything written down.
+//! The load on real nodes: producers that pipeline and a group of two, with everything written down. Who looks on beside them is
+//! in `readers`, the end of it all in `replicas`.
+
+mod readers;
+mod replicas;
 
 use super::ends;
 use crate::{
-    history::{History, Value, What},
+    history::{GARBAGE, History, Value, What},
     observe,
 };
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use highwater::{
-    client::{Client, Delivery, ProduceError, Producer, Record},
+    client::{Client, ConsumeError, Delivery, Dialer, ProduceError, Producer, Record},
     types::{GroupName, Position, TopicName},
 };
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
 
 pub(super) struct Load {
     client: Client,
+    /// Who looks on has connections of its own: what it gives up on does not disturb the load.
+    onlooker: Client,
+    /// How both reach the nodes.
+    dialer: Arc<dyn Dialer>,
     topic: TopicName,
     partitions: u32,
     begun: Instant,
@@ -32,7 +41,9 @@ pub(super) struct Load {
     over: Cell<Option<Instant>>,
     /// Offsets that the group got, per partition.
     got: RefCell<Got>,
-    /// Members of the group may end.
+    /// The next offset of the partition that is followed.
+    followed: Cell<u64>,
+    /// Readers may end.
     caught_up: Cell<bool>,
 }
 
@@ -56,15 +67,30 @@ struct Open {
 
 /// How often producers look for outcomes.
 const LOOK: Duration = Duration::from_millis(1);
+/// A reader whose poll failed polls again after this.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Bytes of a record.
+const BYTES: usize = 128;
+/// All of them behind the value.
+const FILL: u8 = b'.';
 /// Records of one producer that may be unacknowledged.
 const OPEN_MAX: usize = 2_000;
-/// How long the group may need to see everything once the load is over.
+/// The group, in the history.
+const GROUP: u32 = 1;
+/// How long readers may need to see everything once the load is over.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
 impl Load {
-    pub(super) fn new(client: Client, topic: TopicName, partitions: u32) -> Self {
+    pub(super) fn new(
+        [client, onlooker]: [Client; 2],
+        dialer: Arc<dyn Dialer>,
+        topic: TopicName,
+        partitions: u32,
+    ) -> Self {
         Self {
             client,
+            onlooker,
+            dialer,
             topic,
             partitions,
             begun: Instant::now(),
@@ -73,6 +99,7 @@ impl Load {
             acks: RefCell::default(),
             over: Cell::default(),
             got: RefCell::default(),
+            followed: Cell::default(),
             caught_up: Cell::default(),
         }
     }
@@ -121,8 +148,21 @@ impl Load {
     }
 
     fn note(&self, process: u32, what: What) {
-        let at = observe::machine_us() - self.begun_us;
+        let at = self.now_us();
         self.history.borrow_mut().push(at, process, what);
+    }
+
+    /// Microseconds since the load began.
+    fn now_us(&self) -> u64 {
+        observe::machine_us() - self.begun_us
+    }
+
+    /// A batch that does not verify is an anomaly, whatever the client does about it.
+    fn note_failed(&self, process: u32, error: &ConsumeError) {
+        if let ConsumeError::Damaged { partition, .. } = error {
+            self.note(process, What::Damaged { partition: *partition, text: error.to_string() });
+        }
+        tracing::warn!(%error, process, "a poll failed");
     }
 
     /// Who leads which partition now.
@@ -166,9 +206,7 @@ impl Load {
     async fn send(&self, producer: &Producer, process: u32, count: u64) -> anyhow::Result<Open> {
         let value = (u64::from(process) << 32) | count;
         let partition = u32::try_from(count % u64::from(self.partitions)).unwrap_or(0);
-        let mut bytes = value.to_be_bytes().to_vec();
-        bytes.resize(128, b'.');
-        let record = Record::new(self.topic.clone(), bytes).partition(partition);
+        let record = Record::new(self.topic.clone(), encode(value)).partition(partition);
         let sent = Instant::now();
         let receipt = producer.send(record).await?;
         self.note(process, What::Send { partition, value });
@@ -189,7 +227,9 @@ impl Load {
                         None => What::SendInfo { partition, value },
                     }
                 }
-                Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => What::SendFail { partition, value },
+                Err(ProduceError::Refused { maybe_appended: false, .. } | ProduceError::Batch(_)) => {
+                    What::SendFail { partition, value }
+                }
                 Err(ProduceError::TimedOut { maybe_appended: false, .. }) => What::SendFail { partition, value },
                 Err(_) => What::SendInfo { partition, value },
             };
@@ -202,10 +242,18 @@ impl Load {
     pub(super) async fn consume(self: Rc<Self>, process: u32) -> anyhow::Result<()> {
         let builder = self.client.consumer().start(Position::Earliest);
         let mut consumer = builder.subscribe(self.group()?, [self.topic.clone()]).await?;
+        self.note(process, What::Joined { group: GROUP });
         while !self.caught_up.get() {
             match consumer.poll(Duration::from_millis(200)).await {
-                Ok(records) => records.iter().for_each(|record| self.given(process, record)),
-                Err(error) => tracing::warn!(%error, process, "a poll failed"),
+                Ok(records) if records.is_empty() => {}
+                Ok(records) => {
+                    self.note(process, What::Polled { group: GROUP });
+                    records.iter().for_each(|record| self.given(process, record));
+                }
+                Err(error) => {
+                    self.note_failed(process, &error);
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
         Ok(consumer.close().await?)
@@ -219,15 +267,16 @@ impl Load {
         let (partition, offset, redelivered) = (record.partition, record.offset, record.redelivered);
         self.got.borrow_mut().entry(partition).or_default().insert(offset);
         let (value, epoch) = (decode(record), record.leader_epoch);
-        self.note(process, What::Given { group: 1, partition, offset, value, epoch, redelivered });
+        self.note(process, What::Given { group: GROUP, partition, offset, value, epoch, redelivered });
     }
 
-    /// Waits until the group has everything, producers being quiet, and ends it; gives what it is missing.
+    /// Waits until all readers have everything, producers being quiet, and ends them; gives what they are missing.
     pub(super) async fn catch_up(&self) -> anyhow::Result<Vec<String>> {
         let (group, ends) = (self.group()?, ends(&self.client, &self.topic).await?);
         let deadline = Instant::now() + CATCH_UP;
         loop {
-            let missing = missing(&group, &ends, &self.got.borrow());
+            let mut missing = missing(&group, &ends, &self.got.borrow());
+            missing.extend(readers::behind(&ends, self.followed.get()));
             if missing.is_empty() || Instant::now() > deadline {
                 self.caught_up.set(true);
                 return Ok(missing);
@@ -236,7 +285,7 @@ impl Load {
         }
     }
 
-    /// Reads every partition by a fresh reader, and leaves nothing behind.
+    /// Reads every partition by a fresh reader, then each replica by itself, and leaves nothing behind.
     pub(super) async fn finish(&self) -> anyhow::Result<()> {
         let ends = ends(&self.client, &self.topic).await?;
         let all = ends.keys().map(|partition| (self.topic.clone(), *partition, Position::Earliest));
@@ -246,7 +295,9 @@ impl Load {
         let deadline = Instant::now() + Duration::from_secs(120);
         while !ends.iter().all(|(p, end)| *end == 0 || logs[p].last().is_some_and(|last| last.0 + 1 >= *end)) {
             anyhow::ensure!(Instant::now() < deadline, "the final read did not end within 120 s");
-            for record in consumer.poll(Duration::from_millis(500)).await.context("the final read failed")? {
+            let polled =
+                consumer.poll(Duration::from_millis(500)).await.inspect_err(|error| self.note_failed(0, error));
+            for record in polled.context("the final read failed")? {
                 logs.entry(record.partition).or_default().push((record.offset, decode(&record)));
             }
         }
@@ -254,7 +305,9 @@ impl Load {
         for (partition, records) in logs {
             self.note(0, What::Final { partition, start: 0, records });
         }
+        self.compare_replicas(&ends).await?;
         self.client.admin().delete_topic(&self.topic).await?;
+        self.onlooker.close();
         self.client.close();
         Ok(())
     }
@@ -269,14 +322,35 @@ fn missing(group: &GroupName, ends: &BTreeMap<u32, u64>, got: &Got) -> Vec<Strin
     ends.iter().filter_map(lacks).collect()
 }
 
+fn encode(value: Value) -> Vec<u8> {
+    let mut bytes = value.to_be_bytes().to_vec();
+    bytes.resize(BYTES, FILL);
+    bytes
+}
+
+/// The value of a record that [`encode`] made; that of any other is nobody's.
 fn decode(record: &Delivery) -> Value {
-    let bytes = record.value.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok());
-    Value::from_be_bytes(bytes.unwrap_or_default())
+    value_of(record.value.as_deref().unwrap_or_default()).unwrap_or(GARBAGE)
+}
+
+fn value_of(bytes: &[u8]) -> Option<Value> {
+    let (value, rest) = bytes.split_first_chunk::<8>()?;
+    let is_whole = bytes.len() == BYTES && rest.iter().all(|byte| *byte == FILL);
+    is_whole.then(|| Value::from_be_bytes(*value))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_producer_made_has_a_value() {
+        let made = encode(7);
+        assert_eq!(value_of(&made), Some(7));
+        let mut torn = made.clone();
+        torn[90] = 0;
+        assert_eq!([&torn[..], &made[..100], &[]].map(value_of), [None; 3]);
+    }
 
     #[test]
     fn what_a_group_did_not_get_is_told() {

@@ -32,7 +32,7 @@ use cluster::{Own, Target};
 use disks::Disks;
 use facts::Facts;
 use highwater::{
-    client::{Client, NewTopic},
+    client::{Builder, Client, Dialer, NewTopic, QuicDialer},
     tls::{self, Identity, Roots},
     types::{Position, TopicName},
 };
@@ -46,6 +46,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 use storm::{Done, Storm};
@@ -164,7 +165,7 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
         },
     };
     let (mut report, course) = match args.scenario {
-        Some(_) => on_own_nodes(&args, &scenario).await?,
+        Some(_) => on_own_nodes(&args, &scenario, probe::refused).await?,
         None => {
             let target = Target::running(args.cluster.as_deref())?;
             let load = begin(&args, &scenario, &target).await?;
@@ -178,14 +179,19 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn on_own_nodes(args: &Args, scenario: &Scenario) -> anyhow::Result<(Report, Course)> {
+/// `refused` says why the machine does not allow something.
+async fn on_own_nodes(
+    args: &Args,
+    scenario: &Scenario,
+    refused: impl AsyncFn(Ability, &Path) -> Option<String>,
+) -> anyhow::Result<(Report, Course)> {
     let folder = args
         .dir
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("highwater-chaos-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
-    let without = probe::probe(scenario, &args.require, &folder).await?;
+    let without = probe::probe(scenario, &args.require, &folder, refused).await?;
     let needed: BTreeSet<Ability> = scenario.needs().into_iter().filter(|n| !without.contains_key(n)).collect();
     let disks = match needed.iter().any(|ability| ability.is_of_disks()) {
         true => Some(Disks::make(&folder, scenario.nodes).await?),
@@ -197,7 +203,7 @@ async fn on_own_nodes(args: &Args, scenario: &Scenario) -> anyhow::Result<(Repor
         false => Net::Proxies(Proxies::new()),
     };
     let facts = args.facts.then(|| Facts::make(&folder)).transpose()?;
-    let target = Target::Own(Own::make(&folder, (scenario.nodes, args.port), net, disks, clocks, facts).await?);
+    let target = Target::Own(Own::make(&folder, (scenario, args.port), net, disks, clocks, facts).await?);
     let total = Duration::from_secs_f64(60.0 * args.minutes.unwrap_or(scenario.minutes));
     let (mut report, course) = match begin(args, scenario, &target).await {
         Ok(load) => storm(args, scenario, &target, total, load, without.keys().copied().collect()).await,
@@ -222,12 +228,17 @@ async fn begin(args: &Args, scenario: &Scenario, target: &Target) -> anyhow::Res
     let shown = args.certificate.as_deref().zip(args.key.as_deref());
     let identity = shown.map(|(certificate, key)| Identity::read(certificate, key)).transpose()?;
     let tls = tls::client_config(&Roots::read(&cluster.ca)?, identity.as_ref())?;
-    let client = Client::connect(cluster.addresses(), tls).await?;
+    let dialer: Arc<dyn Dialer> = Arc::new(QuicDialer::new(tls)?);
+    let connect = || {
+        let builder = Client::builder().dialer(dialer.clone());
+        cluster.addresses().into_iter().fold(builder, Builder::bootstrap).connect()
+    };
+    let (client, onlooker) = (connect().await?, connect().await?);
     target.learn(&client).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
     client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
-    Ok(Rc::new(Load::new(client, topic, scenario.partitions)))
+    Ok(Rc::new(Load::new([client, onlooker], dialer, topic, scenario.partitions)))
 }
 
 async fn storm(
@@ -276,7 +287,7 @@ fn write(history: &History, path: &Path) -> anyhow::Result<()> {
     Ok(history.write(&mut std::io::BufWriter::new(file))?)
 }
 
-/// Producers and a group at work while the faults are done; then everything is read again.
+/// Producers and readers at work while the faults are done; then everything is read again.
 async fn under_load(
     scenario: &Scenario,
     load: &Rc<Load>,
@@ -287,10 +298,12 @@ async fn under_load(
     for process in 1..=scenario.producers {
         producers.spawn_local(load.clone().produce(process, scenario.rate));
     }
-    let mut members = tokio::task::JoinSet::new();
+    let mut readers = tokio::task::JoinSet::new();
     for process in 101..=102 {
-        members.spawn_local(load.clone().consume(process));
+        readers.spawn_local(load.clone().consume(process));
     }
+    readers.spawn_local(load.clone().read(201));
+    readers.spawn_local(load.clone().watch(202));
     storm.run(Instant::now() + total).await?;
     load.stop();
     while let Some(ended) = producers.join_next().await {
@@ -300,8 +313,8 @@ async fn under_load(
     let told = |partition| format!("partition {partition} acknowledged nothing of what was sent after the last fault");
     storm.done.failures.extend(silent.map(told));
     storm.done.failures.extend(load.catch_up().await?);
-    while let Some(ended) = members.join_next().await {
-        ended.context("a member of the group panicked")??;
+    while let Some(ended) = readers.join_next().await {
+        ended.context("a reader panicked")??;
     }
     load.finish().await
 }
@@ -318,6 +331,14 @@ async fn ends(client: &Client, topic: &TopicName) -> anyhow::Result<BTreeMap<u32
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
     }
+}
+
+/// Says that a test was not run, where the output of tests is captured too: that is what macros print, not what is written.
+#[cfg(test)]
+fn not_run(why: &str) {
+    use std::io::Write as _;
+    let line = format!("not run: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]
@@ -341,6 +362,21 @@ mod tests {
         let words = [&kills().0, "--require", "disk-full", "--dir", dir.path().to_str().unwrap()];
         let error = run(args(&words)).await.unwrap_err().to_string();
         assert_eq!(error, "DiskFull is required, and nothing in the scenario needs it");
+    }
+
+    async fn no_disks(_: Ability, _: &Path) -> Option<String> {
+        Some("no loop devices".into())
+    }
+
+    #[tokio::test]
+    async fn what_is_required_and_not_possible_here_fails_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let power = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/power.toml");
+        let words = [power.to_str().unwrap(), "--require", "power-loss", "--dir", dir.path().to_str().unwrap()];
+        let ran = on_own_nodes(&args(&words), &Scenario::read(&power).unwrap(), no_disks).await;
+        let error = ran.err().unwrap().to_string();
+        assert_eq!(error, "PowerLoss is required, and not possible here: no loop devices");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was begun");
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(super) struct Rule {
 /// By `(from, to)`; no rule lets everything through.
 pub(super) type Rules = BTreeMap<(u32, u32), Rule>;
 
+/// All that is no node, in rules of proxies.
+pub(super) const CLIENTS: u32 = 0;
+
 /// One cluster's network.
 pub(super) enum Net {
     Proxies(Proxies),

@@ -6,11 +6,15 @@ use highwater_raft::env::Env;
 use std::{collections::BTreeMap, io::Write as _, path::Path};
 use tokio::process::Command;
 
-/// What the scenario needs and the machine does not allow, with the reason.
+/// What the scenario needs and the machine does not allow, with the reason that `refused` gives.
+///
+/// # Errors
+/// When that is required, or something is required that the scenario does not need.
 pub(super) async fn probe(
     scenario: &Scenario,
     require: &[Ability],
     folder: &Path,
+    refused: impl AsyncFn(Ability, &Path) -> Option<String>,
 ) -> anyhow::Result<BTreeMap<Ability, String>> {
     let needs = scenario.needs();
     for ability in require {
@@ -27,7 +31,7 @@ pub(super) async fn probe(
 }
 
 /// Why the machine does not allow it; `None` when it does.
-async fn refused(ability: Ability, folder: &Path) -> Option<String> {
+pub(super) async fn refused(ability: Ability, folder: &Path) -> Option<String> {
     let tried = match ability {
         Ability::Netns => return spaces::refused(),
         Ability::Delay => return spaces::no_delay(),
@@ -95,6 +99,21 @@ fn fails(disks: &Disks) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::real::not_run;
+
+    async fn no_clock(what: Ability, _: &Path) -> Option<String> {
+        (what == Ability::Clock).then(|| "no faketime".into())
+    }
+
+    #[tokio::test]
+    async fn what_is_not_required_is_left_out_with_the_reason() {
+        let power = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/power.toml");
+        let (scenario, here) = (Scenario::read(&power).unwrap(), Path::new("."));
+        let without = probe(&scenario, &[Ability::PowerLoss], here, no_clock).await.unwrap();
+        assert_eq!(without, BTreeMap::from([(Ability::Clock, "no faketime".to_owned())]));
+        let error = probe(&scenario, &[Ability::PowerLoss, Ability::Clock], here, no_clock).await.unwrap_err();
+        assert_eq!(error.to_string(), "Clock is required, and not possible here: no faketime");
+    }
 
     #[tokio::test]
     async fn a_library_that_changes_no_clock_is_refused() {
@@ -105,7 +124,7 @@ mod tests {
         assert!(error.contains("sees no other time"), "{error}");
         match cluster::fake_clock() {
             Some(library) => try_clock(&library, &dir.path().join("clock")).await.unwrap(),
-            None => println!("not run: faketime is missing"),
+            None => not_run("faketime is missing"),
         }
     }
 
@@ -115,7 +134,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disks = match Disks::make(dir.path(), 1).await {
             Ok(disks) => disks,
-            Err(error) => return println!("not run: {error:#}"),
+            Err(error) => return not_run(&format!("{error:#}")),
         };
         fails(&disks).unwrap();
         disks.restore(1).await.unwrap();

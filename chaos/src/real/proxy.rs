@@ -1,12 +1,14 @@
-//! What lies between real nodes: a UDP proxy before each port that nodes reach each other by.
+//! What lies between real nodes: a UDP proxy before each port that nodes reach each other by, and where a scenario wants it before
+//! those that clients come to.
 //!
 //! ```text
 //!   node 1 ──▶ proxy of 2 ──▶ node 2          rule (1, 2)
 //!   node 1 ◀── proxy of 2 ◀── node 2          rule (2, 1)
 //! ```
-//! Nodes dial from the ports that they listen on: the source address says who sends. No rights are needed.
+//! Nodes dial from the ports that they listen on: the source address says who sends; any other is a client's. No rights are
+//! needed.
 
-use super::net::Rules;
+use super::net::{CLIENTS, Rules};
 use highwater_raft::env::Env;
 use std::{cell::RefCell, collections::BTreeMap, io, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::net::UdpSocket;
@@ -56,7 +58,7 @@ impl Proxies {
         loop {
             // An ICMP answer to an earlier datagram is told here: the node is down.
             let Ok((len, source)) = front.recv_from(&mut buffer).await else { continue };
-            let from = self.0.nodes.borrow().get(&source).copied().unwrap_or(0);
+            let from = self.0.nodes.borrow().get(&source).copied().unwrap_or(CLIENTS);
             let way = match ways.get(&source) {
                 Some(way) => way.clone(),
                 None => {
@@ -152,6 +154,14 @@ mod tests {
                 proxies.set(Rules::new());
                 two.send_to(b"there", seen_as).await.unwrap();
                 assert_eq!(one.recv_from(&mut buffer).await.unwrap().0, 5);
+
+                // Clients are cut off by themselves.
+                let client = bind().await;
+                proxies.set(cut(&[CLIENTS], &[2]));
+                client.send_to(b"lost", front).await.unwrap();
+                one.send_to(b"heard", front).await.unwrap();
+                assert_eq!(two.recv_from(&mut buffer).await.unwrap(), (5, seen_as));
+                assert_eq!(proxies.dropped(), 2);
             })
             .await;
     }

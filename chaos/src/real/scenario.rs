@@ -102,6 +102,13 @@ pub enum Fault {
         /// For how many seconds.
         for_s: f64,
     },
+    /// No datagram goes between clients and the node; the other nodes reach it.
+    CutClients {
+        /// From whom.
+        who: Who,
+        /// For how many seconds.
+        for_s: f64,
+    },
     /// No datagram goes from the node to the others; it still hears them.
     Mute {
         /// Whom.
@@ -254,6 +261,10 @@ impl Scenario {
             !pulled || scenario.network == Network::Namespaces,
             "cables can be pulled with network = \"namespaces\" alone"
         );
+        anyhow::ensure!(
+            !scenario.cuts_clients() || scenario.network == Network::Proxies,
+            "clients can be cut off with network = \"proxies\" alone"
+        );
         anyhow::ensure!(scenario.pause_s > 0.0, "pause_s = {}: faults need time in between", scenario.pause_s);
         Ok(scenario)
     }
@@ -268,6 +279,11 @@ impl Scenario {
             needs.extend(self.faults.iter().any(is_late).then_some(Ability::Delay));
         }
         needs
+    }
+
+    /// Something must lie between clients and nodes.
+    pub(super) fn cuts_clients(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::CutClients { .. }))
     }
 
     /// Between faults.
@@ -301,6 +317,10 @@ mod tests {
             ("[[fault]]\ndo = \"kill\"\nwho = \"nobody\"", "unknown variant `nobody`"),
             ("nodez = 3", "unknown field `nodez`"),
             ("[[fault]]\ndo = \"unplug\"\nwho = \"any\"\nfor_s = 1", "cables can be pulled"),
+            (
+                "network = \"namespaces\"\n[[fault]]\ndo = \"cut_clients\"\nwho = \"any\"\nfor_s = 1",
+                "clients can be cut off with network = \"proxies\" alone",
+            ),
             ("nodes = 30\n[[fault]]\ndo = \"kill\"\nwho = \"any\"", "made of 1 to 7"),
         ] {
             let error = Scenario::parse(text).unwrap_err().to_string();

@@ -203,6 +203,7 @@ fn counted(listed: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::real::not_run;
     use std::{net::UdpSocket, time::Duration};
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
     fn each_direction_has_its_own_rule() {
         let spaces = match Spaces::make(2) {
             Ok(spaces) => spaces,
-            Err(error) => return println!("not run: {error:#}"),
+            Err(error) => return not_run(&format!("{error:#}")),
         };
         let bind = |node| spaces.inside(node, || UdpSocket::bind((address(node), 9000))).unwrap().unwrap();
         let (one, two, mut buffer) = (bind(1), bind(2), [0; 16]);

@@ -4,7 +4,7 @@ use super::{
     cluster::{Ended, Target},
     gaps::Gaps,
     load::Load,
-    net::{self, Rule, Rules},
+    net::{self, CLIENTS, Rule, Rules},
     scenario::{Ability, Fault, Scenario, Who},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -153,24 +153,26 @@ impl<'a> Storm<'a> {
                         killed.push(*node);
                     }
                 }
-                let leads = |node: &u32| led.values().any(|leader| leader == node);
-                match killed[..] {
-                    [] => {}
-                    _ if who == Who::All => self.count("kill of all"),
-                    _ if killed.iter().any(leads) => self.count("kill of a leader"),
-                    _ => self.count("kill"),
+                let ended = self.bury(&victims).await?;
+                killed.retain(|node| !ended.contains(node));
+                if let Some(kind) = kill_of(who, &victims, &killed, &led) {
+                    self.count(kind);
                 }
                 self.again(&victims, down_s).await
             }
             Fault::Pause { who, for_s } => {
-                let (victims, _) = self.victims(who).await?;
-                for node in &victims {
-                    self.target.signal(*node, Signal::STOP)?;
-                    self.note(*node, "stands still");
+                let mut stopped = Vec::new();
+                for node in self.victims(who).await?.0 {
+                    if self.target.signal(node, Signal::STOP)? {
+                        self.note(node, "stands still");
+                        stopped.push(node);
+                    }
                 }
-                self.count("pause");
+                if !stopped.is_empty() {
+                    self.count("pause");
+                }
                 tokio::time::sleep(secs(for_s)).await;
-                for node in &victims {
+                for node in &stopped {
                     self.target.signal(*node, Signal::CONT)?;
                     self.load.note_fault(format!("node {node} goes on"));
                 }
@@ -179,6 +181,7 @@ impl<'a> Storm<'a> {
             Fault::Alone { .. }
             | Fault::Mute { .. }
             | Fault::Middle { .. }
+            | Fault::CutClients { .. }
             | Fault::Unplug { .. }
             | Fault::Rough { .. } => self.of_network(fault).await,
             Fault::Clock { who, by_s } => {
@@ -221,6 +224,13 @@ impl<'a> Storm<'a> {
                 self.count("middle");
                 victims.iter().for_each(|node| self.note(*node, "alone hears both halves of the others"));
             }
+            Fault::CutClients { who, .. } => {
+                let (victims, _) = self.victims(who).await?;
+                let (there, back) = (net::cut(&[CLIENTS], &victims), net::cut(&victims, &[CLIENTS]));
+                own.net.set(there.into_iter().chain(back).collect())?;
+                self.count("cut clients");
+                victims.iter().for_each(|node| self.note(*node, "is cut off from clients"));
+            }
             Fault::Unplug { who, .. } => {
                 let (victims, led) = self.victims(who).await?;
                 for node in victims {
@@ -257,14 +267,28 @@ impl<'a> Storm<'a> {
         match *fault {
             Fault::PowerLoss { who, down_s } => {
                 let (victims, led) = self.victims(who).await?;
+                let mut up = Vec::new();
+                for node in &victims {
+                    if own.is_up(*node)? {
+                        up.push(*node);
+                    }
+                }
                 // The disks first: from here on nothing is written anywhere.
                 victims.iter().try_for_each(|node| disks.cut(*node))?;
                 for node in &victims {
-                    self.falls(*node, &led);
+                    let was_up = up.contains(node);
+                    if was_up {
+                        self.falls(*node, &led);
+                    }
                     self.note(*node, "loses power");
-                    own.kill(*node).await?;
+                    // One that was up may end because of its disk before it is killed.
+                    if let Some(ended) = own.kill(*node).await?.filter(|_| !was_up) {
+                        self.ended(&ended);
+                    }
                 }
-                self.count(if who == Who::All { "power loss of all" } else { "power loss" });
+                if let Some(kind) = loss_of(who, &victims, &up) {
+                    self.count(kind);
+                }
                 for node in &victims {
                     disks.restore(*node).await?;
                 }
@@ -304,20 +328,48 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// Starts nodes again that are down; others' are started by whoever runs them.
-    async fn again(&mut self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
-        let Target::Own(own) = self.target else { return self.target.returned(nodes).await };
+    /// Waits until nothing is left of nodes that were killed; gives those that had ended by themselves before.
+    async fn bury(&mut self, nodes: &[u32]) -> anyhow::Result<Vec<u32>> {
+        let Target::Own(own) = self.target else { return Ok(Vec::new()) };
+        let mut before = Vec::new();
         for node in nodes {
             if let Some(ended) = own.kill(*node).await? {
                 self.ended(&ended);
+                before.push(*node);
             }
         }
+        Ok(before)
+    }
+
+    /// Starts nodes again that are down; others' are started by whoever runs them.
+    async fn again(&self, nodes: &[u32], down_s: f64) -> anyhow::Result<()> {
+        let Target::Own(own) = self.target else { return self.target.returned(nodes).await };
         tokio::time::sleep(secs(down_s)).await;
         for node in nodes {
             own.spawn(*node)?;
             self.load.note_fault(format!("node {node} is started again"));
         }
         Ok(())
+    }
+}
+
+/// What a kill counts as: all are killed when all were alive.
+fn kill_of(who: Who, victims: &[u32], killed: &[u32], led: &BTreeMap<u32, u32>) -> Option<&'static str> {
+    let leads = |node: &u32| led.values().any(|leader| leader == node);
+    match killed {
+        [] => None,
+        _ if who == Who::All && killed.len() == victims.len() => Some("kill of all"),
+        _ if killed.iter().any(leads) => Some("kill of a leader"),
+        _ => Some("kill"),
+    }
+}
+
+/// What a loss of power counts as: all lose it when all were up.
+fn loss_of(who: Who, victims: &[u32], up: &[u32]) -> Option<&'static str> {
+    match up {
+        [] => None,
+        _ if who == Who::All && up.len() == victims.len() => Some("power loss of all"),
+        _ => Some("power loss"),
     }
 }
 
@@ -329,9 +381,31 @@ fn takes(fault: &Fault) -> Duration {
         | Fault::Alone { for_s, .. }
         | Fault::Mute { for_s, .. }
         | Fault::Middle { for_s, .. }
+        | Fault::CutClients { for_s, .. }
         | Fault::Unplug { for_s, .. }
         | Fault::Rough { for_s, .. }
         | Fault::DiskFull { for_s, .. } => for_s,
         Fault::SyncError { .. } | Fault::Clock { .. } => 1.0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_all_counts_when_all_were_alive() {
+        let (all, led) = ([1, 2, 3], BTreeMap::from([(0, 2), (1, 2)]));
+        let kill = |who, killed: &[u32]| kill_of(who, &all, killed, &led);
+        assert_eq!(
+            [&[1, 2, 3][..], &[1, 2], &[1, 3], &[]].map(|killed| kill(Who::All, killed)),
+            [Some("kill of all"), Some("kill of a leader"), Some("kill"), None]
+        );
+        assert_eq!(kill_of(Who::Leader, &[2], &[2], &led), Some("kill of a leader"));
+        assert_eq!(kill_of(Who::Any, &[1], &[1], &led), Some("kill"));
+
+        let loss = |up: &[u32]| loss_of(Who::All, &all, up);
+        assert_eq!([loss(&all), loss(&[3]), loss(&[])], [Some("power loss of all"), Some("power loss"), None]);
+        assert_eq!((loss_of(Who::Any, &[1], &[1]), loss_of(Who::Any, &[1], &[])), (Some("power loss"), None));
+    }
 }

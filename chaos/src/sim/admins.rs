@@ -4,10 +4,10 @@
 use super::{clients, world::World};
 use crate::history::{Because, Deed, What};
 use highwater::{
-    client::{AdminError, Client, Code, NewTopic, Record},
+    client::{AdminError, Client, Code, Consumer, Delivery, NewTopic, Record},
     types::{GroupName, Position, TopicName},
 };
-use std::{rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 /// Asks for something, and writes down what came of it.
 pub(super) async fn ask<T>(
@@ -44,6 +44,9 @@ pub(super) async fn create(
     partitions: u32,
     retention_ms: Option<u64>,
 ) -> Result<(), AdminError> {
+    if let Some(ms) = retention_ms.filter(|_| *name == clients::topic()) {
+        world.note(process, What::Keeps { ms });
+    }
     let deed = Deed::Create { topic: name.to_string(), partitions };
     let topic = NewTopic::new(name.clone()).partitions(partitions);
     let topic = retention_ms.into_iter().fold(topic, |topic, ms| topic.setting("retention.ms", ms.to_string()));
@@ -118,7 +121,7 @@ pub(super) async fn reset(world: Rc<World>, process: u32) {
     let client = clients::connect(&world, process).await;
     let group: GroupName = "rereaders".parse().expect("a good name");
     while !world.is_calm() {
-        consume(&world, &client, &group).await;
+        consume(&world, &client, process, &group).await;
         let partition = clients::below(&world, world.options.partitions.into());
         if let Some(offset) = somewhere(&world, &client, partition).await {
             let deed = Deed::Reset { group: GROUP, of: group.to_string(), partition, offset };
@@ -135,17 +138,38 @@ pub(super) async fn reset(world: Rc<World>, process: u32) {
     client.close();
 }
 
-/// As a member: polls once, and commits that.
-async fn consume(world: &World, client: &Client, group: &GroupName) {
+/// As a member: polls a few times, and commits each time.
+async fn consume(world: &World, client: &Client, process: u32, group: &GroupName) {
     let builder = client.consumer().start(Position::Earliest).session(Duration::from_secs(2)).auto_commit(None);
     let Ok(mut consumer) = builder.poll_records_max(50).subscribe(group.clone(), [clients::topic()]).await else {
         return;
     };
     for _ in 0..=clients::below(world, 3) {
-        let _ = consumer.poll(Duration::from_millis(500)).await;
-        let _ = consumer.commit().await;
+        let polled = consumer.poll(Duration::from_millis(500)).await;
+        let given = polled.unwrap_or_else(|error| {
+            clients::note_damage(world, &error);
+            Vec::new()
+        });
+        commit(world, process, &consumer, &given).await;
     }
     let _ = consumer.close().await;
+}
+
+/// Commits, and writes down what came of it in the partitions of which something was given since the last time: the commit
+/// has nothing new of others.
+async fn commit(world: &World, process: u32, consumer: &Consumer, given: &[Delivery]) {
+    let ends: BTreeMap<u32, u64> = given.iter().map(|record| (record.partition, record.offset + 1)).collect();
+    let asked = world.now();
+    let taken = consumer.commit().await.is_ok();
+    for (partition, offset) in ends {
+        // A partition that went to others meanwhile is not in the commit.
+        let stays = consumer.position(&clients::topic(), partition) == Some(offset);
+        let what = match taken && stays {
+            true => What::CommitOk { group: GROUP, partition, asked, offset },
+            false => What::CommitInfo { group: GROUP, partition, offset },
+        };
+        world.note(process, what);
+    }
 }
 
 /// An offset of the partition.

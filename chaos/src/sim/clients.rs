@@ -2,7 +2,7 @@
 //! and go, and a watcher that asks for the watermark. Each writes down what it did and saw. Administrators are in `admins`.
 
 use super::{admins, world::World};
-use crate::history::{Value, What};
+use crate::history::{GARBAGE, Value, What};
 use highwater::{
     client::{
         Acked, Client, ConsumeError, Delivery, ProduceError, Record,
@@ -34,16 +34,27 @@ pub(super) async fn connect(world: &World, process: u32) -> Client {
     }
 }
 
+/// Bytes of a record: enough for frames of several records to cross sectors.
+const BYTES: usize = 96;
+/// Before a client that was told of an error begins again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// All of them behind the value.
+const FILL: u8 = b'.';
+
 pub(super) fn encode(value: Value) -> Vec<u8> {
-    // Long enough that frames of several records cross sectors.
     let mut bytes = value.to_be_bytes().to_vec();
-    bytes.resize(96, b'.');
+    bytes.resize(BYTES, FILL);
     bytes
 }
 
+/// The value of a record that [`encode`] made; that of any other is nobody's.
 pub(super) fn decode(record: &Delivery) -> Value {
-    let bytes = record.value.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok());
-    Value::from_be_bytes(bytes.unwrap_or_default())
+    let value = record.value.as_deref().and_then(|bytes| {
+        let (value, rest) = bytes.split_first_chunk::<8>()?;
+        let is_whole = bytes.len() == BYTES && rest.iter().all(|byte| *byte == FILL);
+        is_whole.then(|| Value::from_be_bytes(*value))
+    });
+    value.unwrap_or(GARBAGE)
 }
 
 /// One of the producers gives up so soon that some of what it hands over is surely never sent.
@@ -74,7 +85,7 @@ pub(super) async fn produce(world: Rc<World>, process: u32) {
                             Some(offset) => What::SendOk { partition, value, offset, epoch: acked.leader_epoch },
                             None => What::SendInfo { partition, value },
                         },
-                        Err(ProduceError::Refused { .. } | ProduceError::Batch(_)) => {
+                        Err(ProduceError::Refused { maybe_appended: false, .. } | ProduceError::Batch(_)) => {
                             What::SendFail { partition, value }
                         }
                         Err(ProduceError::TimedOut { maybe_appended: false, .. }) => {
@@ -147,7 +158,10 @@ pub(super) async fn listen(world: Rc<World>, process: u32) {
     while !world.is_calm() {
         let all = (0..world.options.partitions).map(|partition| (topic(), partition, Position::Latest));
         let builder = client.consumer().out_of_range(OutOfRange::Error);
-        let Ok(consumer) = builder.assign(all).await else { continue };
+        let Ok(consumer) = builder.assign(all).await else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
         for partition in 0..world.options.partitions {
             world.note(process, What::Seek { partition });
         }
@@ -165,7 +179,11 @@ pub(super) async fn listen(world: Rc<World>, process: u32) {
             Ok(ConsumeError::OutOfRange { partition, offset, .. }) => {
                 world.note(process, What::OutOfRange { partition, offset });
             }
-            Ok(error) => note_damage(&world, &error),
+            Ok(error) => {
+                note_damage(&world, &error);
+                // What is known to be offline is told at once.
+                tokio::time::sleep(AGAIN).await;
+            }
             Err(_) => drop(tokio::time::timeout(Duration::from_secs(5), listening.stop()).await),
         }
     }
@@ -257,11 +275,17 @@ pub(super) async fn join(world: Rc<World>, process: u32) {
             }
             match consumer.poll(Duration::from_millis(500)).await {
                 Ok(records) => {
+                    if !records.is_empty() {
+                        world.note(process, What::Polled { group: GROUP });
+                    }
                     for record in &records {
                         world.given(process, GROUP, record);
                     }
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => {
+                    note_damage(&world, &error);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
         if world.env.random_below(2) == 0 {
@@ -293,6 +317,35 @@ pub(super) async fn ask_committed(world: &World, client: &Client, process: u32, 
     if let Ok(offsets) = client.admin().committed(of, &topic()).await {
         for (partition, offset) in offsets {
             world.note(process, What::Committed { group, partition, asked, offset });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_producer_made_has_a_value() {
+        let given = |bytes: Option<Vec<u8>>| Delivery {
+            topic: topic(),
+            partition: 0,
+            offset: 0,
+            timestamp: 0,
+            key: None,
+            value: bytes.map(Into::into),
+            headers: Vec::new(),
+            leader_epoch: 0,
+            attempt: 1,
+            redelivered: false,
+        };
+        let value = (7 << 32) | 3;
+        assert_eq!(decode(&given(Some(encode(value)))), value);
+        let mut turned = encode(value);
+        turned[50] ^= 1;
+        let (short, long) = (encode(value)[..95].to_vec(), [encode(value), vec![FILL]].concat());
+        for bytes in [None, Some(Vec::new()), Some(turned), Some(short), Some(long)] {
+            assert_eq!(decode(&given(bytes.clone())), GARBAGE, "{bytes:?}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Faults as data: what a storm draws from its seed, what a script holds, and how each is made.
 
 use super::{net::Rough, world::World};
-use crate::history::What;
 use serde::{Deserialize, Serialize};
 use std::{rc::Rc, time::Duration};
 
@@ -241,6 +240,16 @@ pub enum Fault {
         /// For how long it is down.
         down_ms: u64,
     },
+    /// As soon as Raft has voters in the place of what was on the last disk that was lost, reported or not, another node loses
+    /// its disk.
+    WipeNext {
+        /// Which of the others: from this number.
+        draw: u64,
+        /// Not later than this.
+        within_ms: u64,
+        /// For how long it is down.
+        down_ms: u64,
+    },
     /// A client is cut off from all nodes for a while.
     Deaf {
         /// Which process of the workload.
@@ -306,7 +315,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds: a set of storms has each of them.
-    pub const KINDS: [&str; 22] = [
+    pub const KINDS: [&str; 23] = [
         "crash",
         "kill",
         "crash_leader",
@@ -327,6 +336,7 @@ impl Fault {
         "jump",
         "flip",
         "wipe",
+        "wipe_next",
         "deaf",
         "transfer",
     ];
@@ -353,6 +363,7 @@ impl Fault {
             Fault::Jump { .. } => "jump",
             Fault::Flip { .. } => "flip",
             Fault::Wipe { .. } => "wipe",
+            Fault::WipeNext { .. } => "wipe_next",
             Fault::Deaf { .. } => "deaf",
             Fault::Transfer { .. } => "transfer",
             Fault::Cast { .. } => "cast",
@@ -424,26 +435,26 @@ async fn bite(world: &Rc<World>, cast: &mut Cast, fault: Fault) -> bool {
             if clients {
                 world.cut_clients(node);
             }
-            parted(world, &[&[node], &others(world, &[node])], ms).await
+            let pairs = others(world, &[node]).into_iter().map(|other| (node, other)).collect();
+            parted(world, pairs, ms).await
         }
         Fault::OneWay { from, to, ms } => {
             world.net.block(from, to);
-            parted(world, &[&[from], &[to]], ms).await
+            parted(world, vec![(from, to)], ms).await
         }
         Fault::Bridge { node, ms } => {
             let others = others(world, &[node]);
             let (left, right) = others.split_at(others.len() / 2);
-            for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
-                world.net.partition(a, b);
-            }
-            parted(world, &[left, right], ms).await
+            let pairs: Vec<_> = left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))).collect();
+            pairs.iter().for_each(|(a, b)| world.net.partition(*a, *b));
+            parted(world, pairs, ms).await
         }
         Fault::Break { from, to } => {
             world.net.break_connection(from, to);
             world.cut_clients(from);
             if world.options.full {
                 // QUIC mends what is shorter.
-                return parted(world, &[&[from], &[to]], GAP_MS).await;
+                return parted(world, vec![(from, to)], GAP_MS).await;
             }
             world.lives(from) && world.lives(to)
         }
@@ -458,7 +469,7 @@ async fn bite(world: &Rc<World>, cast: &mut Cast, fault: Fault) -> bool {
             let rough = Rough { jitter_ms, lost, twice, late, ..Rough::default() };
             world.net.be_between(from, to, rough);
             wait(ms).await;
-            world.net.be_between(from, to, Rough::default());
+            world.net.be_between(from, to, world.options.storm.usual());
             // Frames are late at most.
             jitter_ms > 0 || world.options.full && lost + twice + late > 0
         }
@@ -487,19 +498,16 @@ async fn bite(world: &Rc<World>, cast: &mut Cast, fault: Fault) -> bool {
             world.on_disk(node, |disk| disk.fill_up(false));
             refused() > before
         }
-        // What these leave may look like damage. They count when the disk does it: `World::count_failures`.
+        // They count when the disk does it: `World::count_failures`.
         Fault::SyncError { node } => {
-            world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_sync());
             false
         }
         Fault::WriteError { node } => {
-            world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_write());
             false
         }
         Fault::ReadError { node } => {
-            world.note(node, What::Tampered);
             world.on_disk(node, |disk| disk.fail_next_read());
             false
         }
@@ -517,6 +525,16 @@ async fn bite(world: &Rc<World>, cast: &mut Cast, fault: Fault) -> bool {
             wait(down_ms).await;
             world.start(node).await;
             bit
+        }
+        Fault::WipeNext { draw, within_ms, down_ms } => {
+            for _ in 0..within_ms {
+                if let Some(node) = world.next_to_lose(draw) {
+                    world.fault(format!("node {node} is next to lose its disk"));
+                    return Box::pin(bite(world, cast, Fault::Wipe { node, down_ms })).await;
+                }
+                wait(1).await;
+            }
+            false
         }
         Fault::Deaf { process, ms } => world.deafen(process, Duration::from_millis(ms)).await,
         Fault::Transfer { partition, unreachable } => transfer(world, partition, unreachable).await,
@@ -584,12 +602,12 @@ fn others(world: &World, than: &[u32]) -> Vec<u32> {
     world.everybody().filter(|node| !than.contains(node)).collect()
 }
 
-/// A while of which the sides do not hear each other: it counts when on each side a node lives.
-async fn parted(world: &World, sides: &[&[u32]], ms: u64) -> bool {
-    let bit = sides.iter().all(|side| side.iter().any(|node| world.lives(*node)));
+/// A while of which some pairs do not hear each other: it counts when both of one live. Others' breaks stay.
+async fn parted(world: &World, pairs: Vec<(u32, u32)>, ms: u64) -> bool {
+    let bit = pairs.iter().any(|(a, b)| world.lives(*a) && world.lives(*b));
     world.sums.borrow_mut().partitions += u64::from(bit);
     wait(ms).await;
-    world.net.heal();
+    pairs.iter().for_each(|(a, b)| world.net.heal_between(*a, *b));
     bit
 }
 

@@ -32,7 +32,7 @@ pub struct Many {
 pub struct Tally {
     /// How many.
     pub runs: u64,
-    /// Seeds whose history is refused, that got stuck or in which something failed.
+    /// Seeds whose history is refused, that got stuck, in which something failed, or whose storm was too mild.
     pub wrong: Vec<u64>,
     /// Over the hashes of the histories, in the order of the seeds.
     pub hash: u64,
@@ -42,8 +42,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn of(seed: u64, outcome: &Outcome) -> Self {
-        let wrong = if outcome.is_good() { vec![] } else { vec![seed] };
+    fn of(seed: u64, seconds: u64, outcome: &Outcome) -> Self {
+        let good = outcome.is_good() && outcome.sums.short_of(seconds).is_none();
+        let wrong = if good { vec![] } else { vec![seed] };
         Self { runs: 1, wrong, hash: outcome.history.hash(), sums: outcome.sums.clone() }
     }
 
@@ -86,7 +87,7 @@ pub fn run_many(
         let (mut caught, mut tally) = (None, Tally::default());
         for seed in many.seed..end {
             let outcome = next_of(seed, &mut waiting, &outcomes)?.map_err(anyhow::Error::msg)?;
-            tally.add(&Tally::of(seed, &outcome));
+            tally.add(&Tally::of(seed, options(seed).seconds, &outcome));
             if !tell(seed, options(seed).seconds, &outcome, &mut say) {
                 wrong.push(seed);
             }

@@ -19,10 +19,12 @@ mod finish;
 mod many;
 mod nemesis;
 mod net;
+mod nodes;
 mod pipeline;
 mod script;
 mod sometimes;
 mod storm;
+mod whole;
 mod world;
 
 pub use faults::{Fault, Loss, Role, Step, Who};

@@ -55,7 +55,7 @@ async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
         let card = lacking(world).unwrap_or_else(|| deck.swap_remove(card));
         let mut steps = match card {
             Card::Scene => scene(world, &storm),
-            card => vec![Step { pause_ms: 0, fault: draw(world, card) }],
+            card => one_or_more(world, draw(world, card)),
         };
         if let Some(first) = steps.first_mut() {
             first.pause_ms += between(world, storm.pause_ms.0, storm.pause_ms.1);
@@ -63,6 +63,21 @@ async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
         world.drawn.borrow_mut().extend(steps.iter().cloned());
         play(world, cast, &steps).await;
     }
+}
+
+/// In wide storms a disk is seldom lost alone: others follow, each as soon as may be.
+fn one_or_more(world: &World, fault: Fault) -> Vec<Step> {
+    let more = if world.options.wide && matches!(fault, Fault::Wipe { .. }) { world.env.random_below(4) } else { 0 };
+    let next = |_| {
+        let fault = Fault::WipeNext {
+            draw: world.env.random_below(1_000),
+            within_ms: 15_000,
+            down_ms: between(world, 20, 1_000),
+        };
+        Step { pause_ms: between(world, 0, 300), fault }
+    };
+    let follow: Vec<_> = (0..more).map(next).collect();
+    [Step { pause_ms: 0, fault }].into_iter().chain(follow).collect()
 }
 
 /// One of the storm's scenes, with other parts and other pauses.
@@ -135,7 +150,7 @@ fn draw(world: &World, card: Card) -> Fault {
 
 /// What only wide storms have.
 fn wide(world: &World) -> Fault {
-    match world.env.random_below(10) {
+    match world.env.random_below(12) {
         0..3 => Fault::Pause { node: any(world), ms: between(world, 100, 4_000) },
         3 | 4 => weather(world),
         5 => Fault::WriteError { node: any(world) },
@@ -144,6 +159,7 @@ fn wide(world: &World) -> Fault {
             let by = i64::try_from(world.env.random_below(1_200_000)).unwrap_or(0) - 600_000;
             Fault::Jump { node: any(world), by_ms: by }
         }
+        8 | 9 => draw(world, Card::Wipe),
         _ => Fault::Together { faults: vec![companion(world), companion(world)] },
     }
 }

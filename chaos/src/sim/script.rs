@@ -11,6 +11,9 @@ pub struct Script {
     pub about: String,
     /// The seed of everything but the faults.
     pub seed: u64,
+    /// The seed whose ordinary storm showed it first: it is run again too. What it no longer reaches, the script stands in for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_by: Option<u64>,
     /// Nodes.
     pub nodes: u32,
     /// Virtual seconds of storm.
@@ -44,6 +47,7 @@ impl Script {
         Script {
             about: outcome.verdict.lines().next().unwrap_or_default(),
             seed: options.seed,
+            found_by: None,
             nodes: options.nodes,
             seconds: options.seconds,
             retention_ms: options.retention_ms,
@@ -71,13 +75,34 @@ impl Script {
     /// When this build cannot replay.
     pub fn replay(&self, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         let outcome = run(&self.options()).map_err(anyhow::Error::msg)?;
-        let missed: Vec<_> = self.reaches.iter().filter(|what| outcome.sums.times(what) == 0).collect();
+        let missed = self.missed(&outcome);
         missed.iter().for_each(|what| say(format!("  ERROR: no longer reached: {what}")));
-        let good = outcome.is_good() && missed.is_empty();
+        let found = self.found_by.map_or(Ok(true), |seed| self.run_seed(seed, &mut say))?;
+        let good = outcome.is_good() && missed.is_empty() && found;
         say(format!("  {} hash {:016x}", if good { "ok" } else { "WRONG" }, outcome.history.hash()));
         outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
         outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
         Ok(good)
+    }
+
+    /// Runs the seed that showed it first, with the storm that it draws today. Gives whether that is clean.
+    fn run_seed(&self, seed: u64, say: &mut impl FnMut(String)) -> anyhow::Result<bool> {
+        let outcome = run(&Options::new(seed)).map_err(anyhow::Error::msg)?;
+        let missed = self.missed(&outcome);
+        say(match (outcome.is_good(), &missed[..]) {
+            (false, _) => format!("  seed {seed} WRONG"),
+            (true, []) => format!("  seed {seed} ok"),
+            (true, missed) => {
+                format!("  seed {seed} ok, and no longer reaches {missed:?}: the script stands in for it")
+            }
+        });
+        outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
+        outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
+        Ok(outcome.is_good())
+    }
+
+    fn missed(&self, outcome: &Outcome) -> Vec<&str> {
+        self.reaches.iter().map(String::as_str).filter(|what| outcome.sums.times(what) == 0).collect()
     }
 
     /// What it runs.

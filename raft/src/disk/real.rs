@@ -26,7 +26,7 @@ impl RealDisk {
     /// Uses `root`, which is made when it is not there. Fails while another process (or another disk of this one) uses it.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
-        fs::create_dir_all(&root).map_err(|e| named(e, "create", &root))?;
+        make_root(&root).map_err(|e| named(e, "create", &root))?;
         let path = root.join("lock");
         let lock = fs::File::options().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(|e| named(e, "open", &path))?;
@@ -71,6 +71,18 @@ impl RealDisk {
             _ => Ok(()),
         }
     }
+}
+
+/// Makes the data directory and those above it, durably: where its name is lost, all that was synced in it is gone.
+fn make_root(root: &Path) -> io::Result<()> {
+    let missing = root.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(root)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Adds what was tried, and on what, to an error.

@@ -111,6 +111,8 @@ impl Applier {
             if entry.kind == MEMBERSHIP {
                 let entry = from_log(entry).map_err(io::Error::other)?;
                 if let Content::Membership(membership) = entry.payload {
+                    let sets = membership.get_joint_config().iter().map(|set| set.iter().copied());
+                    observe::voters(self.shared.group, index, sets);
                     self.beside.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
                 chunk.push(Committed { index, term, payload: Payload::default() });

@@ -78,7 +78,8 @@ struct Leaderless {
     /// Where ranks count from: later when another's attempt was seen.
     base: Instant,
     term: u64,
-    tried: Option<Instant>,
+    /// Behind a try: not before then.
+    next: Option<Instant>,
     /// The term before the last try.
     before: Option<u64>,
     /// How often: the pause doubles, so that the tries of many groups never take the place of the votes.
@@ -167,17 +168,20 @@ impl Driver {
                 false
             });
         }
-        if self.abandoned == Some(role.term) {
-            ask_to_elect(&self.replica);
-            return Some(now + self.timing().transfer);
-        }
-        let mut beat = false;
         let mut back = self.came_back(role, lives);
         back.append(&mut self.newcomers);
-        if !back.is_empty() {
-            // They may not know any more who leads, and their back-off is long.
+        let beat = !back.is_empty();
+        if beat {
+            // They may not know any more who leads, and the back-off towards them is long.
             let _ = self.replica.raft.trigger().reset_backoff(back).await;
-            beat = true;
+        }
+        if self.abandoned == Some(role.term) {
+            // Nobody is elected who lacks entries that this replica has: they go on to be sent.
+            if beat {
+                observe::reached("leader that gave up goes on sending");
+            }
+            ask_to_elect(&self.replica);
+            return Some(now + self.timing().transfer);
         }
         let active = now - *self.replica.stirred.borrow() < self.timing().idle || self.has_uncommitted();
         self.active_since = if active { self.active_since.or(Some(now)) } else { None };
@@ -283,7 +287,7 @@ impl Driver {
             since: base,
             base,
             term: role.term,
-            tried: None,
+            next: None,
             before: None,
             tries: 0,
         });
@@ -294,24 +298,20 @@ impl Driver {
         // A campaign gets the time of one request before the next begins.
         let mut due = standing.base + if campaigning { self.replica.shared.options.timing.heartbeat } else { wait };
         let long = now >= standing.since + self.replica.shared.options.timing.backstop;
-        if let Some(tried) = standing.tried {
-            let pause = if long {
-                self.replica.shared.options.timing.election_min
-            } else {
-                let doubled = self.replica.shared.options.timing.retry * (1 << standing.tries.saturating_sub(1).min(8));
-                doubled.min(self.replica.shared.options.timing.election_min)
-            };
-            due = due.max(tried + pause);
-        }
+        due = standing.next.map_or(due, |next| due.max(next));
         if now >= due {
             // The term rises only after a majority said that it would vote.
             if campaigning && standing.before.is_some_and(|term| term < role.term) {
                 observe::reached("split vote");
             }
             standing.before = Some(role.term);
-            standing.tried = Some(now);
+            let timing = &self.replica.shared.options.timing;
+            let pause = (timing.retry * (1 << standing.tries.min(8))).min(timing.election_min);
+            // Two who tried at once have split the votes: with equal pauses they would do so again and again.
+            let spread = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+            due = now + pause + Duration::from_micros(self.replica.env.random_below(spread));
+            standing.next = Some(due);
             standing.tries = standing.tries.saturating_add(1);
-            due = now + self.replica.shared.options.timing.retry;
             tracing::debug!(group = %self.replica.shared.group, term = role.term, tries = standing.tries, "tries to be elected");
             let _ = self.replica.raft.trigger().elect(true).await;
         }

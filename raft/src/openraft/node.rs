@@ -2,7 +2,7 @@
 
 use super::{pace::Pace, replica::Replica, serve::Demux};
 use crate::{
-    BootId, GroupId, NodeId, ReplicaId,
+    GroupId, NodeId, ReplicaId,
     env::Env,
     group::{HostOptions, OpenError, Owner},
     log,
@@ -51,10 +51,6 @@ impl Net {
     /// Whether the node's own heartbeats say that a flush of it does not end.
     pub(super) fn hangs(&self, node: NodeId) -> bool {
         self.lives.borrow().get(&node).is_some_and(|life| life.state == State::Suspected(Suspicion::Disk))
-    }
-
-    pub(super) fn boot_of(&self, node: NodeId) -> Option<BootId> {
-        self.lives.borrow().get(&node).and_then(|life| life.boot)
     }
 }
 

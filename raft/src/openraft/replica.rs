@@ -106,7 +106,7 @@ pub(crate) struct Replica {
     /// A leader without a quorum says nothing until then, so that the leases of those who hear it run out.
     pub(super) silent_until: Mutex<Option<Instant>>,
     stop: watch::Sender<bool>,
-    env: Env,
+    pub(super) env: Env,
 }
 
 impl Replica {

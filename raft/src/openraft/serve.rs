@@ -110,7 +110,8 @@ pub(super) async fn serve(replica: Arc<Replica>, mut messages: mpsc::UnboundedRe
                 answer.send(Reply::Stopped.encode());
                 continue;
             }
-            let boot = replica.shared.net.boot_of(from);
+            // Not the life that is heard of now: what a former one sent may come later.
+            let boot = answer.boot();
             replica.shared.heard(Contact {
                 term: append.vote.leader_id.term,
                 replica: route.from,

@@ -2,8 +2,15 @@
 //!
 //! Each file has what programs read (`current`) and what survives a loss of power (`synced`, and of each write since
 //! then some sectors, none or all: by the seed). Names survive once their folder was synced; of the name changes since
-//! then a prefix survives. A failed sync behaves as Linux does: the pages are clean afterwards and never get written.
+//! then a prefix survives. A folder is a name in the folder above: where that is lost, all in it is gone, synced or not.
+//! A failed sync behaves as Linux does: the pages are clean afterwards and never get written.
 //! After [`SimDisk::crash`] nothing of that life completes any more.
+
+mod names;
+#[cfg(test)]
+mod tests;
+
+pub use names::{NameChange, Names};
 
 use crate::{
     disk::{Disk, File},
@@ -11,6 +18,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use names::{folder, is_below, upwards};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -93,9 +101,9 @@ struct World {
     frozen: bool,
     inodes: BTreeMap<u64, Inode>,
     inode_next: u64,
-    names: BTreeMap<String, u64>,
-    folders: BTreeSet<String>,
-    durable_names: BTreeMap<String, u64>,
+    names: Names,
+    /// What is on the medium, also below folders that are not.
+    durable: Names,
     pending_names: Vec<NameChange>,
     syncs_to_fail: u32,
     writes_to_fail: u32,
@@ -120,17 +128,6 @@ pub struct Failures {
     pub full: u64,
 }
 
-/// A change to the names of files.
-#[derive(Clone, Debug)]
-pub enum NameChange {
-    /// This name is this file.
-    Link(String, u64),
-    /// No file has this name.
-    Unlink(String),
-    /// The file of the first name has the second.
-    Rename(String, String),
-}
-
 #[derive(Default)]
 struct Inode {
     current: Vec<u8>,
@@ -145,7 +142,7 @@ enum Change {
 
 impl World {
     fn used(&self) -> u64 {
-        self.names.values().filter_map(|i| self.inodes.get(i)).map(|i| i.current.len() as u64).sum()
+        self.names.files.values().filter_map(|i| self.inodes.get(i)).map(|i| i.current.len() as u64).sum()
     }
     fn inode(&mut self, id: u64) -> &mut Inode {
         self.inodes.get_mut(&id).expect("an open file has an inode")
@@ -169,40 +166,6 @@ pub(crate) fn put(into: &mut Vec<u8>, position: u64, bytes: &[u8]) {
     into[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
-impl NameChange {
-    /// Makes the change.
-    pub fn apply(&self, names: &mut BTreeMap<String, u64>) {
-        apply_name(names, self);
-    }
-    /// Whether a sync of this folder makes it durable.
-    pub fn is_in(&self, folder: &str) -> bool {
-        touches(self, folder)
-    }
-}
-
-fn apply_name(names: &mut BTreeMap<String, u64>, change: &NameChange) {
-    match change {
-        NameChange::Link(path, inode) => drop(names.insert(path.clone(), *inode)),
-        NameChange::Unlink(path) => drop(names.remove(path)),
-        NameChange::Rename(from, to) => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
-            }
-        }
-    }
-}
-
-fn folder(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-fn touches(change: &NameChange, path: &str) -> bool {
-    match change {
-        NameChange::Link(p, _) | NameChange::Unlink(p) => folder(p) == path,
-        NameChange::Rename(from, to) => folder(from) == path || folder(to) == path,
-    }
-}
-
 fn not_found(path: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("simulated disk: no {path}"))
 }
@@ -218,18 +181,15 @@ impl SimDisk {
         let disk = Self::new(env, limits);
         let mut guard = disk.world();
         let world = &mut *guard;
+        let mut names = BTreeMap::new();
         for (inode, (path, content)) in (1..).zip(files) {
-            let mut above = folder(&path);
-            while !above.is_empty() {
-                world.folders.insert(above.into());
-                above = folder(above);
-            }
             let synced = Inode { current: content.clone(), synced: content, pending: Vec::new() };
             world.inodes.insert(inode, synced);
-            world.names.insert(path, inode);
+            names.insert(path, inode);
             world.inode_next = inode;
         }
-        world.durable_names = world.names.clone();
+        world.names = Names::of(names);
+        world.durable = world.names.clone();
         drop(guard);
         disk
     }
@@ -277,12 +237,13 @@ impl SimDisk {
             let kept = usize::try_from(env.random_below(world.pending_names.len() as u64 + 1)).expect("small");
             let changes = std::mem::take(&mut world.pending_names);
             for change in &changes[..kept] {
-                apply_name(&mut world.durable_names, change);
+                world.durable.apply(change);
             }
-            world.names = world.durable_names.clone();
+            world.durable.forget_unreachable();
+            world.names = world.durable.clone();
             let lost: u64 = world.inodes.values_mut().map(|inode| tear(inode, &env)).sum();
             world.lost += lost;
-            let named: BTreeSet<u64> = world.names.values().copied().collect();
+            let named: BTreeSet<u64> = world.names.files.values().copied().collect();
             world.inodes.retain(|id, _| named.contains(id));
         }
         let life = world.life;
@@ -293,7 +254,7 @@ impl SimDisk {
     /// Flips one bit of a file, on the medium and in what is read.
     pub fn flip_bit(&self, path: &str, byte: u64, bit: u8) {
         let mut world = self.world();
-        let id = *world.names.get(path).unwrap_or_else(|| panic!("no file {path}"));
+        let id = *world.names.files.get(path).unwrap_or_else(|| panic!("no file {path}"));
         let at = usize::try_from(byte).expect("small");
         let inode = world.inode(id);
         for bytes in [&mut inode.current, &mut inode.synced] {
@@ -359,13 +320,13 @@ impl SimDisk {
     /// Paths and lengths of all files, sorted.
     pub fn files(&self) -> Vec<(String, u64)> {
         let world = self.world();
-        world.names.iter().map(|(path, id)| (path.clone(), world.inodes[id].current.len() as u64)).collect()
+        world.names.files.iter().map(|(path, id)| (path.clone(), world.inodes[id].current.len() as u64)).collect()
     }
 
     /// Content of a file.
     pub fn content(&self, path: &str) -> Option<Vec<u8>> {
         let world = self.world();
-        world.names.get(path).map(|id| world.inodes[id].current.clone())
+        world.names.files.get(path).map(|id| world.inodes[id].current.clone())
     }
 
     /// Waits as a device would; a future of a life that is over never ends.
@@ -399,7 +360,7 @@ impl SimDisk {
 
     fn change_names(&self, change: NameChange) {
         let mut world = self.world();
-        apply_name(&mut world.names, &change);
+        world.names.apply(&change);
         world.note(|| Step::Named(change.clone()));
         world.pending_names.push(change);
     }
@@ -453,12 +414,12 @@ impl Disk for SimDisk {
     fn open<'a>(&'a self, path: &'a str, create: bool) -> BoxFuture<'a, io::Result<Arc<dyn File>>> {
         Box::pin(async move {
             self.wait(self.limits.access_max).await;
-            let known = self.world().names.get(path).copied();
+            let known = self.world().names.files.get(path).copied();
             let inode = match known {
                 Some(inode) => inode,
                 None if !create => return Err(not_found(path)),
                 None => {
-                    if !folder(path).is_empty() && !self.world().folders.contains(folder(path)) {
+                    if !self.world().names.has_folder(folder(path)) {
                         return Err(not_found(folder(path)));
                     }
                     let mut world = self.world();
@@ -479,7 +440,8 @@ impl Disk for SimDisk {
             self.wait(self.limits.access_max).await;
             let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
             let world = self.world();
-            let below = world.names.keys().chain(world.folders.iter()).filter_map(|name| name.strip_prefix(&prefix));
+            let all = world.names.files.keys().chain(world.names.folders.iter());
+            let below = all.filter_map(|name| name.strip_prefix(&prefix));
             let names: BTreeSet<String> =
                 below.filter_map(|rest| rest.split('/').next()).filter(|n| !n.is_empty()).map(String::from).collect();
             Ok(names.into_iter().collect())
@@ -489,12 +451,11 @@ impl Disk for SimDisk {
     fn create_directory<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.wait(self.limits.access_max).await;
-            let mut world = self.world();
-            let mut at = path;
-            while !at.is_empty() {
-                world.folders.insert(at.into());
-                at = folder(at);
-            }
+            let missing: Vec<&str> = {
+                let world = self.world();
+                upwards(path).filter(|at| !world.names.has_folder(at)).collect()
+            };
+            missing.into_iter().rev().for_each(|at| self.change_names(NameChange::MakeFolder(at.into())));
             Ok(())
         })
     }
@@ -504,10 +465,10 @@ impl Disk for SimDisk {
             self.sync_wait(path).await;
             let mut world = self.world();
             let (done, left): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut world.pending_names).into_iter().partition(|change| touches(change, path));
+                std::mem::take(&mut world.pending_names).into_iter().partition(|change| change.is_in(path));
             world.pending_names = left;
             for change in &done {
-                apply_name(&mut world.durable_names, change);
+                world.durable.apply(change);
             }
             world.note(|| Step::FolderSynced(path.into()));
             Ok(())
@@ -517,7 +478,7 @@ impl Disk for SimDisk {
     fn rename<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.wait(self.limits.access_max).await;
-            if self.world().names.contains_key(from) {
+            if self.world().names.files.contains_key(from) {
                 self.change_names(NameChange::Rename(from.into(), to.into()));
                 return Ok(());
             }
@@ -528,13 +489,15 @@ impl Disk for SimDisk {
     fn remove<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
             self.wait(self.limits.access_max).await;
-            let prefix = format!("{path}/");
-            let gone: Vec<String> = {
-                let mut world = self.world();
-                world.folders.retain(|f| f != path && !f.starts_with(&prefix));
-                world.names.keys().filter(|n| *n == path || n.starts_with(&prefix)).cloned().collect()
+            let gone: Vec<NameChange> = {
+                let world = self.world();
+                let goes = |name: &&String| name.as_str() == path || is_below(name, path);
+                let files = world.names.files.keys().filter(goes).cloned().map(NameChange::Unlink);
+                // What is in a folder goes before it.
+                let folders = world.names.folders.iter().rev().filter(goes).cloned().map(NameChange::RemoveFolder);
+                files.chain(folders).collect()
             };
-            gone.into_iter().for_each(|name| self.change_names(NameChange::Unlink(name)));
+            gone.into_iter().for_each(|change| self.change_names(change));
             Ok(())
         })
     }
@@ -658,30 +621,5 @@ impl File for SimFile {
             inode.pending.push(Change::Length(len));
             Ok(())
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::TaskSet;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_write_that_fails_leaves_whole_sectors_and_a_read_fails_once() {
-        let env = Env::simulated(3, 0, TaskSet::default());
-        let disk = SimDisk::new(env, SimLimits::default());
-        let file = disk.open("file", true).await.unwrap();
-        let bytes = Bytes::from(vec![7; 10 * SECTOR]);
-        disk.fail_next_write();
-        file.write_at(0, std::slice::from_ref(&bytes)).await.unwrap_err();
-        let torn = file.len().await.unwrap();
-        assert!(torn < bytes.len() as u64 && torn.is_multiple_of(SECTOR as u64), "{torn} bytes");
-        file.write_at(0, std::slice::from_ref(&bytes)).await.unwrap();
-        disk.fail_next_read();
-        file.read_at(0, bytes.len()).await.unwrap_err();
-        assert_eq!(file.read_at(0, bytes.len()).await.unwrap(), bytes);
-        disk.fail_next_sync();
-        disk.fail_nothing();
-        file.sync().await.unwrap();
     }
 }

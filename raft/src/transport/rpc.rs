@@ -304,7 +304,7 @@ impl Shared {
         }
     }
 
-    fn receive(self: &Arc<Self>, from: NodeId, lane: Lane, message: &Payload) {
+    fn receive(self: &Arc<Self>, (from, boot): (NodeId, BootId), lane: Lane, message: &Payload) {
         let Some((header, body)) = Header::split(message) else {
             self.broken.fetch_add(1, Relaxed);
             return;
@@ -315,7 +315,7 @@ impl Shared {
                 let route = expected.then(|| Route { shared: Arc::downgrade(self), to: from, lane, header });
                 let service = self.services.load().get(&header.service).cloned();
                 match service {
-                    Some(service) => service.call(from, body, Answer { route }),
+                    Some(service) => service.call(from, body, Answer { route, boot: Some(boot) }),
                     None => {
                         self.unserved.fetch_add(1, Relaxed);
                         if let Some(route) = route {
@@ -338,9 +338,9 @@ impl Shared {
 struct Receiver(Weak<Shared>);
 
 impl Inbox for Receiver {
-    fn message(&self, from: NodeId, _boot: BootId, lane: Lane, message: Payload) {
+    fn message(&self, from: NodeId, boot: BootId, lane: Lane, message: Payload) {
         if let Some(shared) = self.0.upgrade() {
-            shared.receive(from, lane, &message);
+            shared.receive((from, boot), lane, &message);
         }
     }
 
@@ -363,12 +363,18 @@ impl Inbox for Receiver {
 #[derive(Debug)]
 pub struct Answer {
     route: Option<Route>,
+    boot: Option<BootId>,
 }
 
 impl Answer {
     /// An answer that nobody waits for.
     pub fn nowhere() -> Self {
-        Answer { route: None }
+        Answer { route: None, boot: None }
+    }
+
+    /// The life of the node that asked, as it said it when it connected.
+    pub fn boot(&self) -> Option<BootId> {
+        self.boot
     }
 
     /// Whether the caller waits for an answer.

@@ -1,6 +1,6 @@
 //! Reading: megabytes per second (of what is in memory still, or of what is on disk), and the time from a send to the consumer's hand.
 
-use super::{Bed, cold, lay_bed, probe::Probe};
+use super::{Bed, cold, on_bed, probe::Probe};
 use crate::{
     cli::{Context, advise, output},
     client::{Client, Record},
@@ -9,7 +9,11 @@ use crate::{
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    process::ExitCode,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// `bench consume`
@@ -96,27 +100,40 @@ impl Quantiles {
 const TO_PARK: Duration = Duration::from_millis(200);
 /// Longest wait for a record that was acknowledged.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Records whose acknowledgement is not waited for yet; the producer's buffer bounds their bytes.
+const OPEN_MAX: usize = 100_000;
 
 pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let disk = args.bed.probe(&context)?;
-    let (topic, written) = match &args.topic {
-        Some(topic) => (topic.clone(), None),
+    let measured = match &args.topic {
+        Some(topic) => read_twice(&context, &args, &client, topic, None, disk).await,
         None => {
-            let (topic, _) = lay_bed(&client, &args.bed).await?;
-            let written = write(&client, &topic, &args).await?;
-            (topic, Some(written))
+            on_bed(&client, &args.bed, async |topic: TopicName, _: u32| {
+                let written = write(&client, &topic, &args).await?;
+                read_twice(&context, &args, &client, &topic, Some(written), disk).await
+            })
+            .await
         }
     };
+    client.close();
+    measured
+}
+
+/// Reads the topic, which took so long to write, and prints the figures.
+async fn read_twice(
+    context: &Context,
+    args: &Args,
+    client: &Client,
+    topic: &TopicName,
+    written: Option<Duration>,
+    disk: Probe,
+) -> anyhow::Result<ExitCode> {
     if args.cold {
         cold::forget(&context.cluster()?)?;
     }
-    let first = read(&client, &topic).await?;
-    let second = read(&client, &topic).await?;
-    if written.is_some() {
-        client.admin().delete_topic(&topic).await.map_err(advise)?;
-    }
-    client.close();
+    let first = read(client, topic).await?;
+    let second = read(client, topic).await?;
     let figures = Read {
         megabytes: first.megabytes,
         write_mb_per_s: written.map(|time| first.megabytes / time.as_secs_f64()),
@@ -139,17 +156,28 @@ pub(in crate::cli) async fn run(context: Context, args: Args) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fills the topic, and gives the time that it took.
+/// Fills the topic, and gives the time that it took. All of it is acknowledged.
 async fn write(client: &Client, topic: &TopicName, args: &Args) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let producer = client.producer().linger(Duration::from_millis(2)).batch_bytes(256 << 10).build();
     let value = Bytes::from(vec![b'x'; args.bed.size]);
+    let mut open = VecDeque::new();
     for n in 0..(args.megabytes << 20) / args.bed.size.max(1) as u64 {
         let record = Record::new(topic.clone(), value.clone()).key(Bytes::copy_from_slice(&n.to_be_bytes()));
-        drop(producer.send(record).await.map_err(advise)?);
+        open.push_back(producer.send(record).await.map_err(advise)?);
+        if open.len() > OPEN_MAX
+            && let Some(receipt) = open.pop_front()
+        {
+            receipt.await.map_err(advise)?;
+        }
     }
-    producer.close().await?;
-    Ok(start.elapsed())
+    producer.close().await.map_err(advise)?;
+    let took = start.elapsed();
+    // An earlier failure shows here alone.
+    for receipt in open {
+        receipt.await.map_err(advise)?;
+    }
+    Ok(took)
 }
 
 /// What was read, of values alone, and in which time.
@@ -201,7 +229,23 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
     // A connection each: what the consumer is sent waits for no packet of the producer's.
     let (client, nearby) = (context.client().await?, context.client().await?);
     let disk = args.bed.probe(&context)?;
-    let (topic, _) = lay_bed(&client, &args.bed).await?;
+    let measured = on_bed(&client, &args.bed, async |topic: TopicName, _: u32| {
+        one_by_one(&context, &args, (&client, &nearby), &topic, disk).await
+    })
+    .await;
+    client.close();
+    nearby.close();
+    measured
+}
+
+/// Sends one record after the other, waits for each, and prints the figures.
+async fn one_by_one(
+    context: &Context,
+    args: &LatencyArgs,
+    (client, nearby): (&Client, &Client),
+    topic: &TopicName,
+    disk: Probe,
+) -> anyhow::Result<ExitCode> {
     let producer = client.producer().linger(Duration::ZERO).build();
     let all = (0..args.bed.partitions).map(|partition| (topic.clone(), partition, Position::Earliest));
     let mut consumer = nearby.consumer().assign(all).await.map_err(advise)?;
@@ -232,10 +276,7 @@ pub(in crate::cli) async fn latency(context: Context, args: LatencyArgs) -> anyh
         to_park = acked.max(handed);
     }
     consumer.close().await.map_err(advise)?;
-    producer.close().await?;
-    client.admin().delete_topic(&topic).await.map_err(advise)?;
-    client.close();
-    nearby.close();
+    producer.close().await.map_err(advise)?;
     let figures = Latency {
         records: args.records,
         to_hand: Quantiles::of(&to_hand),

@@ -6,9 +6,9 @@ mod load;
 mod probe;
 mod usage;
 
-use super::{ClusterNode, Context, config, output};
+use super::{ClusterNode, Context, INTERRUPTED, config, output};
 use crate::{
-    client::{Client, NewTopic, Record},
+    client::{Admin, Client, Code, NewTopic, Record},
     types::TopicName,
 };
 use anyhow::Context as _;
@@ -22,6 +22,7 @@ use std::{
     rc::Rc,
     time::Duration,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use usage::Usage;
 
 /// `highwater bench …`
@@ -133,92 +134,190 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
     }
 }
 
-/// Makes the topic and gives its name and its copies.
-async fn lay_bed(client: &Client, bed: &Bed) -> anyhow::Result<(TopicName, u32)> {
+/// Makes the topic, measures on it, and removes it whatever came of that. A signal ends the measurement, a second one the removal.
+async fn on_bed(
+    client: &Client,
+    bed: &Bed,
+    measure: impl AsyncFnOnce(TopicName, u32) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::heard()?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let name: TopicName = format!("bench-{unique:016x}").parse()?;
+    let admin = client.admin();
     let topic = NewTopic::new(name.clone()).partitions(bed.partitions).replication_factor(bed.replicas);
-    let created = client.admin().create_topic(topic).await.map_err(super::advise)?;
-    Ok((name, created.replication_factor))
+    // Not cut off: what is half made could not be removed.
+    let measured = match admin.create_topic(topic).await {
+        Ok(made) => tokio::select! {
+            biased;
+            code = signals.next() => Ok(code),
+            measured = measure(name.clone(), made.replication_factor) => measured,
+        },
+        Err(error) => Err(super::advise(error)),
+    };
+    let removed = tokio::select! {
+        biased;
+        _ = signals.next() => Err(anyhow::anyhow!("its removal was interrupted")),
+        removed = remove(&admin, &name) => removed,
+    };
+    match removed {
+        Ok(()) => measured,
+        Err(error) => {
+            eprintln!("error: topic {name} may be left: {error:#}; remove it with `highwater topic delete {name}`");
+            measured.map(|_| ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Removes the topic, if it was made.
+async fn remove(admin: &Admin, name: &TopicName) -> anyhow::Result<()> {
+    match admin.delete_topic(name).await {
+        Err(error) if error.code() == Some(Code::UnknownTopic) => Ok(()),
+        removed => removed.map_err(super::advise),
+    }
+}
+
+/// What ends a command early.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// As a shell ends with after SIGTERM.
+const TERMINATED: u8 = 143;
+
+impl Signals {
+    /// From here on they end nothing by themselves.
+    fn heard() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The exit code of a command that the next one ends.
+    async fn next(&mut self) -> ExitCode {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => ExitCode::from(INTERRUPTED),
+            _ = self.terminate.recv() => ExitCode::from(TERMINATED),
+        }
+    }
+}
+
+/// What was measured before the load.
+struct Before {
+    disk: Probe,
+    /// Memory of the largest node, where it is known.
+    idle_rss_mb: Option<f64>,
+    binary_mb: Option<f64>,
 }
 
 async fn produce(context: Context, args: ProduceArgs) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
     let beside = args.beside.as_deref().map(read_beside).transpose()?.unwrap_or_default();
-    let probe = args.bed.probe(&context)?;
-    let idle = Usage::now(&context.cluster()?).map(|usage| usage.node_rss_mb);
-    let binary = usage::binary_mb();
-    let (topic, replicas) = lay_bed(&client, &args.bed).await?;
-    let mut rows = Vec::new();
-    for &asked in &args.inflight {
-        let inflight = args.inflight(asked);
-        let peer = "highwater".to_owned();
-        let shape = Shape { peer, inflight, size: args.bed.size, partitions: args.bed.partitions, replicas };
-        let buffer = (32 << 20).max(inflight * (args.bed.size + RECORD_BOOKKEEPING));
-        let producer = client.producer().batch_bytes(args.batch_bytes.unwrap_or(BATCH_BYTES)).linger(args.linger());
-        let producer = Rc::new(producer.buffer_bytes(buffer).build());
-        let (value, topic) = (Bytes::from(vec![b'x'; args.bed.size]), topic.clone());
-        let sender = producer.clone();
-        // All that is acknowledged, the warm-up too: as the client counts its batches.
-        let (acknowledged, before) = (Rc::new(Cell::new(0u64)), client.stats().batches_acknowledged);
-        let counted = acknowledged.clone();
-        // Full batches everywhere need as many records for each partition.
-        let partitions = args.batch_bytes.map(|_| args.bed.partitions);
-        let send = move |task: usize| {
-            let (producer, value, topic, count) = (sender.clone(), value.clone(), topic.clone(), acknowledged.clone());
-            async move {
-                let mut record = Record::new(topic, value).key(Bytes::copy_from_slice(&task.to_be_bytes()));
-                record.partition = partitions.map(|partitions| u32::try_from(task).unwrap_or(0) % partitions);
-                let ok = match producer.send(record).await {
-                    Ok(receipt) => receipt.await.is_ok(),
-                    Err(_) => false,
-                };
-                count.set(count.get() + u64::from(ok));
-                ok
+    let disk = args.bed.probe(&context)?;
+    let idle_rss_mb = Usage::now(&context.cluster()?).map(|usage| usage.node_rss_mb);
+    let before = Before { disk, idle_rss_mb, binary_mb: usage::binary_mb() };
+    let measured = on_bed(&client, &args.bed, async |topic: TopicName, replicas: u32| {
+        let mut rows = Vec::new();
+        for &asked in &args.inflight {
+            let figures = load_once(&context, &args, &client, (&topic, replicas), asked, &before).await?;
+            if context.output == output::Output::Json {
+                output::say(serde_json::to_string(&figures)?)?;
             }
-        };
-        let cluster = context.cluster()?;
-        let usage = move || Usage::now(&cluster);
-        let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
-        let last = producer.clone();
-        let flush = async move {
-            // What fails is counted by those who wait for it.
-            let _ = last.flush().await;
-        };
-        let mut figures = load::run(shape, warm, measure, usage, flush, send).await;
-        let batches = client.stats().batches_acknowledged - before;
-        #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-        let mean = (counted.get() * args.bed.size as u64) as f64 / batches.max(1) as f64;
-        figures.batch_bytes = Some(mean);
-        (figures.node_idle_rss_mb, figures.binary_mb) = (idle, binary);
-        figures.disk = Some(probe.clone());
-        if context.output == output::Output::Json {
-            output::say(serde_json::to_string(&figures)?)?;
+            rows.push(figures);
         }
-        rows.push(figures);
-        producer.close().await?;
-    }
-    client.admin().delete_topic(&topic).await.map_err(super::advise)?;
+        print(&context, &args, &rows, &beside, &before)?;
+        Ok(verdict(&rows))
+    })
+    .await;
+    client.close();
+    measured
+}
+
+/// One load: so many records in flight for some seconds.
+async fn load_once(
+    context: &Context,
+    args: &ProduceArgs,
+    client: &Client,
+    (topic, replicas): (&TopicName, u32),
+    asked: usize,
+    before: &Before,
+) -> anyhow::Result<Figures> {
+    let inflight = args.inflight(asked);
+    let peer = "highwater".to_owned();
+    let shape = Shape { peer, inflight, size: args.bed.size, partitions: args.bed.partitions, replicas };
+    let buffer = (32 << 20).max(inflight * (args.bed.size + RECORD_BOOKKEEPING));
+    let producer = client.producer().batch_bytes(args.batch_bytes.unwrap_or(BATCH_BYTES)).linger(args.linger());
+    let producer = Rc::new(producer.buffer_bytes(buffer).build());
+    let (value, topic) = (Bytes::from(vec![b'x'; args.bed.size]), topic.clone());
+    let sender = producer.clone();
+    // All that is acknowledged, the warm-up too: as the client counts its batches.
+    let (acknowledged, batches_before) = (Rc::new(Cell::new(0u64)), client.stats().batches_acknowledged);
+    let counted = acknowledged.clone();
+    // Full batches everywhere need as many records for each partition.
+    let partitions = args.batch_bytes.map(|_| args.bed.partitions);
+    let send = move |task: usize| {
+        let (producer, value, topic, count) = (sender.clone(), value.clone(), topic.clone(), acknowledged.clone());
+        async move {
+            let mut record = Record::new(topic, value).key(Bytes::copy_from_slice(&task.to_be_bytes()));
+            record.partition = partitions.map(|partitions| u32::try_from(task).unwrap_or(0) % partitions);
+            let receipt = producer.send(record).await.map_err(|error| super::advise(error).to_string())?;
+            receipt.await.map_err(|error| super::advise(error).to_string())?;
+            count.set(count.get() + 1);
+            Ok::<_, String>(())
+        }
+    };
+    let cluster = context.cluster()?;
+    let usage = move || Usage::now(&cluster);
+    let (warm, measure) = (Duration::from_secs(args.warm), Duration::from_secs(args.seconds));
+    let last = producer.clone();
+    let flush = async move {
+        // What fails is counted by those who wait for it.
+        let _ = last.flush().await;
+    };
+    let mut figures = load::run(shape, warm, measure, usage, flush, send).await;
+    let batches = client.stats().batches_acknowledged - batches_before;
+    #[allow(clippy::cast_precision_loss, reason = "figures for people")]
+    let mean = (counted.get() * args.bed.size as u64) as f64 / batches.max(1) as f64;
+    figures.batch_bytes = Some(mean);
+    (figures.node_idle_rss_mb, figures.binary_mb) = (before.idle_rss_mb, before.binary_mb);
+    figures.disk = Some(before.disk.clone());
+    producer.close().await.map_err(super::advise)?;
+    Ok(figures)
+}
+
+fn print(
+    context: &Context,
+    args: &ProduceArgs,
+    rows: &[Figures],
+    beside: &[Figures],
+    before: &Before,
+) -> anyhow::Result<()> {
     match context.output {
         output::Output::Table => {
-            rows.extend(beside);
-            print_table(&rows)?;
-            output::say(args.bed.beside(&probe))?;
-            if let Some((idle, binary)) = idle.zip(binary) {
+            print_table(rows.iter().chain(beside))?;
+            output::say(args.bed.beside(&before.disk))?;
+            if let Some((idle, binary)) = before.idle_rss_mb.zip(before.binary_mb) {
                 output::say(format!("a node before the load: {idle:.0} MB at most; this program: {binary:.1} MB"))?;
             }
         }
+        // Ours were printed when they were there.
         output::Output::Json => {
-            for figures in &beside {
+            for figures in beside {
                 output::say(serde_json::to_string(figures)?)?;
             }
         }
     }
-    client.close();
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn print_table(rows: &[Figures]) -> anyhow::Result<()> {
+/// Says what failed: the figures are of the rest.
+fn verdict(rows: &[Figures]) -> ExitCode {
+    let Some(first) = rows.iter().find_map(|row| row.first_error.as_ref()) else { return ExitCode::SUCCESS };
+    let failed = output::counted(rows.iter().map(|row| row.errors).sum(), "record");
+    eprintln!("error: {failed} failed, the first with: {first}");
+    ExitCode::FAILURE
+}
+
+fn print_table<'a>(rows: impl Iterator<Item = &'a Figures>) -> anyhow::Result<()> {
     let columns = [
         "PEER",
         "IN FLIGHT",
@@ -238,7 +337,7 @@ fn print_table(rows: &[Figures]) -> anyhow::Result<()> {
         "BATCH KIB",
     ];
     let known = |figure: Option<f64>| figure.map_or_else(|| "-".into(), |figure| format!("{figure:.1}"));
-    let cells = rows.iter().map(|row| {
+    let cells = rows.map(|row| {
         vec![
             row.peer.clone(),
             row.inflight.to_string(),

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** what is out (granted and not handled) never exceeds the whole, over all subscriptions together, ended ones
 //! included. Records and bytes are two such ledgers.
+//! **Invariant:** when all that came is handled, nobody waits with less than the smallest share: the next batch may need it.
 
 use std::collections::BTreeMap;
 
@@ -69,12 +70,12 @@ impl Ledger {
         self.shares.values().fold(0, |sum, share| sum.saturating_add(share.held))
     }
 
-    /// Who sits on more than its share while another has nothing and would get nothing. Credit cannot be called back, so
-    /// such a subscription has to begin anew.
+    /// Who sits on more than its share while another has too little for a batch and would not get enough. Credit cannot be
+    /// called back, so such a subscription has to begin anew.
     pub(super) fn hoarder(&self) -> Option<u64> {
         let (share_max, left) = self.split();
         let live = || self.shares.iter().filter(|(_, share)| !share.ended);
-        if left > 0 || live().all(|(_, share)| share.out > 0) {
+        if live().all(|(_, share)| share.out.saturating_add(left) >= self.share_min) {
             return None;
         }
         let idle = live().filter(|(_, share)| share.held == 0 && share.out > share_max);
@@ -91,13 +92,15 @@ impl Ledger {
         (share_max, whole.saturating_sub(out))
     }
 
-    /// What to grant now. Small amounts wait, so that not each record costs a frame.
+    /// What to grant now. Small amounts wait, so that not each record costs a frame, but not when all that came is handled
+    /// and what is out may be too little for the next batch: then nothing else would ever come.
     pub(super) fn grants(&mut self) -> Vec<(u64, u32)> {
         let (share_max, mut left) = self.split();
         let mut grants = Vec::new();
         for (source, share) in self.shares.iter_mut().filter(|(_, share)| !share.ended) {
             let more = share_max.saturating_sub(share.out).min(left);
-            if more > 0 && (more >= share_max / 4 || share.out == 0) {
+            let may_be_stuck = share.held == 0 && share.out < self.share_min;
+            if more > 0 && (more >= share_max / 4 || may_be_stuck) {
                 share.out += more;
                 left -= more;
                 grants.push((*source, more));
@@ -144,6 +147,39 @@ mod tests {
         ledger.end(2);
         ledger.open(4);
         assert_eq!((ledger.hoarder(), ledger.grants()), (None, vec![(3, 13), (4, 7)]));
+    }
+
+    #[test]
+    fn whoever_has_handled_all_can_be_sent_the_largest_batch() {
+        let mut ledger = Ledger::new(1_000, 1_000);
+        ledger.open(1);
+        assert_eq!(ledger.grants(), [(1, 1_000)]);
+        ledger.received(1, 300);
+        ledger.handled(1, 100);
+        assert_eq!(ledger.grants(), [], "it has something to do");
+        ledger.handled(1, 100);
+        ledger.handled(1, 100);
+        assert_eq!(ledger.grants(), [(1, 300)]);
+        ledger.received(1, 200);
+        ledger.handled(1, 200);
+        assert_eq!(ledger.grants(), [(1, 200)], "less than a quarter, and the next batch may need it");
+    }
+
+    #[test]
+    fn who_has_too_little_for_a_batch_is_not_starved_by_one_that_sits_on_more() {
+        let mut ledger = Ledger::new(2_000, 1_000);
+        ledger.open(1);
+        assert_eq!(ledger.grants(), [(1, 2_000)]);
+        ledger.received(1, 600);
+        ledger.handled(1, 600);
+        ledger.open(2);
+        assert_eq!(ledger.hoarder(), Some(1), "600 are left for the second");
+        assert_eq!(ledger.grants(), [(2, 600)]);
+        assert_eq!(ledger.hoarder(), Some(1));
+        ledger.end(1);
+        ledger.open(3);
+        assert_eq!((ledger.hoarder(), ledger.grants()), (None, vec![(2, 400), (3, 1_000)]));
+        assert_eq!(ledger.hoarder(), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
         stats::Counters,
     },
     types::{NodeId, Position, TopicPartition},
-    wire::{Fetch, FetchPartition, Fetched, Frame, ListOffsets, ListedOffsets, Message, OffsetQuery},
+    wire::{Code, Fetch, FetchPartition, Fetched, Frame, ListOffsets, ListedOffsets, Message, OffsetQuery, Refused},
 };
 use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture, FutureExt},
@@ -98,10 +98,13 @@ impl Driver {
 
     /// Starts what is to be under way and is not; gives when to look again.
     fn plan(&mut self) -> Option<Instant> {
-        let mode = self.shared.mode()?;
         let now = Instant::now();
-        let (wants, wants_later) = lock(&self.shared.cursors).wanted(now);
-        let (sought, sought_later) = lock(&self.shared.cursors).sought(now);
+        let cursors = lock(&self.shared.cursors);
+        // Under the same lock: with the mode changes what the cursors want.
+        let mode = self.shared.mode()?;
+        let (wants, wants_later) = cursors.wanted(now);
+        let (sought, sought_later) = cursors.sought(now);
+        drop(cursors);
         let mut again_at = [wants_later, sought_later].into_iter().flatten().min();
         let mut unrouted = false;
 
@@ -136,7 +139,11 @@ impl Driver {
         }
         match mode {
             Mode::Poll => self.plan_fetches(by_node),
-            Mode::Push => self.plan_subscriptions(&by_node),
+            Mode::Push => {
+                // Of polls from before there was a listener: what they bring has no credit.
+                self.abort_all();
+                self.plan_subscriptions(&by_node);
+            }
         }
         if unrouted {
             self.shared.inner.cluster.ask();
@@ -154,10 +161,10 @@ impl Driver {
         }
     }
 
-    /// Nobody is known to lead a partition: if it is offline, waiting in silence is not enough.
+    /// Nobody is known to lead a partition: where waiting does not help, silence is not enough.
     fn unled(&self, want: Want, again_at: Option<Instant>) {
-        if let Some(offline) = self.shared.inner.cluster.offline(want.partition).filter(|_| again_at.is_none()) {
-            self.shared.offline(want, &offline);
+        if let Some(refused) = self.shared.inner.cluster.offline(want.partition).filter(|_| again_at.is_none()) {
+            self.shared.unserved(want, &refused);
         }
     }
 
@@ -201,6 +208,12 @@ impl Driver {
 
     fn abort(&mut self, node: NodeId) {
         if let Some(flight) = self.flights.remove(&node) {
+            flight.abort.abort();
+        }
+    }
+
+    fn abort_all(&mut self) {
+        for flight in std::mem::take(&mut self.flights).into_values() {
             flight.abort.abort();
         }
     }
@@ -267,6 +280,9 @@ impl Driver {
                             other => self.node_failed(node, &unexpected("the node", "Fetch", &other)),
                         }
                     }
+                    Err(RequestError::Refused { refused }) if refused.code == Code::ShuttingDown => {
+                        self.sent_away(node, &flight, &refused);
+                    }
                     Err(error) => self.node_failed(node, &error),
                 }
             }
@@ -287,6 +303,14 @@ impl Driver {
         tracing::debug!(%node, %error, "the consumer asks for leaders again");
         self.node_pauses.insert(node, Instant::now() + NODE_PAUSE);
         self.shared.inner.cluster.ask();
+    }
+
+    /// The node shuts down: its partitions are or will be elsewhere, and nothing new goes there until that is known.
+    fn sent_away(&self, node: NodeId, flight: &Flight, refused: &Refused) {
+        for (partition, want) in &flight.wants {
+            let epoch = flight.route_epochs.get(partition).copied().unwrap_or(0);
+            self.shared.refused(*want, Route { node, epoch }, 0, refused);
+        }
     }
 
     fn fetched(&mut self, node: NodeId, flight: &Flight, fetched: Fetched, mut body: bytes::Bytes) {
@@ -356,12 +380,13 @@ impl Driver {
                 self.subscriptions.insert(id, subscription);
             }
         }
+        // Granted first: what is left then is all that anybody can hope for.
+        self.shared.grant(&self.subscriptions);
         if let Some(id) = self.shared.hoarder() {
             self.subscriptions.remove(&id);
             self.shared.end_credit(id);
-            return self.plan_subscriptions(by_node);
+            self.plan_subscriptions(by_node);
         }
-        self.shared.grant(&self.subscriptions);
     }
 
     fn push_ended(&mut self, ended: push::Ended) {

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 /// How long one node may take for what is not parked. Beyond that the next try may find another one.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
-/// While an answer is waited for, other nodes are asked so often whether the home is another one by now.
+/// When an answer is so late, other nodes are asked whether the home is another one by now.
+const LATE: Duration = Duration::from_millis(250);
+/// While it does not come they are asked again so often.
 const HOME_CHECK: Duration = Duration::from_secs(1);
 /// First and longest pause before the home is looked for again.
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -42,7 +44,7 @@ impl Home {
         let mut pause = PAUSE_MIN;
         loop {
             let sent_at = Instant::now();
-            let error = match self.ask_once(inner, message.clone(), ANSWER_WAIT).await {
+            let error = match self.ask_once(inner, message.clone(), Duration::ZERO, ANSWER_WAIT).await {
                 Ok(frame) => return Ok((frame, sent_at)),
                 Err(error) => error,
             };
@@ -54,12 +56,14 @@ impl Home {
         }
     }
 
-    /// Asks it once. Gives up when the home is found to be another one before the answer is there.
+    /// Asks it once, for an answer that is `parked` there so long at most and takes `slack` beyond that. Gives up when the
+    /// home is found to be another one before the answer is there.
     pub(super) async fn ask_once(
         &self,
         inner: &Inner,
         message: impl Into<Message>,
-        wait: Duration,
+        parked: Duration,
+        slack: Duration,
     ) -> Result<Frame, RequestError> {
         let known = *lock(&self.node);
         let home = match known {
@@ -69,12 +73,12 @@ impl Home {
         *lock(&self.node) = Some(home);
         let call = async {
             let live = inner.cluster.connection(home).await?;
-            live.call(message, wait).await
+            live.call(message, parked + slack).await
         };
         let answer = tokio::select! {
             biased;
             answer = call => answer,
-            now = self.another(inner, home) => Err(RequestError::Unreachable {
+            now = self.another(inner, home, parked + LATE) => Err(RequestError::Unreachable {
                 node: format!("node {home} as the home of group {}", self.group),
                 why: format!("node {now} is the home now"),
             }),
@@ -85,16 +89,18 @@ impl Home {
         answer
     }
 
-    /// Until other nodes say that the home is another one.
-    async fn another(&self, inner: &Inner, home: NodeId) -> NodeId {
+    /// Until other nodes say that the home is another one. They are asked only when the answer is late: each member of each
+    /// group has a question parked nearly all the time.
+    async fn another(&self, inner: &Inner, home: NodeId, late: Duration) -> NodeId {
+        tokio::time::sleep(late).await;
         loop {
-            tokio::time::sleep(HOME_CHECK).await;
             let found = tokio::time::timeout(HOME_CHECK, self.find(inner)).await;
             if let Ok(Ok(now)) = found
                 && now != home
             {
                 return now;
             }
+            tokio::time::sleep(HOME_CHECK).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Records pushed to a listener, within a credit.
 
-use super::{Consumer, Mode, cursors::Upto};
+use super::{Consumer, cursors::Upto};
 use crate::client::{ConsumeError, Delivery, pool::lock, stats::Counters};
 use futures_util::future::{BoxFuture, FutureExt};
 use std::{collections::BTreeMap, future::poll_fn, ops::ControlFlow, sync::Arc};
@@ -79,10 +79,10 @@ impl Drop for Listening {
 }
 
 impl Consumer {
-    /// Has records pushed to `listener` from now on.
+    /// Has records pushed to `listener` from now on, also after polls: it goes on behind what they gave, which counts as done.
     pub fn listen(self, credit: Credit, listener: impl Listener) -> Listening {
         let shared = self.shared.clone();
-        shared.set_mode(Mode::Push, Some(credit));
+        shared.begin_listening(credit);
         let (stop, stopped) = watch::channel(false);
         let (done, ended) = oneshot::channel();
         let host = shared.inner.host.clone();

@@ -284,7 +284,7 @@ impl Membership {
         let patience = lock(&shared.cursors).is_leaving().then_some(sent_at + self.process_time_max);
         let answer = tokio::select! {
             biased;
-            answer = self.home.ask_once(&shared.inner, heartbeat, park + ANSWER_SLACK) => answer?,
+            answer = self.home.ask_once(&shared.inner, heartbeat, park, ANSWER_SLACK) => answer?,
             () = self.wake.notified() => return Ok(None),
             () = tokio::time::sleep_until(patience.unwrap_or(sent_at)), if patience.is_some() => return Ok(None),
         };

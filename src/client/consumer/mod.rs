@@ -31,7 +31,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -66,7 +66,8 @@ struct Shared {
     cursors: Mutex<Cursors>,
     errors: Mutex<VecDeque<ConsumeError>>,
     ledgers: Mutex<Option<Ledgers>>,
-    mode: OnceLock<Mode>,
+    /// How records come; a listener takes over from polls. Locked within `cursors` where it changes.
+    mode: Mutex<Option<Mode>>,
     /// The driver looks again.
     work: Notify,
     /// Whoever waits for records.
@@ -86,7 +87,7 @@ impl Shared {
             options,
             errors: Mutex::default(),
             ledgers: Mutex::default(),
-            mode: OnceLock::new(),
+            mode: Mutex::default(),
             work: Notify::new(),
             waker: AtomicWaker::new(),
             closed: watch::Sender::new(false),
@@ -99,19 +100,30 @@ impl Shared {
     }
 
     fn mode(&self) -> Option<Mode> {
-        self.mode.get().copied()
+        *lock(&self.mode)
     }
 
-    /// The first use decides how records come.
-    fn set_mode(&self, mode: Mode, credit: Option<Credit>) {
-        if self.mode.get().is_some() {
-            return;
+    /// Records are asked for, from the first poll on.
+    fn begin_polling(&self) {
+        let mut mode = lock(&self.mode);
+        if mode.is_none() {
+            *mode = Some(Mode::Poll);
+            self.work.notify_one();
         }
-        if let Some(credit) = credit {
-            let (records, bytes) = (Ledger::new(credit.records, 1), Ledger::new(credit.bytes, limits::BATCH_BYTES_MAX));
-            *lock(&self.ledgers) = Some(Ledgers { records, bytes });
+    }
+
+    /// Records are pushed within the credit from now on. What polls fetched ahead has none: it comes again.
+    fn begin_listening(&self, credit: Credit) {
+        let (records, bytes) = (Ledger::new(credit.records, 1), Ledger::new(credit.bytes, limits::BATCH_BYTES_MAX));
+        *lock(&self.ledgers) = Some(Ledgers { records, bytes });
+        let mut cursors = lock(&self.cursors);
+        let polled = lock(&self.mode).replace(Mode::Push).is_some();
+        if polled {
+            cursors.fetch_again();
         }
-        let _ = self.mode.set(mode);
+        drop(cursors);
+        // Whoever begins to listen has done with all that polls gave.
+        self.settle();
         self.work.notify_one();
     }
 
@@ -170,7 +182,7 @@ impl Consumer {
     /// Records as soon as there are any, at most the builder's `poll_records_max`; none when `max_wait` is over.
     /// What earlier calls gave counts as done. May be dropped while it waits: nothing is lost.
     pub async fn poll(&mut self, max_wait: Duration) -> Result<Vec<Delivery>, ConsumeError> {
-        self.shared.set_mode(Mode::Poll, None);
+        self.shared.begin_polling();
         self.shared.settle();
         let max = self.shared.options.poll_records_max;
         match tokio::time::timeout(max_wait, poll_fn(|cx| self.poll_take(cx, max))).await {
@@ -331,7 +343,7 @@ impl Stream for Consumer {
     type Item = Result<Delivery, ConsumeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.shared.set_mode(Mode::Poll, None);
+        self.shared.begin_polling();
         self.shared.settle();
         match std::task::ready!(self.poll_take(cx, 1)) {
             Ok(given) => Poll::Ready(given.into_iter().next().map(Ok)),

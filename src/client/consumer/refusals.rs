@@ -30,7 +30,7 @@ impl Shared {
                 }
             }
             // A node that lags behind the metadata by which the topic is known does not know it yet.
-            Code::UnknownTopic if self.inner.cluster.route(want.partition).is_some() => {
+            Code::UnknownTopic if self.is_homes_matter() || self.inner.cluster.has(want.partition.topic) => {
                 cursors.postpone(want.partition, want.version, now + PAUSE);
                 drop(cursors);
                 self.inner.cluster.ask();
@@ -45,21 +45,41 @@ impl Shared {
                 self.offline(want, refused);
             }
             _ => {
-                let failed = cursors.fail(want.partition, want.version);
                 drop(cursors);
-                if let Some(topic) = failed {
-                    let (partition, refused) = (want.partition.partition, refused.clone());
-                    self.report(match refused.code {
-                        Code::UnknownTopic => LookupError::UnknownTopic { topic }.into(),
-                        _ => ConsumeError::Refused { topic, partition, refused },
-                    });
-                }
+                self.give_up(want, refused);
             }
         }
     }
 
+    /// Whoever is in a group consumes what the home says: it may know of a topic before this client does, and takes away one
+    /// that is gone.
+    fn is_homes_matter(&self) -> bool {
+        self.membership.is_some()
+    }
+
+    /// Nobody serves a partition, and waiting for it does not help.
+    pub(super) fn unserved(&self, want: Want, refused: &Refused) {
+        match refused.code {
+            Code::UnknownTopic if self.is_homes_matter() => {}
+            Code::UnknownTopic => self.give_up(want, refused),
+            _ => self.offline(want, refused),
+        }
+    }
+
+    /// The partition stands still from now on, and whoever consumes it is told.
+    fn give_up(&self, want: Want, refused: &Refused) {
+        let failed = lock(&self.cursors).fail(want.partition, want.version);
+        if let Some(topic) = failed {
+            let (partition, refused) = (want.partition.partition, refused.clone());
+            self.report(match refused.code {
+                Code::UnknownTopic => LookupError::UnknownTopic { topic }.into(),
+                _ => ConsumeError::Refused { topic, partition, refused },
+            });
+        }
+    }
+
     /// Whoever consumes an offline partition is told once, and goes on by itself should it come back.
-    pub(super) fn offline(&self, want: Want, refused: &Refused) {
+    fn offline(&self, want: Want, refused: &Refused) {
         let told = lock(&self.cursors).offline(want.partition, want.version, Instant::now() + OFFLINE_PAUSE);
         if let Some(topic) = told {
             let (partition, refused) = (want.partition.partition, refused.clone());

@@ -318,33 +318,29 @@ impl Window {
                 Some(Noted::Acked { duplicate })
             }
             Answer::Lost(why) => {
-                entry.last = why;
-                entry.unknown = true;
+                self.lose(at, why);
                 self.hold(Hold::Reconnect);
                 None
             }
             Answer::Refused(refused) => {
                 entry.last.clone_from(&refused.message);
                 match refused.code {
-                    Code::OutcomeUnknown if !self.settings.idempotent => {
-                        let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
-                        self.fail(at, ProduceError::OutcomeUnknown { topic, partition, last: refused.message });
-                        self.hold(Hold::Reroute);
-                        return Some(Noted::NotLeader { again: false });
-                    }
                     Code::NotLeader | Code::UnknownPartition | Code::OutcomeUnknown => {
-                        entry.unknown |= refused.code == Code::OutcomeUnknown;
                         let again = entry.refused_by.replace(from) == Some(from);
+                        if refused.code == Code::OutcomeUnknown {
+                            self.lose(at, refused.message);
+                        }
                         self.hold(Hold::Reroute);
                         return Some(Noted::NotLeader { again });
                     }
-                    Code::NotReady | Code::Overloaded | Code::DiskFull => self.hold(Hold::Pause),
+                    // A node that lags behind does not know it yet; of one that is gone the next metadata tell.
+                    Code::NotReady | Code::Overloaded | Code::DiskFull | Code::UnknownTopic => self.hold(Hold::Pause),
                     Code::NoQuorum | Code::TimedOut | Code::Internal => {
-                        entry.unknown = true;
+                        self.lose(at, refused.message);
                         self.hold(Hold::Pause);
                     }
                     Code::ShuttingDown => {
-                        entry.unknown = true;
+                        self.lose(at, refused.message);
                         self.hold(Hold::Reroute);
                         return Some(Noted::NotLeader { again: false });
                     }
@@ -353,12 +349,13 @@ impl Window {
                         let lasting = self.misordered >= MISORDERED_MAX;
                         self.hold(if lasting { Hold::Renew } else { Hold::Pause });
                     }
-                    Code::Offline => self.offline(&refused),
+                    Code::Offline => self.unserved(&refused),
                     // Behind one that is not in the log yet it only says that: the first one tells.
                     Code::UnknownProducer => self.hold(if first { Hold::Renew } else { Hold::Pause }),
                     _ => {
+                        let maybe_appended = entry.unknown;
                         let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
-                        self.fail(at, ProduceError::Refused { topic, partition, refused });
+                        self.fail(at, ProduceError::Refused { topic, partition, refused, maybe_appended });
                         if self.settings.idempotent {
                             self.hold(Hold::Renew);
                         }
@@ -369,17 +366,28 @@ impl Window {
         }
     }
 
-    /// The partition is offline, so nothing waits for it but answers that are on their way.
-    pub(super) fn offline(&mut self, refused: &Refused) {
+    /// What came of a batch is not known. It may be sent again only under a number of its own.
+    fn lose(&mut self, at: usize, why: String) {
+        if self.settings.idempotent {
+            let entry = &mut self.entries[at];
+            (entry.unknown, entry.last) = (true, why);
+        } else {
+            let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
+            self.fail(at, ProduceError::OutcomeUnknown { topic, partition, last: why });
+        }
+    }
+
+    /// The partition is offline or gone, so nothing waits for it but answers that are on their way.
+    pub(super) fn unserved(&mut self, refused: &Refused) {
         let mut hole = false;
         for at in (0..self.entries.len()).rev().filter(|at| !self.entries[*at].in_flight).collect::<Vec<_>>() {
             let entry = &self.entries[at];
             hole |= entry.sequence.is_some();
-            let error = ProduceError::Offline {
-                topic: self.place.topic.name.clone(),
-                partition: self.place.partition,
-                refused: refused.clone(),
-                maybe_appended: entry.unknown,
+            let (topic, partition) = (self.place.topic.name.clone(), self.place.partition);
+            let (refused, maybe_appended) = (refused.clone(), entry.unknown);
+            let error = match refused.code {
+                Code::Offline => ProduceError::Offline { topic, partition, refused, maybe_appended },
+                _ => ProduceError::Refused { topic, partition, refused, maybe_appended },
             };
             self.fail(at, error);
         }
@@ -425,10 +433,10 @@ impl Window {
 
     /// Waits for no answer any more: their outcome is unknown. What is not acknowledged may be sent again at once.
     pub(super) fn give_up(&mut self, why: &str) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.in_flight) {
-            entry.in_flight = false;
-            entry.unknown = true;
-            why.clone_into(&mut entry.last);
+        for at in (0..self.entries.len()).rev() {
+            if std::mem::take(&mut self.entries[at].in_flight) {
+                self.lose(at, why.to_owned());
+            }
         }
     }
 
@@ -512,3 +520,6 @@ pub(super) enum Noted {
 fn push(builder: &mut Builder, record: &Timed<'_>) -> Result<(), BuildError> {
     builder.push(record.timestamp, record.key, record.value, record.headers)
 }
+
+#[cfg(test)]
+mod tests;

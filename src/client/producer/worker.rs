@@ -156,7 +156,7 @@ impl Worker {
         }
         let Some(route) = self.inner.cluster.route(self.partition) else {
             match self.inner.cluster.offline(self.partition) {
-                Some(offline) => lock(&self.lot.window).offline(&offline),
+                Some(refused) => lock(&self.lot.window).unserved(&refused),
                 None => lock(&self.lot.window).note("no leader is known"),
             }
             self.look_again_at = Some(now + PAUSE_MIN);

@@ -39,6 +39,8 @@ pub struct Node {
 /// ```text
 ///  founder ───────────────────────────────▶ Voter ──┐ directory changed, or damaged
 ///  successor: Learner ─ caught up ▶ Ready ─ swapped ▶ Voter      └▶ Dying ─ swapped ▶ (gone; its id is never used again)
+///                                             ▲                       │
+///                                             └───────────────────────┘ its directory is back, and nothing took its place
 ///  Observer: stays a learner (controller group on nodes that do not vote)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -72,6 +74,15 @@ pub struct Replica {
     /// How far it is.
     #[serde(rename = "s")]
     pub state: ReplicaState,
+    /// Of a dying one that its node came back without: the directory that it is in. It is sound if that comes back.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub left_in: Option<DirectoryId>,
+}
+
+impl Replica {
+    pub(crate) fn new(id: ReplicaId, node: NodeId, state: ReplicaState) -> Self {
+        Self { id, node, state, left_in: None }
+    }
 }
 
 /// What a Raft group is for.
@@ -113,7 +124,7 @@ impl Placement {
         self.founders.len() / 2 + 1
     }
 
-    /// Damaged or lost on a majority: it cannot elect, and is not repaired by itself.
+    /// Damaged or lost on a majority: it cannot elect, and nothing repairs it before a lost directory is back.
     pub fn is_offline(&self) -> bool {
         self.voters() < self.quorum()
     }

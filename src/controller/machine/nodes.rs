@@ -62,8 +62,15 @@ impl ControllerMachine {
         let cluster_id = self.bootstrapped()?;
         check_node(node)?;
         let known = self.metadata.nodes.get(&node);
-        let is_other = known.is_some_and(|known| known.directory.is_some_and(|known| known != directory));
-        let lost = if is_other && !sabotage::on(Bug::WipedKeepsId) { self.lose_replicas_of(node) } else { 0 };
+        let left = known.and_then(|known| known.directory).filter(|left| *left != directory);
+        let lost = match left {
+            Some(left) if !sabotage::on(Bug::WipedKeepsId) => {
+                let lost = self.lose_replicas_of(node, left);
+                self.regain_replicas_of(node, directory);
+                lost
+            }
+            _ => 0,
+        };
         let record = Node { directory: Some(directory), addresses };
         if self.metadata.nodes.get(&node) != Some(&record) {
             self.change().nodes.insert(node, record);
@@ -80,7 +87,7 @@ impl ControllerMachine {
         }
         let id = self.new_replica();
         if let Some(group) = self.change().groups.get_mut(&CONTROLLER) {
-            group.replicas.push(Replica { id, node, state: ReplicaState::Observer });
+            group.replicas.push(Replica::new(id, node, ReplicaState::Observer));
         }
         id
     }
@@ -103,7 +110,7 @@ impl ControllerMachine {
 }
 
 fn founded(purpose: Purpose, founders: Vec<(ReplicaId, NodeId)>) -> Placement {
-    let replica = |(id, node): &(ReplicaId, NodeId)| Replica { id: *id, node: *node, state: ReplicaState::Voter };
+    let replica = |(id, node): &(ReplicaId, NodeId)| Replica::new(*id, *node, ReplicaState::Voter);
     Placement { purpose, replicas: founders.iter().map(replica).collect(), founders: founders.into_iter().collect() }
 }
 

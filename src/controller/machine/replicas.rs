@@ -10,23 +10,24 @@
 //! node of the one it replaces and stands right behind it, so preferred leaders stay where they are.
 //!
 //! Of a majority that is lost nothing can be learned: no successor begins, and what is left of the data stays. It may turn
-//! out that it is not lost, when a swap was made and not reported yet: then successors begin with that report. That the
-//! controller group has a quorum is shown by each command that it decides.
+//! out that it is not lost: when a swap was made and not reported yet, successors begin with that report; when a node is back
+//! with the directory that it had been without, its replica is what it was. That the controller group has a quorum is shown
+//! by each command that it decides.
 //!
-//! **Invariant:** no node gets back an id whose replica is lost.
+//! **Invariant:** no node gets back an id whose replica is lost, unless with the very directory that it is in.
 
 use super::{
     ControllerMachine, Placement, Purpose, Refusal, Replica, ReplicaCaughtUp, ReplicaFaulty, ReplicaState, Reply,
     Swapped, nodes::CONTROLLER,
 };
 use crate::types::NodeId;
-use highwater_raft::{GroupId, ReplicaId};
+use highwater_raft::{DirectoryId, GroupId, ReplicaId};
 
 impl ControllerMachine {
     pub(super) fn replica_faulty(&mut self, command: ReplicaFaulty) -> Result<Reply, Refusal> {
         let ReplicaFaulty { group, replica } = command;
         if self.find(group, replica)?.state != ReplicaState::Dying {
-            self.lose(group, replica);
+            self.lose(group, replica, None);
         }
         Ok(Reply::Noted)
     }
@@ -62,29 +63,51 @@ impl ControllerMachine {
         Ok(Reply::Noted)
     }
 
-    /// All replicas of a node are lost. Returns how many.
-    pub(super) fn lose_replicas_of(&mut self, node: NodeId) -> u32 {
+    /// All replicas of a node are lost with its directory. Returns how many.
+    pub(super) fn lose_replicas_of(&mut self, node: NodeId, left_in: DirectoryId) -> u32 {
         let alive = |r: &&Replica| r.node == node && r.state != ReplicaState::Dying;
         let of = |(id, group): (&GroupId, &Placement)| {
             group.replicas.iter().filter(alive).map(|r| (*id, r.id)).collect::<Vec<_>>()
         };
         let lost: Vec<_> = self.metadata.groups.iter().flat_map(of).collect();
         for (group, replica) in &lost {
-            self.lose(*group, *replica);
+            self.lose(*group, *replica, Some(left_in));
         }
         u32::try_from(lost.len()).unwrap_or(u32::MAX)
     }
 
+    /// A node has a directory again that it had been without: what is in it goes on in groups that are offline.
+    pub(super) fn regain_replicas_of(&mut self, node: NodeId, directory: DirectoryId) {
+        let regains = |(id, group): (&GroupId, &Placement)| {
+            let here = || group.replicas.iter().filter(|r| r.node == node);
+            let replica = here().find(|r| r.left_in == Some(directory))?;
+            // Raft may have voters with a successor that was ready, and without this one.
+            let votes = here().all(|r| r.id == replica.id || r.state == ReplicaState::Learner);
+            (votes && group.is_offline() && *id != CONTROLLER).then_some((*id, replica.id))
+        };
+        let regained: Vec<_> = self.metadata.groups.iter().filter_map(regains).collect();
+        for (group, regained) in regained {
+            self.edit(group, |placement| {
+                placement.replicas.retain(|r| r.node != node || r.id == regained);
+                for replica in placement.replicas.iter_mut().filter(|r| r.id == regained) {
+                    (replica.state, replica.left_in) = (ReplicaState::Voter, None);
+                }
+            });
+            self.succeed(group);
+        }
+    }
+
     /// A replica is lost: one that may vote is dying until Raft goes without it, one that only learns is replaced at once.
-    fn lose(&mut self, group: GroupId, lost: ReplicaId) {
+    fn lose(&mut self, group: GroupId, lost: ReplicaId, left_in: Option<DirectoryId>) {
         let Ok(&Replica { state, .. }) = self.find(group, lost) else { return };
+        let left_in = left_in.filter(|_| state == ReplicaState::Voter);
         let (id, state) = match state {
             ReplicaState::Learner | ReplicaState::Observer => (self.new_replica(), state),
             ReplicaState::Voter | ReplicaState::Ready | ReplicaState::Dying => (lost, ReplicaState::Dying),
         };
         self.edit(group, |placement| {
             for replica in placement.replicas.iter_mut().filter(|r| r.id == lost) {
-                (replica.id, replica.state) = (id, state);
+                *replica = Replica { id, state, left_in, ..*replica };
             }
         });
         self.succeed(group);
@@ -102,7 +125,7 @@ impl ControllerMachine {
             let id = self.new_replica();
             self.edit(group, |placement| {
                 let last = placement.replicas.iter().rposition(|r| r.node == node).expect("seen above");
-                placement.replicas.insert(last + 1, Replica { id, node, state: ReplicaState::Learner });
+                placement.replicas.insert(last + 1, Replica::new(id, node, ReplicaState::Learner));
             });
         }
     }

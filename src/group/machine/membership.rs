@@ -144,7 +144,7 @@ enum Farewell {
 
 fn session_of(asked_ms: u32) -> u32 {
     let ms = if asked_ms == 0 { limits::SESSION_GRACE_MS_DEFAULT } else { u64::from(asked_ms) };
-    u32::try_from(ms.min(limits::SESSION_GRACE_MS_MAX)).unwrap_or(u32::MAX)
+    u32::try_from(ms.clamp(limits::SESSION_GRACE_MS_MIN, limits::SESSION_GRACE_MS_MAX)).unwrap_or(u32::MAX)
 }
 
 fn push_assigned(name: &GroupName, group: &Group, told: BTreeSet<MemberId>, effects: &mut Vec<Effect>) {

@@ -378,6 +378,47 @@ async fn damage_on_a_majority_is_offline_and_says_so() {
     .await;
 }
 
+/// As when a disk was not mounted: two nodes began with empty directories, and one has its own again.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_back_ends_offline() {
+    local(async {
+        let mut world = World::new(5, 35).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        let mut expected = fill(&world, partition, 0, 20, 10).await;
+        seal().await;
+        let group = group_of(&world, partition);
+        let placed = world.node(0).controller().metadata().groups[&group].nodes();
+        let [.., first, second] = placed[..] else { panic!("{placed:?}") };
+        let [first, second] = [first, second].map(|node| node.0 as usize - 1);
+        for back in [first, second] {
+            let kept = world.slots[back].disk.clone();
+            world.crash(second);
+            wipe(&mut world, first).await;
+            wipe(&mut world, second).await;
+            within(60, async {
+                let is_offline = |node: &Node| {
+                    node.controller().metadata().groups.get(&group).is_some_and(|placement| placement.is_offline())
+                };
+                while !world.alive().all(is_offline) {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            })
+            .await;
+            world.crash(back);
+            world.slots[back].disk = kept;
+            world.start(back).await;
+            let more = fill(&world, partition, expected.len(), 5, 10).await;
+            expected.extend(more);
+            whole(&world).await;
+            for node in &placed {
+                serves(&world, node.0 as usize - 1, partition, &expected).await;
+            }
+        }
+    })
+    .await;
+}
+
 /// As when a swap is reported and undone by another leader: metadata and Raft name different voters.
 #[tokio::test(start_paused = true)]
 async fn a_voter_that_raft_does_not_have_becomes_one() {

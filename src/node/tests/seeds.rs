@@ -34,11 +34,33 @@ async fn seeds_that_disagree_about_the_cluster_say_so_and_end() {
         // Who is asked answers until its program has heard of the failure.
         tokio::time::sleep(secs(5)).await;
         let ended = within(30, world.node(2).run()).await;
-        assert!(matches!(ended, Err(NodeError::OtherConfig { node: NodeId(1 | 2) })), "{ended:?}");
+        assert!(
+            matches!(ended, Err(NodeError::OtherConfig { node: NodeId(1 | 2), sections: "[cluster]" })),
+            "{ended:?}"
+        );
         for n in 0..2 {
             let ended = within(30, world.node(n).run()).await;
-            assert!(matches!(ended, Err(NodeError::OtherConfig { node: NodeId(3) })), "node {}: {ended:?}", n + 1);
+            assert!(matches!(ended, Err(NodeError::OtherConfig { node: NodeId(3), .. })), "node {}: {ended:?}", n + 1);
             assert_eq!(world.node(n).controller().metadata().cluster_id, None);
+        }
+    })
+    .await;
+}
+
+/// A leader's lease rests on how long the others wait.
+#[tokio::test(start_paused = true)]
+async fn seeds_with_another_lease_say_so_and_end() {
+    local(async {
+        let mut world = World::stopped(3, 59, |_| ());
+        world.slots[2].config.raft.election_ms_max = 1_000;
+        for n in 0..3 {
+            world.start(n).await;
+        }
+        // Who is asked answers until its program has heard of the failure.
+        tokio::time::sleep(secs(5)).await;
+        for n in 0..3 {
+            let ended = within(30, world.node(n).run()).await.unwrap_err();
+            assert!(ended.to_string().contains("another [raft] than this node"), "node {}: {ended}", n + 1);
         }
     })
     .await;

@@ -1,7 +1,10 @@
 //! Crashes, partitions, stalls.
 
 use super::world::{GROUP, Outcome, TestOwner, World, sim};
-use crate::{NodeId, group::TransferError};
+use crate::{
+    NodeId,
+    group::{Role, TransferError},
+};
 use std::{sync::Arc, time::Duration};
 
 #[test]
@@ -137,6 +140,44 @@ fn a_transfer_to_an_unreachable_target_recovers() {
         let leader = world.leader().await;
         world.propose(leader, 10..20);
         world.all_applied(20).await;
+        world.check_equal();
+    });
+}
+
+/// What the target lacks it gets from the leader that gave up, or nobody could be elected (seed 130351 of the simulation).
+#[test]
+fn a_failed_transfer_to_the_only_one_that_is_left_recovers_though_it_lacks_entries() {
+    sim(36, async {
+        let mut world = World::start(36, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        let term = world.node(leader).owner.role().term;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        let [target, third] = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<_>>()[..] else {
+            unreachable!("three nodes")
+        };
+        world.crash(third);
+        world.hub.isolate(NodeId(target));
+        world.propose(leader, 10..12);
+        world.pass(100).await;
+        let to = world.node(target).replica;
+        let result = world.node(leader).group().transfer(to).await;
+        assert!(matches!(result, Err(TransferError::TimedOut { .. })), "{result:?}");
+        // The target is suspected by now, and what is sent to it waits long.
+        world.pass(1_000).await;
+        world.hub.heal();
+        let healed = tokio::time::Instant::now();
+        let is_next = |role: &Role| role.leading && role.ready && role.term > term;
+        while !world.living().any(|(_, node)| is_next(&node.owner.role())) {
+            world.pass(10).await;
+            assert!(
+                healed.elapsed() < Duration::from_secs(3),
+                "no other leader: {:?}",
+                world.node(target).owner.role()
+            );
+        }
+        world.all_applied(12).await;
         world.check_equal();
     });
 }

@@ -238,6 +238,13 @@ impl Cursors {
         }
     }
 
+    /// Drops what was fetched ahead and is under way: it is asked for again, from where records were given.
+    pub(super) fn fetch_again(&mut self) {
+        for partition in self.partitions() {
+            self.renew(partition);
+        }
+    }
+
     pub(super) fn pause(&mut self, partition: TopicPartition, paused: bool) {
         if self.all.get(&partition).is_some_and(|cursor| cursor.paused != paused) {
             self.renew(partition);

@@ -103,7 +103,12 @@ impl World {
             for replica in before.groups.get(group).into_iter().flat_map(|g| &g.replicas) {
                 let now = placement.replica(replica.id).map(|r| r.state);
                 let dead = replica.state == ReplicaState::Dying;
-                assert!(!dead || matches!(now, None | Some(ReplicaState::Dying)), "the dead stay dead");
+                let is_back = || {
+                    let directory = after.nodes.get(&replica.node).and_then(|node| node.directory);
+                    now == Some(ReplicaState::Voter) && replica.left_in.is_some() && replica.left_in == directory
+                };
+                let stays = matches!(now, None | Some(ReplicaState::Dying));
+                assert!(!dead || stays || is_back(), "the dead stay dead, but for those in a directory that is back");
             }
         }
         reply

@@ -261,6 +261,52 @@ fn a_lost_majority_is_offline_and_keeps_what_is_left() {
         ");
 }
 
+/// It ends what is offline, with the successor that had begun or without; what is damaged in it stays lost.
+#[test]
+fn a_directory_that_is_back_brings_back_what_is_offline() {
+    check!("
+        quiet bootstrap 1,2,3 1
+        quiet register 2 22
+        quiet register 3 33
+        create a id=1
+        create b id=2
+        create c id=3
+        register 3 34
+        caught-up 1026 65552
+        faulty 1024 65539
+        register 2 23
+        group 1024
+        group 1025
+        group 1026
+        quiet register 3 35
+        register 3 33
+        group 1024
+        group 1025
+        group 1026
+        register 2 22
+        group 1024
+        group 1026
+    ", @"
+        create a id=1: 1 partitions of 3
+        create b id=2: 1 partitions of 3
+        create c id=3: 1 partitions of 3
+        register 3 34: Registered { cluster_id: 20015998343868, controller: ReplicaId(65548), lost: 5 }
+        caught-up 1026 65552: Noted
+        faulty 1024 65539: Noted
+        register 2 23: Registered { cluster_id: 20015998343868, controller: ReplicaId(65553), lost: 4 }
+          1024: 65539 Dying on 2, 65540 Voter on 1, 65541 Dying on 3, 65550 Learner on 3 OFFLINE
+          1025: 65542 Dying on 3, 65551 Learner on 3, 65543 Voter on 1, 65544 Dying on 2 OFFLINE
+          1026: 65545 Voter on 1, 65546 Dying on 2, 65547 Dying on 3, 65552 Ready on 3 OFFLINE
+        register 3 33: Registered { cluster_id: 20015998343868, controller: ReplicaId(65558), lost: 4 }
+          1024: 65539 Dying on 2, 65563 Learner on 2, 65540 Voter on 1, 65541 Voter on 3
+          1025: 65542 Voter on 3, 65543 Voter on 1, 65544 Dying on 2, 65564 Learner on 2
+          1026: 65545 Voter on 1, 65546 Dying on 2, 65547 Dying on 3, 65552 Dying on 3 OFFLINE
+        register 2 22: Registered { cluster_id: 20015998343868, controller: ReplicaId(65565), lost: 4 }
+          1024: 65539 Dying on 2, 65567 Learner on 2, 65540 Voter on 1, 65541 Voter on 3
+          1026: 65545 Voter on 1, 65546 Voter on 2, 65547 Dying on 3, 65552 Dying on 3, 65569 Learner on 3
+        ");
+}
+
 #[test]
 fn a_majority_that_only_seems_lost_gets_its_successors_with_the_report_of_a_swap() {
     check!("

@@ -357,6 +357,46 @@ fn partitions_that_appear_later_start_at_zero() {
         "#);
 }
 
+/// A home that was told that there are no topics knows that the first one is new.
+#[test]
+fn partitions_of_the_first_topic_start_at_zero_for_who_came_before_it() {
+    check!("
+        topics 1
+        join g a orders
+        topics 2 orders:1
+        show g
+    ", @r#"
+        topics 1: TopicsKnown { version: 1 }
+        join g a orders: a joined in 1, made it from latest
+          watch a #1 10000 ms
+        topics 2 orders:1: TopicsKnown { version: 2 }
+          tell ["a"] generation 2
+          generation 2
+          a: orders/0@0
+        "#);
+}
+
+#[test]
+fn a_session_is_within_its_limits() {
+    let session = |asked: u32| {
+        let mut machine = HomeMachine::default();
+        let join = Join {
+            group: "g".parse().unwrap(),
+            member: None,
+            topics: Vec::new(),
+            session_ms: asked,
+            kind: Kind::Offset,
+            start: None,
+        };
+        match machine.apply(AT, &Command::Join(join).encode(), &mut Vec::new()) {
+            Reply::Joined { session_ms, .. } => session_ms,
+            other => panic!("{other:?}"),
+        }
+    };
+    let asked = [0, 1, 999, 1_000, 60_000, u32::MAX];
+    assert_eq!(asked.map(session), [10_000, 1_000, 1_000, 1_000, 60_000, 1_800_000]);
+}
+
 #[test]
 fn a_partition_given_back_before_it_was_given_up_stays() {
     check!("

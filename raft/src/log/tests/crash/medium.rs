@@ -2,8 +2,9 @@
 //!
 //! Of the changes since a file's last sync any subset may be there, and of one write any sectors; of the changes to names
 //! since their folder's last sync a prefix is there. (A journalling file system writes names in order and data in none.)
+//! A folder is a name in the folder above; a folder that is empty is the same as none.
 
-use crate::testing::disk::{NameChange, Step, put};
+use crate::testing::disk::{NameChange, Names, Step, put};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ pub(super) type Files = BTreeMap<String, Vec<u8>>;
 #[derive(Clone, Default)]
 pub(super) struct Medium {
     inodes: BTreeMap<u64, Inode>,
-    names: BTreeMap<String, u64>,
+    names: Names,
     unsynced_names: Vec<NameChange>,
     /// Counts changes.
     changes: u64,
@@ -90,10 +91,10 @@ impl Medium {
     /// A medium that holds these files.
     pub(super) fn of(files: &Files) -> Self {
         let mut medium = Medium::default();
-        for (inode, (name, synced)) in (1..).zip(files) {
-            medium.names.insert(name.clone(), inode);
+        for (inode, synced) in (1..).zip(files.values()) {
             medium.inodes.insert(inode, Inode { synced: synced.clone(), ..Inode::default() });
         }
+        medium.names = Names::of(files.keys().cloned().zip(1..).collect());
         medium
     }
 
@@ -120,7 +121,7 @@ impl Medium {
                 let (done, left) = self.unsynced_names.drain(..).partition(|change| change.is_in(folder));
                 self.unsynced_names = left;
                 let done: Vec<NameChange> = done;
-                done.iter().for_each(|change| change.apply(&mut self.names));
+                done.iter().for_each(|change| self.names.apply(change));
             }
         }
     }
@@ -131,16 +132,18 @@ impl Medium {
         let mut names = self.names.clone();
         for change in std::iter::once(None).chain(self.unsynced_names.iter().map(Some)) {
             if let Some(change) = change {
-                change.apply(&mut names);
+                names.apply(change);
             }
-            let named: BTreeSet<u64> = names.values().copied().collect();
+            let mut reached = names.clone();
+            reached.forget_unreachable();
+            let named: BTreeSet<u64> = reached.files.values().copied().collect();
             let of = |(id, inode): (&u64, &Inode)| named.contains(id).then_some((*id, inode.version));
             let versions: BTreeMap<u64, u64> = self.inodes.iter().filter_map(of).collect();
             let unsynced = self.inodes.iter().filter(|(id, _)| named.contains(id)).flat_map(|(_, i)| &i.unsynced);
             let mut unsynced: Vec<(u64, usize)> = unsynced.map(|(n, change)| (*n, change.sectors())).collect();
             unsynced.sort_unstable();
             for kept in subsets(&unsynced, deep) {
-                states.insert(State { names: names.clone(), versions: versions.clone(), kept });
+                states.insert(State { names: reached.files.clone(), versions: versions.clone(), kept });
             }
         }
         states

@@ -47,6 +47,9 @@ pub(super) enum Command {
     },
 }
 
+/// From this try on pauses are drawn.
+const TRIES_APART: u32 = 4;
+
 type Lives = BTreeMap<NodeId, Life>;
 
 struct Driver {
@@ -307,8 +310,9 @@ impl Driver {
             standing.before = Some(role.term);
             let timing = &self.replica.shared.options.timing;
             let pause = (timing.retry * (1 << standing.tries.min(8))).min(timing.election_min);
-            // Two who tried at once have split the votes: with equal pauses they would do so again and again.
-            let spread = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+            // Two who try at once split the votes, with equal pauses again and again. The first tries only find leases not over yet.
+            let apart = if standing.tries < TRIES_APART { Duration::ZERO } else { pause };
+            let spread = u64::try_from(apart.as_micros()).unwrap_or(u64::MAX);
             due = now + pause + Duration::from_micros(self.replica.env.random_below(spread));
             standing.next = Some(due);
             standing.tries = standing.tries.saturating_add(1);

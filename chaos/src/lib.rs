@@ -18,3 +18,4 @@ pub mod observe;
 pub mod real;
 pub mod sim;
 pub mod soak;
+mod workload;

@@ -241,7 +241,9 @@ pub enum What {
         /// When, microseconds.
         asked: u64,
     },
-    /// A fault was made (for reports; the checker looks only whether a clock jumps).
+    /// A node's wall clock jumped. `process` is the node.
+    Jumped,
+    /// A fault was made (for reports; the checker does not look).
     Fault {
         /// Which, in words.
         text: String,

@@ -6,8 +6,9 @@ mod replicas;
 
 use super::ends;
 use crate::{
-    history::{GARBAGE, History, Value, What},
+    history::{History, Value, What},
     observe,
+    workload::{decode, encode},
 };
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
@@ -69,10 +70,6 @@ struct Open {
 const LOOK: Duration = Duration::from_millis(1);
 /// A reader whose poll failed polls again after this.
 const AGAIN: Duration = Duration::from_millis(50);
-/// Bytes of a record.
-const BYTES: usize = 128;
-/// All of them behind the value.
-const FILL: u8 = b'.';
 /// Records of one producer that may be unacknowledged.
 const OPEN_MAX: usize = 2_000;
 /// The group, in the history.
@@ -322,35 +319,9 @@ fn missing(group: &GroupName, ends: &BTreeMap<u32, u64>, got: &Got) -> Vec<Strin
     ends.iter().filter_map(lacks).collect()
 }
 
-fn encode(value: Value) -> Vec<u8> {
-    let mut bytes = value.to_be_bytes().to_vec();
-    bytes.resize(BYTES, FILL);
-    bytes
-}
-
-/// The value of a record that [`encode`] made; that of any other is nobody's.
-fn decode(record: &Delivery) -> Value {
-    value_of(record.value.as_deref().unwrap_or_default()).unwrap_or(GARBAGE)
-}
-
-fn value_of(bytes: &[u8]) -> Option<Value> {
-    let (value, rest) = bytes.split_first_chunk::<8>()?;
-    let is_whole = bytes.len() == BYTES && rest.iter().all(|byte| *byte == FILL);
-    is_whole.then(|| Value::from_be_bytes(*value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_a_producer_made_has_a_value() {
-        let made = encode(7);
-        assert_eq!(value_of(&made), Some(7));
-        let mut torn = made.clone();
-        torn[90] = 0;
-        assert_eq!([&torn[..], &made[..100], &[]].map(value_of), [None; 3]);
-    }
 
     #[test]
     fn what_a_group_did_not_get_is_told() {

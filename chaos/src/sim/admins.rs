@@ -80,7 +80,7 @@ pub(super) async fn churn(world: Rc<World>, process: u32) {
         if create(&world, &client, process, &name, partitions, None).await.is_ok() {
             let producer = client.producer().delivery_timeout(Duration::from_secs(5)).build();
             for n in 0..clients::below(&world, 50) {
-                let _ = producer.send(Record::new(name.clone(), clients::encode(n.into()))).await;
+                let _ = producer.send(Record::new(name.clone(), crate::workload::encode(n.into()))).await;
             }
             let _ = producer.close().await;
         }

@@ -2,7 +2,10 @@
 //! and go, and a watcher that asks for the watermark. Each writes down what it did and saw. Administrators are in `admins`.
 
 use super::{admins, world::World};
-use crate::history::{GARBAGE, Value, What};
+use crate::{
+    history::What,
+    workload::{decode, encode},
+};
 use highwater::{
     client::{
         Acked, Client, ConsumeError, Delivery, ProduceError, Record,
@@ -34,28 +37,8 @@ pub(super) async fn connect(world: &World, process: u32) -> Client {
     }
 }
 
-/// Bytes of a record: enough for frames of several records to cross sectors.
-const BYTES: usize = 96;
 /// Before a client that was told of an error begins again.
 const AGAIN: Duration = Duration::from_millis(50);
-/// All of them behind the value.
-const FILL: u8 = b'.';
-
-pub(super) fn encode(value: Value) -> Vec<u8> {
-    let mut bytes = value.to_be_bytes().to_vec();
-    bytes.resize(BYTES, FILL);
-    bytes
-}
-
-/// The value of a record that [`encode`] made; that of any other is nobody's.
-pub(super) fn decode(record: &Delivery) -> Value {
-    let value = record.value.as_deref().and_then(|bytes| {
-        let (value, rest) = bytes.split_first_chunk::<8>()?;
-        let is_whole = bytes.len() == BYTES && rest.iter().all(|byte| *byte == FILL);
-        is_whole.then(|| Value::from_be_bytes(*value))
-    });
-    value.unwrap_or(GARBAGE)
-}
 
 /// One of the producers gives up so soon that some of what it hands over is surely never sent.
 fn patience(process: u32) -> Duration {
@@ -317,35 +300,6 @@ pub(super) async fn ask_committed(world: &World, client: &Client, process: u32, 
     if let Ok(offsets) = client.admin().committed(of, &topic()).await {
         for (partition, offset) in offsets {
             world.note(process, What::Committed { group, partition, asked, offset });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_a_producer_made_has_a_value() {
-        let given = |bytes: Option<Vec<u8>>| Delivery {
-            topic: topic(),
-            partition: 0,
-            offset: 0,
-            timestamp: 0,
-            key: None,
-            value: bytes.map(Into::into),
-            headers: Vec::new(),
-            leader_epoch: 0,
-            attempt: 1,
-            redelivered: false,
-        };
-        let value = (7 << 32) | 3;
-        assert_eq!(decode(&given(Some(encode(value)))), value);
-        let mut turned = encode(value);
-        turned[50] ^= 1;
-        let (short, long) = (encode(value)[..95].to_vec(), [encode(value), vec![FILL]].concat());
-        for bytes in [None, Some(Vec::new()), Some(turned), Some(short), Some(long)] {
-            assert_eq!(decode(&given(bytes.clone())), GARBAGE, "{bytes:?}");
         }
     }
 }

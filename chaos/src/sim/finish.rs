@@ -4,12 +4,14 @@ use super::{
     admins, clients,
     world::{World, last_client},
 };
-use crate::history::{Value, What};
+use crate::{
+    history::{Value, What},
+    workload,
+};
 use highwater::{
     client::{Client, ConsumeError, consumer::OutOfRange},
     controller::machine::ReplicaState,
-    types::{Position, TopicId, TopicPartition},
-    wire::{Connection, Fetch, FetchPartition, Frame, Hello, Message},
+    types::{NodeId, Position, TopicPartition},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -95,7 +97,7 @@ async fn read(world: &World, client: &Client, starts: &BTreeMap<u32, u64>, ends:
             Ok(records) => {
                 world.waits(format!("reads up to {ends:?}, stands at {at:?}"));
                 for record in records {
-                    logs.entry(record.partition).or_default().push((record.offset, clients::decode(&record)));
+                    logs.entry(record.partition).or_default().push((record.offset, workload::decode(&record)));
                 }
             }
             Err(ConsumeError::OutOfRange { .. }) => return None,
@@ -123,7 +125,7 @@ pub(super) async fn compare_replicas(world: &World, logs: &Logs) {
         let replicas = loop {
             // A trim that was under way when retention ended may have come since.
             let start = offsets(world, &client, Position::Earliest).await[partition].min(end);
-            match read_replicas(world, id, *partition, start..end).await {
+            match read_replicas(world, TopicPartition { topic: id, partition: *partition }, start..end).await {
                 Ok(replicas) => break replicas,
                 Err(why) => world.waits(why),
             }
@@ -136,26 +138,25 @@ pub(super) async fn compare_replicas(world: &World, logs: &Logs) {
     client.close();
 }
 
-type Replicas = Vec<(u32, (u64, u64, u64))>;
+type Replicas = Vec<(u32, workload::Served)>;
 
 /// The same range at every node that has it.
-async fn read_replicas(
-    world: &World,
-    topic: TopicId,
-    partition: u32,
-    range: std::ops::Range<u64>,
-) -> Result<Replicas, String> {
+async fn read_replicas(world: &World, at: TopicPartition, range: std::ops::Range<u64>) -> Result<Replicas, String> {
+    let partition = at.partition;
+    let damaged = |text| world.note(99, What::Damaged { partition, text });
     let mut replicas = Replicas::new();
-    for node in hosts(world, topic, partition).await {
-        let read = read_replica(world, node, topic, partition, range.clone()).await;
+    for node in hosts(world, at).await {
+        let read = match world.node(node) {
+            Some(lives) => workload::read_replica(&lives.local(), NodeId(node), at, range.clone(), damaged).await,
+            None => Err("it is down".into()),
+        };
         replicas.push((node, read.map_err(|why| format!("node {node}, partition {partition}: {why}"))?));
     }
     Ok(replicas)
 }
 
 /// Which nodes have a replica that votes.
-async fn hosts(world: &World, topic: TopicId, partition: u32) -> Vec<u32> {
-    let partition = TopicPartition { topic, partition };
+async fn hosts(world: &World, partition: TopicPartition) -> Vec<u32> {
     loop {
         let live = world.everybody().find_map(|node| world.node(node));
         if let Some(node) = live
@@ -166,54 +167,4 @@ async fn hosts(world: &World, topic: TopicId, partition: u32) -> Vec<u32> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// Where it begins, where it ends and a hash over the bytes in between, of one replica, as it would serve them to a consumer
-/// nearby.
-async fn read_replica(
-    world: &World,
-    node: u32,
-    topic: TopicId,
-    partition: u32,
-    range: std::ops::Range<u64>,
-) -> Result<(u64, u64, u64), String> {
-    let connection = world.node(node).ok_or("it is down")?.local();
-    let closed = |error: highwater::wire::LinkClosed| error.to_string();
-    let mut link = connection.open().await.map_err(closed)?;
-    let hello = Hello { version_min: 1, version_max: 1, client: "replica reader".into() };
-    link.sender.send(vec![Frame::new(0, hello)]).await.map_err(closed)?;
-    link.receiver.receive().await.map_err(closed)?;
-    let (mut offset, mut begins, mut hash) = (range.start, None, 0xcbf2_9ce4_8422_2325u64);
-    while offset < range.end {
-        let part = FetchPartition { topic, partition, offset, bytes_max: 0, from_follower: true };
-        let fetch = Fetch { bytes_max: 1 << 20, partitions: vec![part], ..Fetch::default() };
-        link.sender.send(vec![Frame::new(1, fetch)]).await.map_err(closed)?;
-        let frame = link.receiver.receive().await.map_err(closed)?;
-        let Message::Fetched(fetched) = &frame.message else { return Err(format!("answers {:?}", frame.message)) };
-        let answer = fetched.partitions.first().ok_or("an empty answer")?;
-        if let Some(refused) = &answer.refused {
-            return Err(refused.message.clone());
-        }
-        if answer.high_watermark < range.end || frame.body().is_empty() {
-            return Err(format!("its watermark is {}, {} is wanted", answer.high_watermark, range.end));
-        }
-        for batch in highwater::batch::split(frame.body()) {
-            let batch = batch.map_err(|error| {
-                let text = format!("node {node} serves a batch behind {offset} that does not verify: {error}");
-                world.note(99, What::Damaged { partition, text: text.clone() });
-                text
-            })?;
-            let base = batch.header().base_offset.try_into().unwrap_or(0u64);
-            if base >= range.end {
-                // Of a send whose outcome nobody knew; others may not have it yet.
-                break;
-            }
-            begins.get_or_insert(base);
-            offset = base + u64::from(batch.count());
-            for byte in batch.into_bytes() {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            }
-        }
-    }
-    Ok((begins.unwrap_or(range.start), offset, hash))
 }

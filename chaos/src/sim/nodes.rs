@@ -289,6 +289,7 @@ impl World {
         let nodes = self.nodes.borrow();
         let Some(life) = nodes.get(&node).and_then(|place| place.life.as_ref()) else { return false };
         life.env.jump_clock(ms);
+        self.note(node, What::Jumped);
         ms != 0
     }
 }

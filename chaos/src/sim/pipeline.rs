@@ -59,7 +59,7 @@ async fn fill(
         }
         let value = (u64::from(process) << 32) | count;
         let mut batch = Builder::new(Compression::None);
-        let pushed = batch.push(world.host().now_ms(), None, Some(&clients::encode(value)), &[]);
+        let pushed = batch.push(world.host().now_ms(), None, Some(&crate::workload::encode(value)), &[]);
         let Ok(batch) = pushed.and_then(|()| batch.build()) else { break };
         world.note(process, What::Send { partition, value });
         let produce = Produce { topic, partition, ack: AckLevel::Quorum, timeout_ms: 10_000 };

@@ -221,7 +221,7 @@ impl World {
 
     pub(super) fn given(&self, process: u32, group: u32, record: &Delivery) {
         let (partition, offset, redelivered) = (record.partition, record.offset, record.redelivered);
-        let (value, epoch) = (clients::decode(record), record.leader_epoch);
+        let (value, epoch) = (crate::workload::decode(record), record.leader_epoch);
         self.got.borrow_mut().entry(partition).or_default().insert(offset);
         self.note(process, What::Given { group, partition, offset, value, epoch, redelivered });
     }

@@ -3,8 +3,8 @@
 //!
 //! One partition shows a skip as well as all of them do, for little history: 16 bytes a record, and an event a poll.
 
-use super::{AGAIN, GROUP, Load, decode};
-use crate::history::What;
+use super::{AGAIN, GROUP, Load};
+use crate::{history::What, workload::decode};
 use highwater::{
     client::{ConsumeError, Consumer, Delivery, consumer::OutOfRange},
     types::Position,

@@ -4,13 +4,14 @@
 //! Replicas that are known to be unsound, and those that are about to take their place, are not read.
 
 use super::Load;
-use crate::history::What;
-use anyhow::{Context as _, anyhow, bail, ensure};
+use crate::{
+    history::What,
+    workload::{Served, read_replica},
+};
+use anyhow::{Context as _, ensure};
 use highwater::{
-    batch,
     client::ReplicaStatus,
-    types::{NodeId, TopicId},
-    wire::{Fetch, FetchPartition, Frame, Hello, Link, LinkClosed, Message},
+    types::{NodeId, TopicId, TopicPartition},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,11 +25,6 @@ const EQUAL_MAX: Duration = Duration::from_secs(120);
 const READ_MAX: Duration = Duration::from_secs(60);
 /// Those that are behind are looked at again after this.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Bytes of one answer.
-const ANSWER_BYTES: u32 = 1 << 20;
-
-/// First offset, next offset, and a hash over the bytes in between.
-type Served = (u64, u64, u64);
 
 impl Load {
     /// Waits until every sound replica has everything below `ends`, and writes down what each serves.
@@ -57,10 +53,13 @@ impl Load {
             if served.contains_key(&node.0) {
                 continue;
             }
-            let read = match timeout(READ_MAX, self.read_replica(node, &address, (topic, partition), end)).await {
-                Ok(read) => read,
-                Err(_) => Err(anyhow!("it takes more than {} s", READ_MAX.as_secs())),
+            let damaged = |text| self.note(0, What::Damaged { partition, text });
+            let read = async {
+                let connection = self.dialer.dial(Some(node), &address).await.map_err(|error| error.to_string())?;
+                read_replica(&*connection, node, TopicPartition { topic, partition }, 0..end, damaged).await
             };
+            let too_long = |_| Err(format!("it takes more than {} s", READ_MAX.as_secs()));
+            let read = timeout(READ_MAX, read).await.unwrap_or_else(too_long).map_err(anyhow::Error::msg);
             served.insert(node.0, read.with_context(|| format!("node {node}, partition {partition}"))?);
         }
         Ok(())
@@ -80,56 +79,4 @@ impl Load {
         ensure!(!hosts.is_empty(), "partition {partition} has no sound replica");
         Ok((topic.id, hosts))
     }
-
-    async fn read_replica(
-        &self,
-        node: NodeId,
-        address: &str,
-        (topic, partition): (TopicId, u32),
-        end: u64,
-    ) -> anyhow::Result<Served> {
-        let connection = self.dialer.dial(Some(node), address).await?;
-        let mut link = connection.open().await?;
-        let hello = Hello { version_min: 1, version_max: 1, client: "replica reader".into() };
-        let answer = ask(&mut link, hello).await?.message;
-        ensure!(matches!(&answer, Message::Welcome(welcome) if welcome.node == node), "it answers {answer:?}");
-        let (mut offset, mut begins, mut digest) = (0, None, 0xcbf2_9ce4_8422_2325u64);
-        while offset < end {
-            let part = FetchPartition { topic, partition, offset, bytes_max: 0, from_follower: true };
-            let fetch = Fetch { bytes_max: ANSWER_BYTES, partitions: vec![part], ..Fetch::default() };
-            let frame = ask(&mut link, fetch).await?;
-            let Message::Fetched(fetched) = &frame.message else { bail!("it answers {:?}", frame.message) };
-            let answer = fetched.partitions.first().context("it has nothing to say")?;
-            if let Some(refused) = &answer.refused {
-                bail!("it refuses: {}", refused.message);
-            }
-            let body = frame.body();
-            let mark = answer.high_watermark;
-            ensure!(mark >= end && !body.is_empty(), "it is at {offset}, its watermark is {mark}, {end} is wanted");
-            for batch in batch::split(body) {
-                let batch = batch.map_err(|error| {
-                    let text = format!("node {node} serves a batch behind {offset} that does not verify: {error}");
-                    self.note(0, What::Damaged { partition, text: text.clone() });
-                    anyhow!(text)
-                })?;
-                let base = batch.header().base_offset.try_into().unwrap_or(0u64);
-                if base >= end {
-                    // Of a send whose outcome nobody knew; others may not have it yet.
-                    break;
-                }
-                begins.get_or_insert(base);
-                offset = base + u64::from(batch.count());
-                for byte in batch.into_bytes() {
-                    // FNV-1a
-                    digest = (digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-                }
-            }
-        }
-        Ok((begins.unwrap_or(0), offset, digest))
-    }
-}
-
-async fn ask(link: &mut Link, message: impl Into<Message>) -> Result<Frame, LinkClosed> {
-    link.sender.send(vec![Frame::new(0, message)]).await?;
-    link.receiver.receive().await
 }

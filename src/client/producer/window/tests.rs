@@ -34,8 +34,7 @@ fn window(idempotent: bool) -> Window {
 
 /// One record, each attempt refused by the next of these: what its sender is told.
 fn refused_by(codes: &[Code]) -> ProduceError {
-    let (mut window, receipt) = refused(window(true), codes);
-    window.unserved(&Refused::new(Code::UnknownTopic, "it is gone"));
+    let (_, receipt) = refused(window(true), codes);
     receipt.now_or_never().expect("it is told").unwrap_err()
 }
 

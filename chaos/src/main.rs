@@ -61,24 +61,17 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Sim {
-    /// The first seed
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    which: soak::Seeds,
     /// So many seeds
     #[arg(long, default_value_t = 1)]
     runs: u64,
     /// Seeds at a time
     #[arg(long, default_value_t = 1)]
     jobs: u64,
-    /// Virtual seconds of storm per seed
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
     /// Nodes; default: three, every fourth seed five
     #[arg(long)]
     nodes: Option<u32>,
-    /// Every how many seeds one is in full mode: QUIC and TLS over simulated UDP; 1: all, 0: none
-    #[arg(long, default_value_t = sim::FULL_EVERY, value_name = "N")]
-    full_every: u64,
     /// Plant a bug, one of those of `controls`
     #[cfg(feature = "sabotage")]
     #[arg(long, value_name = "BUG")]
@@ -163,14 +156,12 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
     if let Some(bug) = &args.plant {
         controls::plant(bug)?;
     }
-    let (nodes, seconds) = (args.nodes, args.seconds);
     let options = |seed| {
-        let base = sim::Options::new(seed);
-        let full = args.full_every > 0 && seed % args.full_every == 0;
-        sim::Options { nodes: nodes.unwrap_or(base.nodes), seconds, full, ..base }
+        let base = args.which.options(seed);
+        sim::Options { nodes: args.nodes.unwrap_or(base.nodes), ..base }
     };
     let many = Many {
-        seed: args.seed,
+        seed: args.which.seed,
         runs: args.runs,
         jobs: args.jobs,
         until_caught: args.until_caught,
@@ -182,7 +173,7 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
         outcome.history.write(&mut std::io::BufWriter::new(std::fs::File::create(path)?))?;
     }
     if let (Some(path), Some(outcome)) = (&args.keep, last) {
-        let options = options(args.seed + args.runs - 1);
+        let options = options(args.which.seed + args.runs - 1);
         std::fs::write(path, Script::of(&options, &outcome).to_text()?)?;
     }
     Ok(good)

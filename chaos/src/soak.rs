@@ -42,19 +42,34 @@ pub struct Seeds {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Virtual seconds of storm per seed
-    #[arg(long, default_value_t = 60)]
-    pub seconds: u64,
+    /// Virtual seconds of storm per seed; default: 60, with `--brief` 12
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// A disk is lost while all is well, then a few faults come close together, instead of a long storm
+    #[arg(long)]
+    pub brief: bool,
     /// Every how many seeds one is in full mode: QUIC and TLS over simulated UDP; 1: all, 0: none
     #[arg(long, default_value_t = sim::FULL_EVERY, value_name = "N")]
     pub full_every: u64,
 }
 
 impl Seeds {
+    /// What one of them runs.
+    pub fn options(&self, seed: u64) -> sim::Options {
+        let base = if self.brief { sim::Options::brief(seed) } else { sim::Options::new(seed) };
+        let full = self.full_every > 0 && seed % self.full_every == 0;
+        sim::Options { seconds: self.seconds.unwrap_or(base.seconds), full, ..base }
+    }
+
+    /// Virtual seconds of storm of each.
+    pub(crate) fn seconds(&self) -> u64 {
+        self.options(self.seed).seconds
+    }
+
     fn start(&self, seed: u64, runs: u64, jobs: u64) -> anyhow::Result<Block> {
         let mut command = Command::new(std::env::current_exe()?);
-        let numbers = [seed, runs, jobs, self.seconds, self.full_every].map(|number| number.to_string());
-        command.args(["sim", "--tally"]);
+        let numbers = [seed, runs, jobs, self.seconds(), self.full_every].map(|number| number.to_string());
+        command.args(["sim", "--tally"]).args(self.brief.then_some("--brief"));
         for (name, number) in ["--seed", "--runs", "--jobs", "--seconds", "--full-every"].into_iter().zip(&numbers) {
             command.args([name, number]);
         }
@@ -65,8 +80,9 @@ impl Seeds {
 
     /// What runs so many of them.
     pub(crate) fn command(&self, runs: u64) -> String {
-        let Self { seed, seconds, full_every } = self;
-        format!("soak --seed {seed} --seeds {runs} --seconds {seconds} --full-every {full_every}")
+        let Self { seed, full_every, brief, .. } = self;
+        let (seconds, brief) = (self.seconds(), if *brief { " --brief" } else { "" });
+        format!("soak --seed {seed} --seeds {runs} --seconds {seconds} --full-every {full_every}{brief}")
     }
 
     /// Runs the first of them in one process.
@@ -165,8 +181,8 @@ mod tests {
     fn a_hash_depends_on_every_block_and_their_order() {
         let block = |hash| Tally { runs: 8, hash, ..Tally::default() };
         let row = |hashes: &[u64]| {
-            let mut row =
-                Row { seeds: Seeds { seed: 1, seconds: 60, full_every: 7 }, first: 0, tally: Tally::default() };
+            let seeds = Seeds { seed: 1, seconds: None, brief: false, full_every: 7 };
+            let mut row = Row { seeds, first: 0, tally: Tally::default() };
             hashes.iter().for_each(|hash| row.add(&block(*hash)));
             (row.first, row.tally.hash, row.tally.runs)
         };

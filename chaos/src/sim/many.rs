@@ -42,9 +42,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn of(seed: u64, seconds: u64, outcome: &Outcome) -> Self {
-        let good = outcome.is_good() && outcome.sums.short_of(seconds).is_none();
-        let wrong = if good { vec![] } else { vec![seed] };
+    fn of(options: &Options, outcome: &Outcome) -> Self {
+        let good = outcome.is_good() && outcome.sums.short_of(options).is_none();
+        let wrong = if good { vec![] } else { vec![options.seed] };
         Self { runs: 1, wrong, hash: outcome.history.hash(), sums: outcome.sums.clone() }
     }
 
@@ -87,8 +87,9 @@ pub fn run_many(
         let (mut caught, mut tally) = (None, Tally::default());
         for seed in many.seed..end {
             let outcome = next_of(seed, &mut waiting, &outcomes)?.map_err(anyhow::Error::msg)?;
-            tally.add(&Tally::of(seed, options(seed).seconds, &outcome));
-            if !tell(seed, options(seed).seconds, &outcome, &mut say) {
+            let ran = options(seed);
+            tally.add(&Tally::of(&ran, &outcome));
+            if !tell(&ran, &outcome, &mut say) {
                 wrong.push(seed);
             }
             let clean = outcome.verdict.is_clean();
@@ -147,8 +148,8 @@ fn next_of(
 }
 
 /// A line about the seed, and one about each thing that is wrong.
-pub(super) fn tell(seed: u64, seconds: u64, outcome: &Outcome, say: &mut impl FnMut(String)) -> bool {
-    let short = outcome.sums.short_of(seconds);
+pub(super) fn tell(options: &Options, outcome: &Outcome, say: &mut impl FnMut(String)) -> bool {
+    let (seed, short) = (options.seed, outcome.sums.short_of(options));
     let good = outcome.is_good() && short.is_none();
     let Sums { acked, crashes, lossy_crashes, partitions, .. } = outcome.sums;
     say(format!(

@@ -1,7 +1,8 @@
 //! The storm: one fault after the other, drawn from the seed like cards, or as a script says.
 
 use super::{
-    faults::{self, Cast, Fault, Loss, Step},
+    Course,
+    faults::{self, Cast, Fault, Loss, Role, Step, Who},
     net::Rough,
     sometimes::{LOSSY_CRASHES_MIN, PARTITIONS_MIN},
     storm::{Card, Storm},
@@ -18,6 +19,7 @@ pub(super) async fn storm(world: Rc<World>) {
     world.net.be(world.options.storm.usual());
     match world.options.script.clone() {
         Some(script) => play(&world, &mut cast, &script).await,
+        None if world.options.course == Course::Brief => brief(&world, &mut cast).await,
         None => draw_on(&world, &mut cast).await,
     }
     world.net.heal();
@@ -47,7 +49,7 @@ async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
     while !world.is_calm() {
         if deck.is_empty() {
             deck = storm.cards();
-            if world.options.wide {
+            if world.options.course == Course::Wide {
                 deck.extend([Card::Wide; WIDE]);
             }
         }
@@ -60,14 +62,46 @@ async fn draw_on(world: &Rc<World>, cast: &mut Cast) {
         if let Some(first) = steps.first_mut() {
             first.pause_ms += between(world, storm.pause_ms.0, storm.pause_ms.1);
         }
-        world.drawn.borrow_mut().extend(steps.iter().cloned());
-        play(world, cast, &steps).await;
+        make(world, cast, steps).await;
+    }
+}
+
+/// Plays what was drawn, and keeps it for a script.
+async fn make(world: &Rc<World>, cast: &mut Cast, steps: Vec<Step>) {
+    world.drawn.borrow_mut().extend(steps.iter().cloned());
+    play(world, cast, &steps).await;
+}
+
+/// A disk is lost in three of four, then a few faults come close together.
+async fn brief(world: &Rc<World>, cast: &mut Cast) {
+    let pause_ms = between(world, 300, 3_000);
+    let roles = Fault::Cast { partition: partition(world), draw: world.env.random_below(2) };
+    let mut steps = vec![Step { pause_ms, fault: roles }];
+    if world.env.random_below(4) > 0 {
+        let node = Who::Role(one_of(world, &[Role::Leader, Role::First, Role::Second]));
+        steps.push(Step { pause_ms: 10, fault: Fault::Down { node, loses: Loss::Disk } });
+        steps.push(Step { pause_ms: one_of(world, &[20, 300, 1_500]), fault: Fault::Up { node } });
+    }
+    make(world, cast, steps).await;
+    let mut deck = world.options.storm.cards();
+    deck.extend([Card::Wide; WIDE]);
+    for _ in 0..=world.env.random_below(3) {
+        let any = || draw(world, one_of(world, &deck));
+        let fault = match world.env.random_below(4) {
+            0 => Fault::Together { faults: vec![any(), any()] },
+            _ => any(),
+        };
+        make(world, cast, vec![Step { pause_ms: one_of(world, &[0, 30, 150, 500, 1_500]), fault }]).await;
     }
 }
 
 /// In wide storms a disk is seldom lost alone: others follow, each as soon as may be.
 fn one_or_more(world: &World, fault: Fault) -> Vec<Step> {
-    let more = if world.options.wide && matches!(fault, Fault::Wipe { .. }) { world.env.random_below(4) } else { 0 };
+    let more = if world.options.course == Course::Wide && matches!(fault, Fault::Wipe { .. }) {
+        world.env.random_below(4)
+    } else {
+        0
+    };
     let next = |_| {
         let fault = Fault::WipeNext {
             draw: world.env.random_below(1_000),
@@ -211,6 +245,10 @@ fn rare(world: &World) -> Fault {
         10 => flip(world, "wal/"),
         _ => draw(world, Card::Wipe),
     }
+}
+
+fn one_of<T: Copy>(world: &World, of: &[T]) -> T {
+    of[usize::try_from(world.env.random_below(of.len() as u64)).unwrap_or(0)]
 }
 
 fn between(world: &World, least: u64, most: u64) -> u64 {

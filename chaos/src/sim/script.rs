@@ -1,6 +1,6 @@
 //! Kept runs: a seed with the faults that it drew, written out, so that a change of the storm does not lose what was found.
 
-use super::{Options, Outcome, Step, Storm, run};
+use super::{Course, Options, Outcome, Step, Storm, run};
 use serde::{Deserialize, Serialize};
 use std::{path::Path, rc::Rc, sync::Arc};
 
@@ -115,7 +115,7 @@ impl Script {
             storm: Arc::new(self.storm.clone()),
             script: (!self.faults.is_empty()).then(|| Rc::new(self.faults.clone())),
             // What the storm may draw stands in the file: a script under another seed has the same deck.
-            wide: false,
+            course: Course::Deck,
             ..Options::new(self.seed)
         }
     }

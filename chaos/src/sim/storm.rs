@@ -2,6 +2,7 @@
 //! or a control may have one that goes for a single weakness.
 
 use super::{faults::Step, net::Rough};
+use highwater_raft::observe::digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -95,6 +96,26 @@ impl Default for Storm {
 }
 
 impl Storm {
+    /// The ordinary one over another kind of world: disks, files, network and members as the seed says.
+    pub fn varied(seed: u64) -> Self {
+        let mut bits = digest([b"storm", &seed.to_be_bytes()[..]]);
+        let mut one_of = |of: &[u64]| {
+            let many = of.len() as u64;
+            let drawn = of[usize::try_from(bits % many).unwrap_or(0)];
+            bits /= many;
+            drawn
+        };
+        Self {
+            sync_us: one_of(&[500, 8_000, 8_000, 40_000]),
+            wal_file_bytes: one_of(&[64 << 10, 256 << 10]),
+            segment_bytes: one_of(&[16 << 10, 64 << 10]),
+            jitter_ms: one_of(&[0, 0, 5, 40]),
+            members: u32::try_from(one_of(&[1, 2, 2, 4])).unwrap_or(2),
+            member_polls: one_of(&[3, 20]),
+            ..Self::default()
+        }
+    }
+
     /// The cards of a full deck.
     pub(super) fn cards(&self) -> Vec<Card> {
         self.deck.iter().flat_map(|(card, times)| std::iter::repeat_n(*card, *times)).collect()

@@ -88,7 +88,13 @@ async fn brief(world: &Rc<World>, cast: &mut Cast) {
     for _ in 0..=world.env.random_below(3) {
         let any = || draw(world, one_of(world, &deck));
         let fault = match world.env.random_below(4) {
-            0 => Fault::Together { faults: vec![any(), any()] },
+            0 => {
+                // Two disks that are harmed at once are more than three replicas can bear.
+                let harms = |fault: &Fault| matches!(fault, Fault::Wipe { .. } | Fault::Flip { .. });
+                let first = any();
+                let second = std::iter::repeat_with(any).find(|second| !(harms(&first) && harms(second)));
+                Fault::Together { faults: [Some(first), second].into_iter().flatten().collect() }
+            }
             _ => any(),
         };
         make(world, cast, vec![Step { pause_ms: one_of(world, &[0, 30, 150, 500, 1_500]), fault }]).await;

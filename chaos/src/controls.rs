@@ -6,7 +6,10 @@
 //! since the product took another course, the next ones are tried, and the line says so. A control runs in a process of its own,
 //! since a bug stays planted for good.
 
-use crate::sim::{self, Options, Script};
+use crate::{
+    ledger::Checkout,
+    sim::{self, Options, Script},
+};
 use anyhow::Context as _;
 use highwater_raft::sabotage::{self, Bug};
 use serde::{Deserialize, Serialize};
@@ -223,17 +226,18 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         None => format!("{}/{of} caught; median seeds to catch {median}; {seconds} s", caught.len()),
     });
     if let Some(runs) = args.search.filter(|_| args.only.is_empty()) {
-        std::fs::write(FOUND, report(runs, &said))
+        let code = Checkout::any()?.to_string();
+        std::fs::write(FOUND, report(runs, &code, &said))
             .with_context(|| format!("what was found does not go into {FOUND}"))?;
     }
     Ok(good == of)
 }
 
 /// What a search printed, as a file.
-fn report(runs: u64, said: &[String]) -> String {
+fn report(runs: u64, code: &str, said: &[String]) -> String {
     format!(
-        "# What a search found\n\nWritten by `highwater-chaos controls --search={runs}`: each planted bug from seed 1 on, {runs} \
-         seeds at most.\nA control without a search takes its kept seed first.\n\n```text\n{}\n```\n",
+        "# What a search found\n\nWritten by `highwater-chaos controls --search={runs}` at {code}: each planted bug from seed 1 \
+         on, {runs} seeds at most.\nA control without a search takes its kept seed first.\n\n```text\n{}\n```\n",
         said.join("\n")
     )
 }
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_search_leaves_what_it_printed() {
-        let text = report(7, &["caught  one".into(), "1/1 caught; median seeds to catch 3; 9 s".into()]);
+        let text = report(7, "commit 12ab", &["caught  one".into(), "1/1 caught; median seeds to catch 3; 9 s".into()]);
         assert!(text.contains("--search=7`") && text.contains("```text\ncaught  one\n1/1 caught"), "{text}");
     }
 }

@@ -238,6 +238,12 @@ pub struct Checkout {
     code: String,
 }
 
+impl std::fmt::Display for Checkout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "commit {}, code {}", self.commit, self.code)
+    }
+}
+
 impl Checkout {
     /// The one that this program was built from.
     ///
@@ -264,7 +270,7 @@ impl Checkout {
     }
 
     /// The one that this program was built from, as it is; `git` may be unable to say which.
-    fn any() -> anyhow::Result<Self> {
+    pub(crate) fn any() -> anyhow::Result<Self> {
         Self::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?)
     }
 

@@ -183,6 +183,28 @@ fn a_failed_transfer_to_the_only_one_that_is_left_recovers_though_it_lacks_entri
 }
 
 #[test]
+fn a_transfer_that_nobody_waits_for_to_the_end_leaves_no_leader_that_refuses_all() {
+    sim(48, async {
+        let mut world = World::start(48, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        // Who writes finds out that no quorum answers: nobody does.
+        world.pass(10_000).await;
+        let target = if leader == 1 { 2 } else { 1 };
+        let to = world.node(target).replica;
+        world.crash(target);
+        let transfer = world.node(leader).group().transfer(to);
+        assert!(tokio::time::timeout(Duration::from_millis(100), transfer).await.is_err());
+        world.pass(3_000).await;
+        let next = world.leader().await;
+        world.node(next).group().barrier().await.unwrap();
+        assert_ne!(next, leader);
+    });
+}
+
+#[test]
 fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
     sim(35, async {
         let world = World::start(35, 3).await;

@@ -8,7 +8,11 @@
 //! **Invariant:** a group with a live quorum is not leaderless for ever: after the back-stop openraft's own timer is on.
 //! **Invariant:** timers of all groups beat together, so that messages of one beat leave together.
 
-use super::{codec::Request, codec::Route, replica::Replica};
+use super::{
+    codec::Request,
+    codec::Route,
+    replica::{Replica, Shared},
+};
 use crate::{
     NodeId, ReplicaId,
     group::{Role, Timing},
@@ -49,6 +53,8 @@ pub(super) enum Command {
 
 /// From this try on pauses are drawn.
 const TRIES_APART: u32 = 4;
+/// How long others are told that the replica that led them has ended. Who is away for longer has lost its leader otherwise.
+const ASKED_AT_MOST: Duration = Duration::from_secs(60);
 
 type Lives = BTreeMap<NodeId, Life>;
 
@@ -397,6 +403,23 @@ pub(super) fn ask_to_elect(replica: &Replica) {
     tell_voters(replica, &role, &Request::Elect { term: role.term });
 }
 
+/// The same, of a replica that ends, until each of them has heard it: its node lives on and nothing else would tell them.
+pub(super) fn ask_until_heard(replica: &Replica) {
+    let role = replica.role.borrow().clone();
+    let timing = &replica.shared.options.timing;
+    let (deadline, pause) = (timing.heartbeat, timing.transfer);
+    for (node, route) in other_voters(&replica.shared, &role) {
+        let (net, request) = (replica.shared.net.clone(), Request::Elect { term: role.term }.encode(route));
+        replica.env.spawn(async move {
+            let tried_until = Instant::now() + ASKED_AT_MOST;
+            let ask = || net.rpc.call(node, Lane::Control, route.group.0, ELECT, request.clone(), deadline);
+            while ask().await.is_err() && Instant::now() < tried_until {
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+}
+
 /// Asks whoever leads to say so.
 fn greet(replica: &Replica, role: &Role) {
     tell_voters(replica, role, &Request::Greet);
@@ -404,9 +427,13 @@ fn greet(replica: &Replica, role: &Role) {
 
 fn tell_voters(replica: &Replica, role: &Role, request: &Request) {
     let shared = &replica.shared;
-    for (to, member) in role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica) {
-        let route = Route { group: shared.group, from: shared.replica, to: *to };
+    for (node, route) in other_voters(shared, role) {
         // Best effort: it is repeated, and the others' own timers are behind it.
-        let _ = shared.net.rpc.tell(member.node, Lane::Control, shared.group.0, ELECT, request.encode(route));
+        let _ = shared.net.rpc.tell(node, Lane::Control, shared.group.0, ELECT, request.encode(route));
     }
+}
+
+fn other_voters(shared: &Shared, role: &Role) -> impl Iterator<Item = (NodeId, Route)> {
+    let others = role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica);
+    others.map(|(to, member)| (member.node, Route { group: shared.group, from: shared.replica, to: *to }))
 }

@@ -4,6 +4,7 @@ use super::world::{GROUP, Outcome, TestOwner, World, sim};
 use crate::{
     NodeId,
     group::{Role, TransferError},
+    transport::Lane,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -201,6 +202,27 @@ fn a_transfer_that_nobody_waits_for_to_the_end_leaves_no_leader_that_refuses_all
         let next = world.leader().await;
         world.node(next).group().barrier().await.unwrap();
         assert_ne!(next, leader);
+    });
+}
+
+#[test]
+fn who_missed_that_its_leader_has_left_hears_it_again() {
+    sim(49, async {
+        let mut world = World::start(49, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        for other in (1..=3).filter(|id| *id != leader) {
+            world.hub.break_connection(NodeId(leader), NodeId(other), Lane::Control);
+        }
+        // Its node lives on: nobody suspects it.
+        let group = world.nodes.get_mut(&leader).unwrap().group.take().unwrap();
+        group.close().await;
+        let next = world.leader().await;
+        world.propose(next, 10..20);
+        world.all_applied(20).await;
+        world.check_equal();
     });
 }
 

@@ -1,9 +1,9 @@
 //! Who leads, when openraft's ticks are off: heartbeats of a leader, elections of a follower.
 //!
 //! A leader's group is heartbeaten while it took a proposal lately or has uncommitted entries; else it is left alone and
-//! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when nobody is
-//! known to lead, or when it is asked to. The k-th live voter tries k steps after the others, from the moment at which the
-//! lease that it gave ends, and again until a leader is known.
+//! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when its
+//! leader has left the group, when nobody is known to lead, or when it is asked to. The k-th live voter tries k steps after
+//! the others, from the moment at which the lease that it gave ends, and again until a leader is known.
 //!
 //! **Invariant:** a group with a live quorum is not leaderless for ever: after the back-stop openraft's own timer is on.
 //! **Invariant:** timers of all groups beat together, so that messages of one beat leave together.
@@ -274,6 +274,10 @@ impl Driver {
                 self.end_election();
                 return None;
             }
+            Leader::Leaving { until } => {
+                self.end_election();
+                return Some(until);
+            }
             Leader::Unheard { until } => {
                 let next = self.asked.map_or(now, |asked| asked + self.timing().heartbeat_min);
                 if now >= next {
@@ -347,10 +351,16 @@ impl Driver {
                 Leader::Unheard { until: grace }
             }
             (Some((_, node)), _) if is_suspected(lives, node) => Leader::Dead,
-            (Some((_, node)), Some(contact)) => {
+            (Some((leader, node)), Some(contact)) => {
                 let boot = lives.get(&node).and_then(|life| life.boot);
                 let replaced = contact.boot.is_some() && boot.is_some() && contact.boot != boot;
-                if replaced { Leader::Dead } else { Leader::Alive }
+                let until = contact.at + self.timing().election_max;
+                match role.members.contains_key(&leader) {
+                    _ if replaced => Leader::Dead,
+                    true => Leader::Alive,
+                    false if now < until => Leader::Leaving { until },
+                    false => Leader::Dead,
+                }
             }
             _ => Leader::Dead,
         }
@@ -386,6 +396,10 @@ impl Driver {
 /// What is known of the leader.
 enum Leader {
     Alive,
+    /// It is no member any more: it hands over and stops leading, whoever takes over or not.
+    Leaving {
+        until: Instant,
+    },
     /// None was heard in this life yet, which is young.
     Unheard {
         until: Instant,

@@ -141,3 +141,40 @@ fn a_follower_behind_the_start_gets_its_checkpoint_as_soon_as_it_is_back() {
         assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
     });
 }
+
+/// Four nodes, of which the last has a learner's replica that is to take the leader's place.
+async fn with_a_learner(seed: u64) -> (World, u32, BTreeSet<ReplicaId>) {
+    let world = World::start(seed, 4).await;
+    world.initialize(&[1, 2, 3]).await;
+    let leader = world.leader().await;
+    world.node(leader).group().add_learner(ReplicaId(4), NodeId(4)).await.unwrap();
+    world.propose(leader, 0..10);
+    world.all_applied(10).await;
+    let voters = (1..=4).filter(|id| *id != leader).map(|id| ReplicaId(u64::from(id))).collect();
+    (world, leader, voters)
+}
+
+async fn applied_by(world: &World, ids: &[u32], count: u64) {
+    let began = Instant::now();
+    while !ids.iter().all(|id| world.node(*id).owner.count() >= count) {
+        assert!(began.elapsed() < Duration::from_secs(5), "not applied by {ids:?}");
+        world.pass(5).await;
+    }
+}
+
+#[test]
+fn a_leader_that_took_itself_out_is_followed_by_another_though_its_heir_is_dead() {
+    sim(44, async {
+        let (mut world, leader, voters) = with_a_learner(44).await;
+        world.node(leader).group().set_voters(voters, true).await.unwrap();
+        world.pass(20).await;
+        // It is to take over: the last of those who have all. Nobody suspects it when it is told.
+        world.crash(4);
+        world.pass(2_000).await;
+        let next = world.leader().await;
+        assert_ne!(next, leader);
+        world.propose(next, 10..20);
+        let left: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        applied_by(&world, &left, 20).await;
+    });
+}

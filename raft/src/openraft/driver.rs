@@ -264,8 +264,7 @@ impl Driver {
     }
 
     async fn follow(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
-        let me = self.replica.shared.replica;
-        if !role.members.get(&me).is_some_and(|member| member.voter) {
+        if !self.may_stand(role) {
             self.end_election();
             return None;
         }
@@ -335,6 +334,15 @@ impl Driver {
             self.ticking = true;
         }
         Some(due)
+    }
+
+    /// Whether it votes, by the newest membership or by the last that is decided: a leader that took itself out may be the
+    /// only one left with the entry that says so, and nobody is elected who lacks it.
+    fn may_stand(&self, role: &Role) -> bool {
+        let me = self.replica.shared.replica;
+        let metrics = self.replica.raft.server_metrics();
+        role.members.get(&me).is_some_and(|member| member.voter)
+            || metrics.borrow_watched().committed_membership_config.membership().voter_ids().any(|voter| voter == me)
     }
 
     fn leader_is(&self, now: Instant, role: &Role, lives: &Lives) -> Leader {

@@ -178,3 +178,34 @@ fn a_leader_that_took_itself_out_is_followed_by_another_though_its_heir_is_dead(
         applied_by(&world, &left, 20).await;
     });
 }
+
+#[test]
+fn a_leader_that_was_taking_itself_out_stands_when_it_alone_can_be_elected() {
+    sim(45, async {
+        let (mut world, leader, voters) = with_a_learner(45).await;
+        let others: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
+        let (second, third) = (others[0], others[1]);
+        let group = world.node(leader).group().clone();
+        let mut role = group.role();
+        let changing = tokio::task::spawn_local(async move { group.set_voters(voters, true).await });
+        let me = world.node(leader).replica;
+        role.wait_for(|role| !role.members.contains_key(&me)).await.unwrap();
+        // The last step of the change is in its own log only. Of the three voters before one is gone with it.
+        world.hub.isolate(NodeId(leader));
+        world.crash(third);
+        world.pass(50).await;
+        changing.abort();
+        world.crash(leader);
+        // What was under way is lost with the connections.
+        world.pass(6_000).await;
+        world.hub.heal();
+        world.restart(leader).await;
+        world.leader().await;
+        // It ends the change, and hands over.
+        world.pass(2_000).await;
+        let next = world.leader().await;
+        assert_ne!(next, leader);
+        world.propose(next, 10..20);
+        applied_by(&world, &[second, 4], 20).await;
+    });
+}

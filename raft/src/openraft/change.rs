@@ -116,6 +116,7 @@ impl Replica {
         }
         tracing::debug!(group = %self.shared.group, term = role.term, %to, "hands over");
         let mut roles = self.role.subscribe();
+        let mut begun = Begun { replica: self, term: role.term, ended: false };
         self.raft
             .trigger()
             .transfer_leader(to)
@@ -123,14 +124,13 @@ impl Replica {
             .map_err(|fatal| TransferError::Gone { why: fatal.to_string() })?;
         let after = self.shared.options.timing.transfer;
         let moved = roles.wait_for(|now| now.term > role.term && now.leader.is_some());
-        match tokio::time::timeout(after, moved).await {
+        let moved = tokio::time::timeout(after, moved).await;
+        begun.ended = moved.is_ok();
+        match moved {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(TransferError::Gone { why: "replica has stopped".into() }),
             Err(_) => {
                 observe::reached("transfer timed out");
-                // openraft never takes a transfer back: this leader accepts no write any more.
-                driver::ask_to_elect(self);
-                let _ = self.commands.send(Command::Abandoned { term: role.term });
                 Err(TransferError::TimedOut { to, after })
             }
         }
@@ -170,6 +170,23 @@ impl Replica {
             }
         }
         self.raft.trigger().purge_log(upto.index).await.map_err(io::Error::other)
+    }
+}
+
+/// A transfer that openraft was told of. It never takes one back: a leader whose transfer came to nothing, or that nobody
+/// waits for any more, accepts no write and answers no barrier in its term.
+struct Begun<'r> {
+    replica: &'r Replica,
+    term: u64,
+    ended: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.replica.role.borrow().term == self.term {
+            driver::ask_to_elect(self.replica);
+            let _ = self.replica.commands.send(Command::Abandoned { term: self.term });
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! Who leads, when openraft's ticks are off: heartbeats of a leader, elections of a follower.
 //!
 //! A leader's group is heartbeaten while it took a proposal lately or has uncommitted entries; else it is left alone and
-//! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when nobody is
-//! known to lead, or when it is asked to. The k-th live voter tries k steps after the others, from the moment at which the
-//! lease that it gave ends, and again until a leader is known.
+//! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when its
+//! leader has left the group, when nobody is known to lead, or when it is asked to. The k-th live voter tries k steps after
+//! the others, from the moment at which the lease that it gave ends, and again until a leader is known.
 //!
 //! **Invariant:** a group with a live quorum is not leaderless for ever: after the back-stop openraft's own timer is on.
 //! **Invariant:** timers of all groups beat together, so that messages of one beat leave together.
 
-use super::{codec::Request, codec::Route, replica::Replica};
+use super::{
+    codec::Request,
+    codec::Route,
+    replica::{Replica, Shared},
+};
 use crate::{
     NodeId, ReplicaId,
     group::{Role, Timing},
@@ -49,6 +53,8 @@ pub(super) enum Command {
 
 /// From this try on pauses are drawn.
 const TRIES_APART: u32 = 4;
+/// How long others are told that the replica that led them has ended. Who is away for longer has lost its leader otherwise.
+const ASKED_AT_MOST: Duration = Duration::from_secs(60);
 
 type Lives = BTreeMap<NodeId, Life>;
 
@@ -258,8 +264,7 @@ impl Driver {
     }
 
     async fn follow(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
-        let me = self.replica.shared.replica;
-        if !role.members.get(&me).is_some_and(|member| member.voter) {
+        if !self.may_stand(role) {
             self.end_election();
             return None;
         }
@@ -267,6 +272,10 @@ impl Driver {
             Leader::Alive => {
                 self.end_election();
                 return None;
+            }
+            Leader::Leaving { until } => {
+                self.end_election();
+                return Some(until);
             }
             Leader::Unheard { until } => {
                 let next = self.asked.map_or(now, |asked| asked + self.timing().heartbeat_min);
@@ -327,6 +336,15 @@ impl Driver {
         Some(due)
     }
 
+    /// Whether it votes, by the newest membership or by the last that is decided: a leader that took itself out may be the
+    /// only one left with the entry that says so, and nobody is elected who lacks it.
+    fn may_stand(&self, role: &Role) -> bool {
+        let me = self.replica.shared.replica;
+        let metrics = self.replica.raft.server_metrics();
+        role.members.get(&me).is_some_and(|member| member.voter)
+            || metrics.borrow_watched().committed_membership_config.membership().voter_ids().any(|voter| voter == me)
+    }
+
     fn leader_is(&self, now: Instant, role: &Role, lives: &Lives) -> Leader {
         if self.deposed.is_some_and(|deposed| role.term <= deposed) {
             return Leader::Dead;
@@ -341,10 +359,16 @@ impl Driver {
                 Leader::Unheard { until: grace }
             }
             (Some((_, node)), _) if is_suspected(lives, node) => Leader::Dead,
-            (Some((_, node)), Some(contact)) => {
+            (Some((leader, node)), Some(contact)) => {
                 let boot = lives.get(&node).and_then(|life| life.boot);
                 let replaced = contact.boot.is_some() && boot.is_some() && contact.boot != boot;
-                if replaced { Leader::Dead } else { Leader::Alive }
+                let until = contact.at + self.timing().election_max;
+                match role.members.contains_key(&leader) {
+                    _ if replaced => Leader::Dead,
+                    true => Leader::Alive,
+                    false if now < until => Leader::Leaving { until },
+                    false => Leader::Dead,
+                }
             }
             _ => Leader::Dead,
         }
@@ -380,6 +404,10 @@ impl Driver {
 /// What is known of the leader.
 enum Leader {
     Alive,
+    /// It is no member any more: it hands over and stops leading, whoever takes over or not.
+    Leaving {
+        until: Instant,
+    },
     /// None was heard in this life yet, which is young.
     Unheard {
         until: Instant,
@@ -397,6 +425,23 @@ pub(super) fn ask_to_elect(replica: &Replica) {
     tell_voters(replica, &role, &Request::Elect { term: role.term });
 }
 
+/// The same, of a replica that ends, until each of them has heard it: its node lives on and nothing else would tell them.
+pub(super) fn ask_until_heard(replica: &Replica) {
+    let role = replica.role.borrow().clone();
+    let timing = &replica.shared.options.timing;
+    let (deadline, pause) = (timing.heartbeat, timing.transfer);
+    for (node, route) in other_voters(&replica.shared, &role) {
+        let (net, request) = (replica.shared.net.clone(), Request::Elect { term: role.term }.encode(route));
+        replica.env.spawn(async move {
+            let tried_until = Instant::now() + ASKED_AT_MOST;
+            let ask = || net.rpc.call(node, Lane::Control, route.group.0, ELECT, request.clone(), deadline);
+            while ask().await.is_err() && Instant::now() < tried_until {
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+}
+
 /// Asks whoever leads to say so.
 fn greet(replica: &Replica, role: &Role) {
     tell_voters(replica, role, &Request::Greet);
@@ -404,9 +449,13 @@ fn greet(replica: &Replica, role: &Role) {
 
 fn tell_voters(replica: &Replica, role: &Role, request: &Request) {
     let shared = &replica.shared;
-    for (to, member) in role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica) {
-        let route = Route { group: shared.group, from: shared.replica, to: *to };
+    for (node, route) in other_voters(shared, role) {
         // Best effort: it is repeated, and the others' own timers are behind it.
-        let _ = shared.net.rpc.tell(member.node, Lane::Control, shared.group.0, ELECT, request.encode(route));
+        let _ = shared.net.rpc.tell(node, Lane::Control, shared.group.0, ELECT, request.encode(route));
     }
+}
+
+fn other_voters(shared: &Shared, role: &Role) -> impl Iterator<Item = (NodeId, Route)> {
+    let others = role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica);
+    others.map(|(to, member)| (member.node, Route { group: shared.group, from: shared.replica, to: *to }))
 }

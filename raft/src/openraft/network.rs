@@ -204,14 +204,27 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let checkpoint = snapshot.snapshot;
-        let paced = self.shared.net.pace.book(checkpoint.machine.len() + checkpoint.membership.len());
-        tokio::time::sleep(paced).await;
-        let request = Request::Snapshot { vote, checkpoint };
+        let net = self.shared.net.clone();
+        let sent = async {
+            if net.is_suspected(self.node) {
+                return Err(AskError::Suspected { node: self.node });
+            }
+            let checkpoint = snapshot.snapshot;
+            tokio::time::sleep(net.pace.book(checkpoint.machine.len() + checkpoint.membership.len())).await;
+            self.ask(Lane::Bulk, SNAPSHOT, Request::Snapshot { vote, checkpoint }, option.hard_ttl()).await
+        };
+        let reply = async {
+            let reply = sent.await;
+            if reply.is_err() {
+                // Here and not in a pause of openraft's, which nothing ends when the node is back.
+                net.until_trusted(self.node).await;
+            }
+            reply
+        };
         let reply = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),
-            reply = self.ask(Lane::Bulk, SNAPSHOT, request, option.hard_ttl()) => reply,
+            reply = reply => reply,
         };
         match reply.map_err(RPCError::from)? {
             Reply::Snapshot(vote) => Ok(SnapshotResponse::new(vote)),

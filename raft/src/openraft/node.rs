@@ -48,6 +48,15 @@ impl Net {
         self.lives.borrow().get(&node).is_some_and(|life| matches!(life.state, State::Suspected(_)))
     }
 
+    /// Waits until the node is not suspected.
+    pub(super) async fn until_trusted(&self, node: NodeId) {
+        let trusted = |lives: &BTreeMap<NodeId, Life>| {
+            !lives.get(&node).is_some_and(|life| matches!(life.state, State::Suspected(_)))
+        };
+        // An error is the detector's end, and this node's.
+        let _ = self.lives.clone().wait_for(trusted).await;
+    }
+
     /// Whether the node's own heartbeats say that a flush of it does not end.
     pub(super) fn hangs(&self, node: NodeId) -> bool {
         self.lives.borrow().get(&node).is_some_and(|life| life.state == State::Suspected(Suspicion::Disk))

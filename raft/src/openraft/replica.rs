@@ -198,7 +198,7 @@ impl Replica {
     /// Leaves Raft. Its leader's followers are told to elect.
     pub(crate) async fn stop(&self) {
         if self.role.borrow().leading {
-            driver::ask_to_elect(self);
+            driver::ask_until_heard(self);
         }
         self.stop.send_replace(true);
         let _ = self.raft.shutdown().await;
@@ -303,7 +303,7 @@ async fn watch_raft(replica: Arc<Replica>) {
     };
     tracing::error!(group = %replica.shared.group, replica = %replica.shared.replica, %why, "replica failed");
     if replica.role.borrow().leading {
-        driver::ask_to_elect(&replica);
+        driver::ask_until_heard(&replica);
     }
     replica.role.send_modify(|role| {
         let members = std::mem::take(&mut role.members);

@@ -257,9 +257,10 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Instant) -> Vec<Output> {
-        // What we did not hear while we were not running says nothing about the others.
+        // What we did not hear while we were not running says nothing about the others. Each tick counts as one interval
+        // all the same, or a detector that is always late would never suspect anybody.
         let gap = self.ticked.map_or(Duration::ZERO, |last| now - last);
-        let slept = if gap > 2 * self.timing.heartbeat { gap } else { Duration::ZERO };
+        let slept = if gap > 2 * self.timing.heartbeat { gap - self.timing.heartbeat } else { Duration::ZERO };
         self.ticked = Some(now);
         let mut outputs: Vec<_> = self.peers.keys().map(|node| Output::Beat(*node)).collect();
         let mut changed = false;

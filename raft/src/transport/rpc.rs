@@ -285,6 +285,11 @@ impl Shared {
     fn owe(&self, to: NodeId, lane: Lane, header: Header) {
         self.answers_lost.fetch_add(1, Relaxed);
         let mut owed = self.owed();
+        // A way back that came since was paid for without this one.
+        let dropped = Header { kind: Kind::Dropped, ..header };
+        if self.network.send(to, lane, header.key, dropped.before(&Payload::default())).is_ok() {
+            return;
+        }
         let calls = owed.entry((to, lane)).or_default();
         if calls.len() == OWED_MAX {
             calls.pop_front();

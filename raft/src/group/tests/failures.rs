@@ -4,6 +4,7 @@ use super::world::{GROUP, Outcome, TestOwner, World, sim};
 use crate::{
     NodeId,
     group::{Role, TransferError},
+    transport::Lane,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -178,6 +179,49 @@ fn a_failed_transfer_to_the_only_one_that_is_left_recovers_though_it_lacks_entri
             );
         }
         world.all_applied(12).await;
+        world.check_equal();
+    });
+}
+
+#[test]
+fn a_transfer_that_nobody_waits_for_to_the_end_leaves_no_leader_that_refuses_all() {
+    sim(48, async {
+        let mut world = World::start(48, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        // Who writes finds out that no quorum answers: nobody does.
+        world.pass(10_000).await;
+        let target = if leader == 1 { 2 } else { 1 };
+        let to = world.node(target).replica;
+        world.crash(target);
+        let transfer = world.node(leader).group().transfer(to);
+        assert!(tokio::time::timeout(Duration::from_millis(100), transfer).await.is_err());
+        world.pass(3_000).await;
+        let next = world.leader().await;
+        world.node(next).group().barrier().await.unwrap();
+        assert_ne!(next, leader);
+    });
+}
+
+#[test]
+fn who_missed_that_its_leader_has_left_hears_it_again() {
+    sim(49, async {
+        let mut world = World::start(49, 3).await;
+        world.initialize(&[1, 2, 3]).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        for other in (1..=3).filter(|id| *id != leader) {
+            world.hub.break_connection(NodeId(leader), NodeId(other), Lane::Control);
+        }
+        // Its node lives on: nobody suspects it.
+        let group = world.nodes.get_mut(&leader).unwrap().group.take().unwrap();
+        group.close().await;
+        let next = world.leader().await;
+        world.propose(next, 10..20);
+        world.all_applied(20).await;
         world.check_equal();
     });
 }

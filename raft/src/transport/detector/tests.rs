@@ -81,10 +81,18 @@ fn the_detectors_own_sleep_is_not_held_against_others() {
     let mut script = Script::new();
     script.beat(0, 1, Vouched::default());
     script.ticks(0..400);
-    assert_eq!(script.ticks(9000..9200), []);
+    assert_eq!(script.ticks(9000..9100), []);
     assert_eq!(script.state(), State::Alive);
-    // 300 ms of silence before the sleep and 200 after it.
-    assert_eq!(script.ticks(9200..9300).len(), 2);
+    // 300 ms of silence before the sleep, an interval of it and 100 ms after it.
+    assert_eq!(script.ticks(9100..9200).len(), 2);
+}
+
+#[test]
+fn a_detector_that_is_always_late_suspects_the_silent_all_the_same() {
+    let mut script = Script::new();
+    script.beat(0, 1, Vouched::default());
+    let late = (1..=6).flat_map(|n| script.ticks(n * 250..n * 250 + 1)).map(|(at, _)| at).collect::<Vec<_>>();
+    assert_eq!(late, [1000, 1000], "suspected once, at the fourth tick");
 }
 
 #[test]

@@ -123,6 +123,43 @@ async fn a_call_whose_answer_found_no_way_ends_when_there_is_one() {
     assert!(ask(&a, ECHO, 7).await.is_ok());
 }
 
+/// A network whose lane comes up while the first message is refused.
+#[derive(Default)]
+struct Rising {
+    inbox: std::sync::OnceLock<Arc<dyn Inbox>>,
+    is_up: std::sync::atomic::AtomicBool,
+    sent: Mutex<Vec<Payload>>,
+}
+
+impl Network for Rising {
+    fn send(&self, to: NodeId, lane: Lane, _key: u64, message: Payload) -> Result<(), SendError> {
+        if !self.is_up.swap(true, Relaxed) {
+            self.inbox.get().unwrap().up(to, BootId(1), lane);
+            return Err(SendError::NotConnected { node: to });
+        }
+        self.sent.lock().unwrap().push(message);
+        Ok(())
+    }
+    fn set_peers(&self, _peers: Vec<Peer>) {}
+    fn set_inbox(&self, inbox: Arc<dyn Inbox>) {
+        let _ = self.inbox.set(inbox);
+    }
+    fn disconnect(&self, _peer: NodeId, _lane: Lane) {}
+}
+
+#[test]
+fn a_way_back_that_comes_while_an_answer_is_refused_is_used() {
+    let network = Arc::<Rising>::default();
+    let rpc = Rpc::new(network.clone(), Env::real());
+    rpc.serve(ECHO, Arc::new(Echo));
+    let call = Header { kind: Kind::Call, service: ECHO, id: 5, key: 1 };
+    let asked = call.before(&Bytes::from_static(b"body").into());
+    network.inbox.get().unwrap().message(NodeId(2), BootId(1), Lane::Data, asked);
+    let sent = std::mem::take(&mut *network.sent.lock().unwrap());
+    let heads: Vec<_> = sent.iter().map(|message| Header::split(message).unwrap().0).collect();
+    assert_eq!(heads, [Header { kind: Kind::Dropped, ..call }]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn broken_frames_are_counted_and_dropped() {
     let hub = Hub::new(1, Timing::default());

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 /// How long an offline partition is left alone.
 const OFFLINE_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a partition whose next records are gone is left alone while earlier ones are still to be given.
+const TRIMMED_PAUSE: Duration = Duration::from_millis(250);
 impl Shared {
     /// A partition was refused: what comes next is the code's matter.
     pub(super) fn refused(&self, want: Want, by: Route, log_start: u64, refused: &Refused) {
@@ -23,7 +25,7 @@ impl Shared {
                 self.inner.cluster.refused(want.partition, by, refused);
             }
             Code::OffsetOutOfRange => {
-                let outcome = cursors.out_of_range(want, log_start);
+                let outcome = cursors.out_of_range(want, log_start, now + TRIMMED_PAUSE);
                 drop(cursors);
                 if let Err(error) = outcome {
                     self.report(error);

@@ -158,6 +158,29 @@ async fn what_retention_took_is_handled_as_asked() {
 #[tokio::test(start_paused = true)]
 async fn fetches_ahead_no_more_than_the_buffer_holds() {
     let world = World::new(1);
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_before_retention_took_it_is_given() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.append(&topic, 0, &["0", "1", "2", "3", "4"]));
+    let client = world.client().await;
+    let builder = client.consumer().poll_records_max(1);
+    let mut consumer = builder.assign([(topic.clone(), 0, Position::Earliest)]).await.unwrap();
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 0);
+    world.with(|state| {
+        (5..10).for_each(|n| state.append(&topic, 0, &[&n.to_string()]));
+        let at = state.at(&topic, 0);
+        let part = state.parts.get_mut(&at).unwrap();
+        part.start = 8;
+        part.log.retain(|(base, _)| *base >= 8);
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let asked = client.stats().fetch_requests;
+    assert!(asked < 15, "{asked} fetches while the program does not look");
+    let offsets: Vec<_> = take(&mut consumer, 6).await.iter().map(|d| d.offset).collect();
+    assert_eq!(offsets, [1, 2, 3, 4, 8, 9]);
+}
+
     let topic = world.topic("t", 1);
     let text = "x".repeat(10_000);
     for _ in 0..100 {

@@ -339,3 +339,25 @@ async fn nothing_is_given_before_the_home_knows_where_the_group_starts() {
     assign(&world, &topic, "member-1: 0 1");
     assert_eq!(take(&mut second, 4).await, [(0, 1, true), (0, 2, true), (1, 1, true), (1, 2, true)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_seek_before_the_home_knows_where_the_group_starts_holds() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a", "b", "c"]);
+    let client = world.client().await;
+    let builder = client.consumer().start(Position::Latest).auto_commit(None);
+    let mut consumer = builder.subscribe(group(), [topic.clone()]).await.unwrap();
+    world.with(|state| state.groups.get_mut(&group()).unwrap().starts_refused = true);
+    assign(&world, &topic, "member-1: 0");
+    assert_eq!(consumer.poll(SOON).await.unwrap(), []);
+    consumer.seek(&topic, 0, Position::Offset(1)).unwrap();
+    // The home took what the member said before, though its answer got lost.
+    world.with(|state| {
+        let at = state.at(&topic, 0);
+        let group = state.groups.get_mut(&group()).unwrap();
+        group.committed.insert(at, 3);
+        group.starts_refused = false;
+    });
+    assert_eq!(take(&mut consumer, 2).await, [(0, 1, false), (0, 2, false)]);
+}

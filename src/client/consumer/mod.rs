@@ -291,11 +291,14 @@ impl Consumer {
 
     /// Commits all that was given so far, and waits until the group's home has it.
     pub async fn commit(&self) -> Result<(), ConsumeError> {
-        self.shared.membership.as_ref().ok_or(ConsumeError::NoGroup)?;
+        let membership = self.shared.membership.as_ref().ok_or(ConsumeError::NoGroup)?;
         // Not settle(): a partition that leaves is let go only when its commit is through.
-        lock(&self.shared.cursors).settle();
+        let leaves = lock(&self.shared.cursors).settle();
         let committed = self.shared.commit_upto(Upto::Done).await;
-        self.shared.settle();
+        self.shared.hand_back();
+        if leaves {
+            membership.wake.notify_one();
+        }
         committed
     }
 

@@ -361,3 +361,24 @@ async fn a_seek_before_the_home_knows_where_the_group_starts_holds() {
     });
     assert_eq!(take(&mut consumer, 2).await, [(0, 1, false), (0, 2, false)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_goes_with_the_commit_of_it_and_not_with_a_later_heartbeat() {
+    let world = World::new(1);
+    let topic = world.topic("t", 2);
+    append(&world, &topic, 2, &["a"]);
+    let client = world.client().await;
+    // Heartbeats are parked for 5 s.
+    let session = Duration::from_secs(60);
+    let join = || client.consumer().start(Position::Earliest).auto_commit(None).session(session);
+    let mut first = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    take(&mut first, 2).await;
+    let second = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0, member-2: 1");
+    tokio::time::sleep(SOON).await;
+    assert_eq!(partitions(&first), [0]);
+    first.commit().await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(partitions(&second), [1]);
+}

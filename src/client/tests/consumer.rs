@@ -123,6 +123,9 @@ async fn follows_leaders_through_moves_cuts_and_silence() {
         assert!(begun.elapsed() < Duration::from_millis(2_500), "round {round}: {:?}", begun.elapsed());
         expected += 2;
     }
+    let stats = client.stats();
+    assert!(stats.fetch_refused_not_leader > 0, "{stats:?}");
+    assert_eq!((stats.refused_twice, stats.sent_after_refusal), (0, 0), "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,9 +159,6 @@ async fn what_retention_took_is_handled_as_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fetches_ahead_no_more_than_the_buffer_holds() {
-    let world = World::new(1);
-#[tokio::test(start_paused = true)]
 async fn what_was_fetched_before_retention_took_it_is_given() {
     let world = World::new(1);
     let topic = world.topic("t", 1);
@@ -181,6 +181,9 @@ async fn what_was_fetched_before_retention_took_it_is_given() {
     assert_eq!(offsets, [1, 2, 3, 4, 8, 9]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn fetches_ahead_no_more_than_the_buffer_holds() {
+    let world = World::new(1);
     let topic = world.topic("t", 1);
     let text = "x".repeat(10_000);
     for _ in 0..100 {

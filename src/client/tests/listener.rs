@@ -80,6 +80,9 @@ async fn a_listener_follows_leaders() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(*seen.lock().unwrap(), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+    let stats = client.stats();
+    assert!(stats.fetch_refused_not_leader > 0, "{stats:?}");
+    assert_eq!((stats.refused_twice, stats.sent_after_refusal), (0, 0), "{stats:?}");
     listening.stop().await.unwrap();
 }
 

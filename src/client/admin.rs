@@ -466,7 +466,7 @@ impl Admin {
     ) -> Result<Vec<(TopicName, u32, u64)>, AdminError> {
         let mut questions = Vec::new();
         for (name, partition) in places {
-            let topic = self.inner.cluster.topic(name).await?;
+            let topic = self.inner.cluster.topic_with(name, *partition).await?;
             if *partition >= topic.partitions {
                 let said = format!("the topic has {} partitions, from 0: there is no {partition}", topic.partitions);
                 let (topic, refused) = (name.to_string(), Refused::new(Code::UnknownPartition, said));

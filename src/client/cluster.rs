@@ -39,6 +39,8 @@ const PACE_MAX: Duration = Duration::from_millis(250);
 const FENCE_MAX: Duration = Duration::from_secs(3);
 /// So long a partition without a leader is taken for offline after an answer said so; whoever waits for it asks again sooner.
 const OFFLINE_FRESH: Duration = Duration::from_secs(1);
+/// Metadata that nothing made the client ask for are asked for after this time: partitions may have been added.
+const AGE_MAX: Duration = Duration::from_secs(60);
 /// How long a topic that nobody knows is asked for again: a node that lags may not have heard of it yet.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_millis(600);
 
@@ -246,6 +248,17 @@ impl Cluster {
                 _ => {}
             }
         }
+    }
+
+    /// The topic, asked for again if it has no such partition: it may have more by now.
+    pub(super) async fn topic_with(&self, name: &TopicName, partition: u32) -> Result<Arc<Topic>, LookupError> {
+        let topic = self.topic(name).await?;
+        if partition < topic.partitions {
+            return Ok(topic);
+        }
+        // What is known without an answer is no worse than before.
+        let _ = self.refresh().await;
+        self.topic(name).await
     }
 
     pub(super) fn known(&self, name: &TopicName) -> Option<Arc<Topic>> {
@@ -464,7 +477,7 @@ enum Target {
 async fn refresher(cluster: Weak<Cluster>, mut asked: mpsc::Receiver<()>) {
     let mut pace = PACE_MIN;
     let mut rested = Instant::now();
-    while asked.recv().await.is_some() {
+    while !matches!(tokio::time::timeout(AGE_MAX, asked.recv()).await, Ok(None)) {
         let Some(cluster) = cluster.upgrade() else { return };
         if rested.elapsed() > PACE_MAX {
             pace = PACE_MIN;

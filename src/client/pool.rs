@@ -77,7 +77,16 @@ impl Pool {
     pub(super) async fn bootstrap(&self, address: &str) -> Result<Arc<Live>, RequestError> {
         let live = self.dial(None, address).await?;
         let peer = self.peer(live.welcome.node, address);
+        self.keep(&peer, live)
+    }
+
+    /// Takes a connection that was made, unless there is one. Made while the client was closed it is closed too.
+    fn keep(&self, peer: &Peer, live: Arc<Live>) -> Result<Arc<Live>, RequestError> {
         let mut current = lock(&peer.live);
+        if self.closed.load(Relaxed) {
+            live.end();
+            return Err(RequestError::Closed);
+        }
         if let Some(known) = current.as_ref().filter(|known| !known.is_broken()) {
             return Ok(known.clone());
         }
@@ -113,8 +122,7 @@ impl Pool {
         match self.dial(Some(node), &address).await {
             Ok(live) => {
                 *backoff = Backoff::default();
-                *lock(&peer.live) = Some(live.clone());
-                Ok(live)
+                self.keep(&peer, live)
             }
             Err(error) => {
                 let pause = BACKOFF_MIN.saturating_mul(1 << backoff.failures.min(8)).min(BACKOFF_MAX);
@@ -139,8 +147,7 @@ impl Pool {
         self.closed.store(true, Relaxed);
         for peer in lock(&self.peers).values() {
             if let Some(live) = lock(&peer.live).take() {
-                live.broken.store(true, Relaxed);
-                live.connection.close("the client was closed");
+                live.end();
             }
         }
     }
@@ -217,6 +224,12 @@ impl Live {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Relaxed)
+    }
+
+    /// The client was closed.
+    fn end(&self) {
+        self.broken.store(true, Relaxed);
+        self.connection.close("the client was closed");
     }
 
     /// Never used again.

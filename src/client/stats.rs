@@ -40,9 +40,11 @@ counters! {
     duplicates,
     /// Produce requests refused because the node does not lead.
     produce_refused_not_leader,
-    /// The same request refused twice by the same leader epoch's node: 0, or routing is broken.
+    /// The same request (a batch, or the question for a partition's records or offsets) refused twice by the same leader epoch's
+    /// node: 0, or routing is broken.
     refused_twice,
-    /// Requests sent to a node after it refused one for the same partition and epoch: 0, or routing is broken.
+    /// Requests that a producer or consumer sent to a node after it refused one of its own for the same partition and epoch: 0,
+    /// or routing is broken.
     sent_after_refusal,
     /// Long polls sent.
     fetch_requests,

@@ -436,6 +436,30 @@ async fn whoever_waits_is_told_when_the_leader_moves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_read_for_a_listener_that_left_meanwhile_holds_no_bytes() {
+    local(async {
+        let world = world().await;
+        let mut client = world.client().await;
+        client.ask(world.produce(0), Some(batch(3))).await;
+        client.ask(world.produce(1), Some(batch(3))).await;
+        let partitions = vec![world.want(0, 0), world.want(1, 0)];
+        let subscribe = || wire::Subscribe { partitions: partitions.clone(), records: 10, bytes: 1 << 20 };
+        // In one write, so that it is read for the subscription as it ends; then for a partition as that leaves.
+        for left in [vec![], vec![(world.topic, 0)]] {
+            let mut listener = client.open().await;
+            let unsubscribe = wire::Unsubscribe { partitions: left };
+            let frames = vec![Frame::new(1, subscribe()), Frame::new(2, unsubscribe)];
+            listener.link.sender.send(frames).await.unwrap();
+            while listener.receive().await.message.kind() != Kind::Done {}
+            drop(listener);
+            settle().await;
+            assert_eq!(world.gateway.pools().response.taken(), 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listener_gets_what_it_has_credit_for_and_no_more() {
     local(async {
         let world = world().await;

@@ -55,7 +55,7 @@ impl Waiting {
         match &mut state.first {
             Some(Ok(first)) => match result {
                 Ok(next) => first.duplicate &= next.duplicate,
-                Err(_) => state.first = Some(result),
+                Err(error) => state.first = Some(Err(error.behind_an_appended_one())),
             },
             Some(Err(_)) => {}
             none => *none = Some(result),
@@ -364,5 +364,32 @@ impl Domain for PartitionDomain {
         self.shared.marks.write(&Marks { role: Role::Gone, ready: false, leader: None, ..last });
         self.parked.fire_all(Why::Gone);
         self.parked.ring(|fired| observe::fired(&self.shared, fired));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::BytePermit;
+
+    #[tokio::test]
+    async fn a_request_that_left_something_in_the_log_is_not_refused_as_one_that_left_nothing() {
+        let appended = || {
+            let (base_offset, level) = (Some(7), AckLevel::Quorum);
+            Ok(Produced { base_offset, leader_epoch: 3, level, quorum: 2, voters: 3, duplicate: false })
+        };
+        let moved = || Err(ProduceError::NotLeader { leader: None, epoch: 4 });
+        for (outcomes, expected) in [
+            ([appended(), moved()], Err(ProduceError::Unknown { leader: None, epoch: 4 })),
+            ([moved(), moved()], moved()),
+            ([appended(), appended()], appended()),
+        ] {
+            let (slot, answer) = ReplySlot::channel();
+            let permit = BytePermit::internal();
+            let state = State { open: 2, flushed: 0, first: None, slot: Some(slot), _permit: permit };
+            let waiting = Waiting { ack: AckLevel::Quorum, batches: 2, promised: None, state: RefCell::new(state) };
+            outcomes.into_iter().for_each(|outcome| waiting.decided(outcome));
+            assert_eq!(answer.await, expected);
+        }
     }
 }

@@ -58,6 +58,15 @@ impl Lost for Result<super::Produced, ProduceError> {
 }
 
 impl ProduceError {
+    /// What it is for a request of which an earlier batch is in the log: nobody may take it for one that left nothing.
+    pub(super) fn behind_an_appended_one(self) -> Self {
+        match self {
+            Self::NotLeader { leader, epoch } => Self::Unknown { leader, epoch },
+            Self::NoQuorum | Self::Gone => Self::Unknown { leader: None, epoch: 0 },
+            other => other,
+        }
+    }
+
     /// As the native protocol says it.
     pub fn refused(&self) -> Refused {
         let (code, leader, leader_epoch) = match self {

@@ -279,7 +279,10 @@ impl ConsumerSession {
                 if let Some(delivery) = delivery {
                     self.deliveries.insert((subscription, place), delivery);
                 }
-                Input::Pulled { subscription, place, pulled }
+                self.step(Input::Pulled { subscription, place, pulled });
+                // Not sent: subscription or partition left while it was read. It holds no bytes of the pool either.
+                self.deliveries.remove(&(subscription, place));
+                return;
             }
             Work::Fired(fired) => Input::Fired { token: fired.token, ready: fired.why == Why::Ready },
             Work::Deadline => Input::Deadline,

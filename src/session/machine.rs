@@ -203,7 +203,8 @@ pub(super) struct Machine {
     pub(super) parked: usize,
     /// Which partition the next fetch begins with.
     pub(super) rotation: usize,
-    draining: bool,
+    /// Nobody waits here any more.
+    pub(super) draining: bool,
 }
 
 impl Machine {

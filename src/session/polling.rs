@@ -158,7 +158,7 @@ impl Machine {
         let bytes_missing = polling.bytes_min().saturating_sub(filled.bytes);
         let records_missing = polling.records_min().saturating_sub(filled.records);
         let enough = bytes_missing == 0 && records_missing == 0;
-        if enough || polling.hurry || filled.refused || filled.more || now >= polling.deadline {
+        if enough || polling.hurry || filled.refused || filled.more || now >= polling.deadline || self.draining {
             self.forget(id, effects);
             effects.push(Effect::Answer { id });
             return;

@@ -529,3 +529,16 @@ fn a_draining_node_sends_who_waits_away() {
     assert_eq!(world.answers[&2], Err(Code::ShuttingDown));
     assert!(world.machine.tokens().is_empty() && world.machine.next_deadline().is_none());
 }
+
+#[test]
+fn a_fetch_that_reads_while_the_node_begins_to_drain_does_not_wait_afterwards() {
+    let mut world = World::new(1);
+    world.append(0, 1, 10);
+    let fetch = long_poll(1_000, 1);
+    world.fetches.insert(1, (fetch.clone(), world.now));
+    // What it reads is there only behind the drain.
+    world.inputs.extend([Input::Fetch { link: 1, id: 1, fetch }, Input::Drain]);
+    world.settle();
+    assert!(matches!(world.answers[&1], Ok(Filled { bytes: 10, .. })), "{:?}", world.answers);
+    assert!(world.machine.tokens().is_empty() && world.machine.next_deadline().is_none());
+}

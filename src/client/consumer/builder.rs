@@ -108,7 +108,7 @@ impl Builder {
     ) -> Result<Consumer, ConsumeError> {
         let shared = Arc::new(Shared::new(self.inner, self.options, None));
         for (name, partition, from) in partitions {
-            let topic = shared.inner.cluster.topic(&name).await?;
+            let topic = shared.inner.cluster.topic_with(&name, partition).await?;
             if partition >= topic.partitions {
                 return Err(ConsumeError::UnknownPartition { topic: name, partition });
             }

@@ -41,9 +41,12 @@ const ROOM_MIN: usize = 64 << 10;
 /// What came of something under way.
 enum Landed {
     Fetch(u64, NodeId, Result<Frame, RequestError>),
-    Offsets(NodeId, Vec<(Want, Position)>, Result<Frame, RequestError>),
+    Offsets(NodeId, Vec<Question>, Result<Frame, RequestError>),
     GivenUp,
 }
+
+/// A position that is asked for, of whom the leader was then.
+type Question = (Want, Position, Route);
 
 struct Flight {
     id: u64,
@@ -108,13 +111,13 @@ impl Driver {
         let mut again_at = [wants_later, sought_later].into_iter().flatten().min();
         let mut unrouted = false;
 
-        let mut questions: BTreeMap<NodeId, Vec<(Want, Position)>> = BTreeMap::new();
+        let mut questions: BTreeMap<NodeId, Vec<Question>> = BTreeMap::new();
         for (want, position) in sought {
             if self.asked.contains(&(want.partition, want.version)) {
                 continue;
             }
             match self.route(want.partition, now) {
-                Ok(route) => questions.entry(route.node).or_default().push((want, position)),
+                Ok(route) => questions.entry(route.node).or_default().push((want, position, route)),
                 Err(at) => {
                     unrouted |= at.is_none();
                     self.unled(want, at);
@@ -242,18 +245,20 @@ impl Driver {
             Err(_) => Landed::GivenUp,
         });
         self.under_way.push(landed.boxed());
+        wants.iter().for_each(|(want, route)| self.shared.sends(want.partition, *route));
         let route_epochs = wants.iter().map(|(want, route)| (want.partition, route.epoch)).collect();
         let wants = wants.into_iter().map(|(want, _)| (want.partition, want)).collect();
         self.flights.insert(node, Flight { id, wants, route_epochs, room, abort });
     }
 
-    fn ask_offsets(&mut self, node: NodeId, questions: Vec<(Want, Position)>) {
-        let partitions = questions.iter().map(|(want, at)| {
+    fn ask_offsets(&mut self, node: NodeId, questions: Vec<Question>) {
+        let partitions = questions.iter().map(|(want, at, _)| {
             let TopicPartition { topic, partition } = want.partition;
             OffsetQuery { topic, partition, at: *at }
         });
         let request = ListOffsets { partitions: partitions.collect() };
-        self.asked.extend(questions.iter().map(|(want, _)| (want.partition, want.version)));
+        self.asked.extend(questions.iter().map(|(want, ..)| (want.partition, want.version)));
+        questions.iter().for_each(|(want, _, route)| self.shared.sends(want.partition, *route));
         let inner = self.shared.inner.clone();
         let answer = async move {
             let live = inner.cluster.connection(node).await?;
@@ -287,11 +292,11 @@ impl Driver {
                 }
             }
             Landed::Offsets(node, questions, answer) => {
-                for (want, _) in &questions {
+                for (want, ..) in &questions {
                     self.asked.remove(&(want.partition, want.version));
                 }
                 match answer {
-                    Ok(Frame { message: Message::ListedOffsets(listed), .. }) => self.listed(node, &questions, listed),
+                    Ok(Frame { message: Message::ListedOffsets(listed), .. }) => self.listed(&questions, listed),
                     Ok(frame) => self.node_failed(node, &unexpected("the node", "ListOffsets", &frame.message)),
                     Err(error) => self.node_failed(node, &error),
                 }
@@ -314,6 +319,10 @@ impl Driver {
     }
 
     fn fetched(&mut self, node: NodeId, flight: &Flight, fetched: Fetched, mut body: bytes::Bytes) {
+        let refused = fetched.partitions.iter().filter(|said| said.refused.is_some());
+        let refused: BTreeSet<_> =
+            refused.map(|said| TopicPartition { topic: said.topic, partition: said.partition }).collect();
+        flight.wants.keys().filter(|at| !refused.contains(at)).for_each(|at| self.shared.served(*at));
         for said in fetched.partitions {
             let partition = TopicPartition { topic: said.topic, partition: said.partition };
             let part = body.split_to(body.len().min(usize::try_from(said.bytes).unwrap_or(usize::MAX)));
@@ -332,14 +341,14 @@ impl Driver {
         self.shared.waker.wake();
     }
 
-    fn listed(&mut self, node: NodeId, questions: &[(Want, Position)], listed: ListedOffsets) {
-        for ((want, _), answer) in questions.iter().zip(listed.partitions) {
+    fn listed(&mut self, questions: &[Question], listed: ListedOffsets) {
+        for ((want, _, route), answer) in questions.iter().zip(listed.partitions) {
             match answer.refused {
-                None => lock(&self.shared.cursors).resolved(want.partition, want.version, answer.offset),
-                Some(refused) => {
-                    let epoch = self.shared.inner.cluster.route(want.partition).map_or(0, |route| route.epoch);
-                    self.shared.refused(*want, Route { node, epoch }, 0, &refused);
+                None => {
+                    self.shared.served(want.partition);
+                    lock(&self.shared.cursors).resolved(want.partition, want.version, answer.offset);
                 }
+                Some(refused) => self.shared.refused(*want, *route, 0, &refused),
             }
         }
         self.shared.positions_known();

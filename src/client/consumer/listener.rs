@@ -2,7 +2,7 @@
 
 use super::{Consumer, cursors::Upto};
 use crate::client::{ConsumeError, Delivery, pool::lock, stats::Counters};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, Shared};
 use std::{collections::BTreeMap, future::poll_fn, ops::ControlFlow, sync::Arc};
 use tokio::sync::{oneshot, watch};
 
@@ -42,20 +42,20 @@ impl Default for Credit {
 /// A listener at work. Dropping it is [`stop`](Self::stop) that nobody waits for: how it ends is not told.
 pub struct Listening {
     stop: watch::Sender<bool>,
-    ended: oneshot::Receiver<Result<(), ConsumeError>>,
+    ended: Shared<oneshot::Receiver<Result<(), ConsumeError>>>,
     shared: Arc<super::Shared>,
 }
 
 impl Listening {
     /// Lets the listener finish the record that it has, commits where the consumer does that, leaves the group.
-    pub async fn stop(mut self) -> Result<(), ConsumeError> {
+    pub async fn stop(self) -> Result<(), ConsumeError> {
         self.stop.send_replace(true);
-        (&mut self.ended).await.unwrap_or(Err(ConsumeError::Closed))
+        self.ended.clone().await.unwrap_or(Err(ConsumeError::Closed))
     }
 
     /// Waits until it fails: an error that the consumer would get from [`Consumer::poll`].
     pub async fn failed(&mut self) -> ConsumeError {
-        match (&mut self.ended).await {
+        match self.ended.clone().await {
             Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => ConsumeError::Closed,
         }
@@ -90,7 +90,7 @@ impl Consumer {
             let outcome = self.drive(listener, stopped).await;
             let _ = done.send(outcome);
         }));
-        Listening { stop, ended, shared }
+        Listening { stop, ended: ended.shared(), shared }
     }
 
     async fn drive(

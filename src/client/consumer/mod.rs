@@ -18,7 +18,7 @@ pub use builder::Builder;
 pub use cursors::OutOfRange;
 pub use listener::{Credit, Listener, Listening};
 
-use super::{ConsumeError, Delivery, Inner, pool::lock};
+use super::{ConsumeError, Delivery, Inner, cluster::Route, pool::lock};
 use crate::{
     limits,
     types::{Generation, MemberId, Position, TopicName, TopicPartition},
@@ -28,7 +28,7 @@ use cursors::{Cursors, Upto};
 use futures_util::{Stream, task::AtomicWaker};
 use member::Membership;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -68,6 +68,8 @@ struct Shared {
     ledgers: Mutex<Option<Ledgers>>,
     /// How records come; a listener takes over from polls. Locked within `cursors` where it changes.
     mode: Mutex<Option<Mode>>,
+    /// Who refused a partition last, and which version of it, until somebody serves it: for the counts.
+    refusers: Mutex<BTreeMap<TopicPartition, (Route, u64)>>,
     /// The driver looks again.
     work: Notify,
     /// Whoever waits for records.
@@ -88,6 +90,7 @@ impl Shared {
             errors: Mutex::default(),
             ledgers: Mutex::default(),
             mode: Mutex::default(),
+            refusers: Mutex::default(),
             work: Notify::new(),
             waker: AtomicWaker::new(),
             closed: watch::Sender::new(false),
@@ -291,11 +294,14 @@ impl Consumer {
 
     /// Commits all that was given so far, and waits until the group's home has it.
     pub async fn commit(&self) -> Result<(), ConsumeError> {
-        self.shared.membership.as_ref().ok_or(ConsumeError::NoGroup)?;
+        let membership = self.shared.membership.as_ref().ok_or(ConsumeError::NoGroup)?;
         // Not settle(): a partition that leaves is let go only when its commit is through.
-        lock(&self.shared.cursors).settle();
+        let leaves = lock(&self.shared.cursors).settle();
         let committed = self.shared.commit_upto(Upto::Done).await;
-        self.shared.settle();
+        self.shared.hand_back();
+        if leaves {
+            membership.wake.notify_one();
+        }
         committed
     }
 

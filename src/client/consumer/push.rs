@@ -80,6 +80,7 @@ async fn run(
         live.break_off(&why);
         RequestError::Unreachable { node: format!("node {node}"), why }
     };
+    wants.values().for_each(|(want, route)| shared.sends(want.partition, *route));
     sender.send(vec![Frame::new(0, subscribe)]).await.map_err(lost)?;
     loop {
         // Both arms may be dropped while they wait: nothing is lost.
@@ -127,6 +128,7 @@ fn take(
         let _ = ended.send(Ended::Partition { id, partition });
         return;
     }
+    shared.served(partition);
     let taken = lock(&shared.cursors).fetched(*want, &said, body, id, Some(delivery.records));
     want.offset += u64::from(delivery.records);
     shared.hand_back();

@@ -3,6 +3,7 @@
 use super::{Shared, cursors::Want, driver::PAUSE};
 use crate::{
     client::{ConsumeError, LookupError, cluster::Route, pool::lock, stats::Counters},
+    types::TopicPartition,
     wire::{Code, Refused},
 };
 use std::time::Duration;
@@ -10,20 +11,38 @@ use tokio::time::Instant;
 
 /// How long an offline partition is left alone.
 const OFFLINE_PAUSE: Duration = Duration::from_secs(1);
+/// How long a partition whose next records are gone is left alone while earlier ones are still to be given.
+const TRIMMED_PAUSE: Duration = Duration::from_millis(250);
 
 impl Shared {
+    /// A request for a partition leaves.
+    pub(super) fn sends(&self, partition: TopicPartition, to: Route) {
+        let after_refusal = lock(&self.refusers).get(&partition).is_some_and(|(by, _)| *by == to);
+        Counters::add(&self.inner.counters.sent_after_refusal, u64::from(after_refusal));
+    }
+
+    /// A partition was not refused.
+    pub(super) fn served(&self, partition: TopicPartition) {
+        lock(&self.refusers).remove(&partition);
+    }
+
     /// A partition was refused: what comes next is the code's matter.
     pub(super) fn refused(&self, want: Want, by: Route, log_start: u64, refused: &Refused) {
         let now = Instant::now();
         let mut cursors = lock(&self.cursors);
         match refused.code {
             Code::NotLeader | Code::UnknownPartition | Code::ShuttingDown => {
-                Counters::one(&self.inner.counters.fetch_refused_not_leader);
                 drop(cursors);
+                Counters::one(&self.inner.counters.fetch_refused_not_leader);
+                if refused.code == Code::NotLeader {
+                    let refusal = (by, want.version);
+                    let again = lock(&self.refusers).insert(want.partition, refusal) == Some(refusal);
+                    Counters::add(&self.inner.counters.refused_twice, u64::from(again));
+                }
                 self.inner.cluster.refused(want.partition, by, refused);
             }
             Code::OffsetOutOfRange => {
-                let outcome = cursors.out_of_range(want, log_start);
+                let outcome = cursors.out_of_range(want, log_start, now + TRIMMED_PAUSE);
                 drop(cursors);
                 if let Err(error) = outcome {
                     self.report(error);

@@ -159,9 +159,10 @@ impl Producer {
         if bytes > shared.buffer_bytes {
             return Err(SendError::TooLarge { bytes, buffer_bytes: shared.buffer_bytes });
         }
+        let partition = record.partition.unwrap_or(0);
         let topic = match shared.inner.cluster.known(&record.topic) {
-            Some(topic) => topic,
-            None => shared.inner.cluster.topic(&record.topic).await?,
+            Some(topic) if partition < topic.partitions => topic,
+            _ => shared.inner.cluster.topic_with(&record.topic, partition).await?,
         };
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let permit = match shared.room.clone().try_acquire_many_owned(permits) {

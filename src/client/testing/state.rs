@@ -71,13 +71,19 @@ impl State {
     pub(super) fn make_topic(&mut self, name: TopicName, partitions: u32) {
         let mut id = [0; 16];
         id[0] = u8::try_from(self.topics.len()).unwrap() + 1;
-        let topic = TopicId(id);
-        for partition in 0..partitions {
+        self.topics.insert(name.clone(), (TopicId(id), 0));
+        self.add_partitions(&name, partitions);
+    }
+
+    /// Up to so many.
+    pub(in crate::client) fn add_partitions(&mut self, name: &TopicName, partitions: u32) {
+        let (topic, before) = self.topics[name];
+        for partition in before..partitions {
             let leader = NodeId(partition % self.nodes + 1);
             let part = Part { leader, epoch: 1, log: Vec::new(), start: 0, end: 0, producers: BTreeMap::new() };
             self.parts.insert(TopicPartition { topic, partition }, part);
         }
-        self.topics.insert(name, (topic, partitions));
+        self.topics.insert(name.clone(), (topic, partitions));
         self.metadata_version += 1;
     }
 

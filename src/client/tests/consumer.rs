@@ -123,6 +123,9 @@ async fn follows_leaders_through_moves_cuts_and_silence() {
         assert!(begun.elapsed() < Duration::from_millis(2_500), "round {round}: {:?}", begun.elapsed());
         expected += 2;
     }
+    let stats = client.stats();
+    assert!(stats.fetch_refused_not_leader > 0, "{stats:?}");
+    assert_eq!((stats.refused_twice, stats.sent_after_refusal), (0, 0), "{stats:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,6 +156,29 @@ async fn what_retention_took_is_handled_as_asked() {
     assert_eq!(failing.poll(Duration::from_secs(1)).await.unwrap(), []);
     failing.seek(&topic, 0, Position::Earliest).unwrap();
     assert_eq!(take(&mut failing, 7).await[0].offset, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_before_retention_took_it_is_given() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.append(&topic, 0, &["0", "1", "2", "3", "4"]));
+    let client = world.client().await;
+    let builder = client.consumer().poll_records_max(1);
+    let mut consumer = builder.assign([(topic.clone(), 0, Position::Earliest)]).await.unwrap();
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 0);
+    world.with(|state| {
+        (5..10).for_each(|n| state.append(&topic, 0, &[&n.to_string()]));
+        let at = state.at(&topic, 0);
+        let part = state.parts.get_mut(&at).unwrap();
+        part.start = 8;
+        part.log.retain(|(base, _)| *base >= 8);
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let asked = client.stats().fetch_requests;
+    assert!(asked < 15, "{asked} fetches while the program does not look");
+    let offsets: Vec<_> = take(&mut consumer, 6).await.iter().map(|d| d.offset).collect();
+    assert_eq!(offsets, [1, 2, 3, 4, 8, 9]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -339,3 +339,46 @@ async fn nothing_is_given_before_the_home_knows_where_the_group_starts() {
     assign(&world, &topic, "member-1: 0 1");
     assert_eq!(take(&mut second, 4).await, [(0, 1, true), (0, 2, true), (1, 1, true), (1, 2, true)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_seek_before_the_home_knows_where_the_group_starts_holds() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    append(&world, &topic, 1, &["a", "b", "c"]);
+    let client = world.client().await;
+    let builder = client.consumer().start(Position::Latest).auto_commit(None);
+    let mut consumer = builder.subscribe(group(), [topic.clone()]).await.unwrap();
+    world.with(|state| state.groups.get_mut(&group()).unwrap().starts_refused = true);
+    assign(&world, &topic, "member-1: 0");
+    assert_eq!(consumer.poll(SOON).await.unwrap(), []);
+    consumer.seek(&topic, 0, Position::Offset(1)).unwrap();
+    // The home took what the member said before, though its answer got lost.
+    world.with(|state| {
+        let at = state.at(&topic, 0);
+        let group = state.groups.get_mut(&group()).unwrap();
+        group.committed.insert(at, 3);
+        group.starts_refused = false;
+    });
+    assert_eq!(take(&mut consumer, 2).await, [(0, 1, false), (0, 2, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_goes_with_the_commit_of_it_and_not_with_a_later_heartbeat() {
+    let world = World::new(1);
+    let topic = world.topic("t", 2);
+    append(&world, &topic, 2, &["a"]);
+    let client = world.client().await;
+    // Heartbeats are parked for 5 s.
+    let session = Duration::from_secs(60);
+    let join = || client.consumer().start(Position::Earliest).auto_commit(None).session(session);
+    let mut first = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0 1");
+    take(&mut first, 2).await;
+    let second = join().subscribe(group(), [topic.clone()]).await.unwrap();
+    assign(&world, &topic, "member-1: 0, member-2: 1");
+    tokio::time::sleep(SOON).await;
+    assert_eq!(partitions(&first), [0]);
+    first.commit().await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(partitions(&second), [1]);
+}

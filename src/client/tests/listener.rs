@@ -2,8 +2,8 @@
 
 use crate::{
     client::{
-        Delivery,
-        consumer::{Credit, Listening},
+        ConsumeError, Delivery,
+        consumer::{Credit, Listening, OutOfRange},
         testing::World,
     },
     types::Position,
@@ -80,6 +80,9 @@ async fn a_listener_follows_leaders() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(*seen.lock().unwrap(), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+    let stats = client.stats();
+    assert!(stats.fetch_refused_not_leader > 0, "{stats:?}");
+    assert_eq!((stats.refused_twice, stats.sent_after_refusal), (0, 0), "{stats:?}");
     listening.stop().await.unwrap();
 }
 
@@ -122,4 +125,22 @@ async fn a_listener_whose_handle_is_dropped_does_so_too() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_failed_can_be_stopped() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| {
+        let at = state.at(&topic, 0);
+        state.parts.get_mut(&at).unwrap().start = 4;
+    });
+    let client = world.client().await;
+    let builder = client.consumer().out_of_range(OutOfRange::Error);
+    let consumer = builder.assign([(topic.clone(), 0, Position::Offset(2))]).await.unwrap();
+    let mut listening = consumer.listen(Credit::default(), record(&Seen::default(), Duration::ZERO));
+    let failed = listening.failed().await;
+    assert!(matches!(failed, ConsumeError::OutOfRange { .. }), "{failed}");
+    assert_eq!(listening.failed().await, failed);
+    assert_eq!(listening.stop().await, Err(failed));
 }

@@ -1,5 +1,6 @@
 //! The client against a cluster in memory, in virtual time.
 
+mod closing;
 mod consumer;
 mod credit;
 mod gone;

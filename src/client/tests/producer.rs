@@ -359,3 +359,33 @@ async fn dropped_producers_still_send_what_they_took() {
         receipt.await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_was_added_can_be_named() {
+    let world = World::new(2);
+    let topic = world.topic("t", 2);
+    let client = world.client().await;
+    let producer = client.producer().build();
+    let named = |partition| Record::new(topic.clone(), "x").partition(partition);
+    producer.send(named(1)).await.unwrap().await.unwrap();
+    world.with(|state| state.add_partitions(&topic, 4));
+    producer.send(named(3)).await.unwrap().await.unwrap();
+}
+
+/// Nothing asks for metadata while all goes well.
+#[tokio::test(start_paused = true)]
+async fn keys_spread_over_partitions_that_were_added_by_and_by() {
+    let world = World::new(2);
+    let topic = world.topic("t", 2);
+    let client = world.client().await;
+    let producer = client.producer().build();
+    let keyed = |n: u32| Record::new(topic.clone(), "x").key(n.to_be_bytes().to_vec());
+    producer.send(keyed(0)).await.unwrap().await.unwrap();
+    world.with(|state| state.add_partitions(&topic, 8));
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let mut chosen = std::collections::BTreeSet::new();
+    for n in 0..100 {
+        chosen.insert(producer.send(keyed(n)).await.unwrap().await.unwrap().partition);
+    }
+    assert_eq!(chosen, (0..8).collect());
+}

@@ -95,12 +95,21 @@ impl Cursors {
         Some(cursor.topic.clone())
     }
 
-    /// The position is not in the log any more.
-    pub(in crate::client::consumer) fn out_of_range(&mut self, want: Want, log_start: u64) -> Result<(), ConsumeError> {
+    /// The position is not in the log any more. What is buffered before it is given first: until then it is asked for again,
+    /// not before `again_at`.
+    pub(in crate::client::consumer) fn out_of_range(
+        &mut self,
+        want: Want,
+        log_start: u64,
+        again_at: Instant,
+    ) -> Result<(), ConsumeError> {
         let policy = self.policy;
         let Some(cursor) = self.current(want.partition, want.version) else { return Ok(()) };
-        // Buffered records are given first; the question comes again when they are gone.
         if cursor.fetch_from != want.offset {
+            return Ok(());
+        }
+        if cursor.position < cursor.fetch_from {
+            cursor.not_before = Some(again_at);
             return Ok(());
         }
         match policy {

@@ -76,6 +76,8 @@ struct Cursor {
     attempts: u32,
     /// Which ownership it is, in a group.
     granted: Option<Generation>,
+    /// The program chose where it stands, whatever the group's start.
+    chosen: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,6 +113,7 @@ impl Cursor {
             redelivered_below: 0,
             attempts: 0,
             granted: None,
+            chosen: false,
         }
     }
 
@@ -261,6 +264,7 @@ impl Cursors {
             // The group was given what is skipped back over.
             cursor.redelivered_below = cursor.redelivered_below.max(cursor.position);
         }
+        cursor.chosen = true;
         cursor.stand = if let Stand::Unsure(_) = cursor.stand { Stand::Unsure(to) } else { Stand::Sought(to) };
         cursor.not_before = None;
         let version = cursor.version;

@@ -78,9 +78,9 @@ impl Cursors {
     pub(in crate::client::consumer) fn started(&mut self, start: &StartOffset) {
         let partition = TopicPartition { topic: start.topic, partition: start.partition };
         let Some(cursor) = self.all.get_mut(&partition) else { return };
-        if let Stand::Found(_) = cursor.stand {
+        if let Stand::Found(found) = cursor.stand {
             cursor.committed = Some(start.offset);
-            cursor.stand_at(start.offset);
+            cursor.stand_at(if cursor.chosen { found } else { start.offset });
         }
     }
 

@@ -113,7 +113,8 @@ impl Life {
     /// Joins the cluster and serves; ends only with an error.
     async fn serve(&self, raft: &Group, register: RegisterNode) -> Result<(), NodeError> {
         if let Some(founding) = self.seeds.founds() {
-            if raft.log().last().is_none() {
+            // A replica that took the place of the first one is empty too, and no founder.
+            if raft.replica() == self.seeds.first() && raft.log().last().is_none() {
                 let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), *node)).collect();
                 hosting::found(controller::GROUP, raft, voters).await?;
             }

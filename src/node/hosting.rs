@@ -284,10 +284,10 @@ impl Hosting {
         Ok(())
     }
 
-    /// Another replica takes the place of the one that is here, whose data go.
+    /// Another replica takes the place of an older one that is here, whose data go.
     pub(super) async fn replace(&self, group: GroupId, by: ReplicaId, purpose: Purpose) -> Result<Group, NodeError> {
         let _one = self.0.changing.lock().await;
-        if let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == by) {
+        if let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica >= by) {
             return Ok(hosted.raft);
         }
         self.close(group).await;

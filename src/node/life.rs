@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::Config,
     controller::{
-        self, Controller, ExecuteError,
+        self, Answer, Controller, ExecuteError,
         machine::{Addresses, Bootstrap, Command, Metadata, Purpose, RegisterNode, Seed},
     },
     peer::gossip,
@@ -120,10 +120,22 @@ impl Life {
             }
             self.bootstrap(&founding).await?;
         }
+        if !self.seeds.has_joined() {
+            let cluster_id = self.cluster_id().await;
+            self.set_cluster_id(cluster_id);
+            self.seeds.joined(cluster_id).await?;
+        }
+        let controller = self.register(register).await?;
+        if raft.replica() < controller {
+            // The directory was away, and nobody talks to what is in it any more.
+            tracing::warn!(
+                replica = controller.0,
+                "the controller's replica here was replaced while its directory was away"
+            );
+            self.hosting.replace(controller::GROUP, controller, Purpose::Controller).await?;
+        }
         let cluster_id = self.cluster_id().await;
-        self.set_cluster_id(cluster_id);
         self.seeds.joined(cluster_id).await?;
-        self.register(register).await?;
         self.phases.enter(Phase::Serving);
         tracing::info!(node = self.config.node.id.0, cluster_id = format!("{cluster_id:016x}"), "serving");
         self.until_closed(gossip::run(self.controller.clone(), self.courier.clone(), self.env.clone()));
@@ -187,10 +199,14 @@ impl Life {
         Ok(())
     }
 
-    async fn register(&self, register: RegisterNode) -> Result<(), NodeError> {
+    /// Gives the replica of the controller group that this node is to have.
+    async fn register(&self, register: RegisterNode) -> Result<ReplicaId, NodeError> {
         loop {
             match self.controller.execute(Command::RegisterNode(register.clone()), EXECUTE).await {
-                Ok(_) => return Ok(()),
+                Ok(Answer::Registered { controller, .. }) => return Ok(controller),
+                Ok(other) => {
+                    return Err(NodeError::Refused { why: format!("registering was answered with {other:?}") });
+                }
                 Err(ExecuteError::Refused(refused)) if !refused.code.is_retriable() => {
                     return Err(NodeError::Refused { why: refused.message });
                 }

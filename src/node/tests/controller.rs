@@ -1,7 +1,7 @@
 //! The controller's replica of a seed: damaged, replaced, and away.
 
 use super::{
-    repair::{flip, replicas_of, seal, whole},
+    repair::{flip, replicas_of, seal, whole, wipe},
     *,
 };
 use crate::controller::{GROUP, machine::ReplicaFaulty};
@@ -65,6 +65,33 @@ async fn a_seed_that_ends_between_its_controller_replicas_does_not_take_the_firs
             within(60, world.node(n).serving()).await;
             whole(&world).await;
         }
+    })
+    .await;
+}
+
+/// As when a disk was not mounted for one start.
+#[tokio::test(start_paused = true)]
+async fn a_seed_that_is_back_with_its_directory_hears_of_the_metadata_again() {
+    local(async {
+        let mut world = World::new(3, 71).await;
+        tokio::time::sleep(secs(8)).await;
+        let kept = world.slots[2].disk.clone();
+        wipe(&mut world, 2).await;
+        within(60, world.node(2).serving()).await;
+        whole(&world).await;
+        world.crash(2);
+        world.slots[2].disk = kept;
+        world.start(2).await;
+        within(60, world.node(2).serving()).await;
+        tokio::time::sleep(secs(10)).await;
+        let id = world.topic("late", 1, 3).await;
+        within(60, async {
+            while world.node(2).controller().metadata().topic(id).is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        whole(&world).await;
     })
     .await;
 }

@@ -22,7 +22,11 @@ use highwater_raft::{
     log::Directory,
     transport::{Peer, quic::QuicNetwork},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc;
 
 /// One try of a command at start; it is repeated until it works.
@@ -54,12 +58,19 @@ impl Life {
         self.until_closed(async move { failure.set(NodeError::Storage(directory.failed().await)) });
         let life = self.clone();
         self.until_closed(async move {
+            let mut replaced = BTreeSet::new();
             while let Some(fallen) = failures.recv().await {
                 match life.hosting.fault(fallen.group).filter(|_| fallen.group == controller::GROUP) {
+                    // It may be said more than once.
+                    Some(_) if !replaced.insert(fallen.replica) => {}
+                    // It takes a leader of the controller group: what else fails does not wait for that.
                     Some(why) => {
-                        if let Err(error) = life.replace_controller(&why).await {
-                            life.failure.set(error);
-                        }
+                        let replacing = life.clone();
+                        life.until_closed(async move {
+                            if let Err(error) = replacing.replace_controller(&why).await {
+                                replacing.failure.set(error);
+                            }
+                        });
                     }
                     None => life.hosting.fail(fallen).await,
                 }

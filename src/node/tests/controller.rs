@@ -95,3 +95,32 @@ async fn a_seed_that_is_back_with_its_directory_hears_of_the_metadata_again() {
     })
     .await;
 }
+
+/// Two of three controller replicas are away: one is damaged, and its successor takes a leader that is not there.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_failed_does_not_wait_for_the_controllers() {
+    local(async {
+        let mut world = World::new(3, 73).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        produce_surely(&world, partition, "before").await;
+        let (n, _) = world.leader(partition).await;
+        world.crash((n + 1) % 3);
+        world.node(n).0.directory.group(GROUP).unwrap().condemn("a test");
+        within(10, async {
+            while replica(&world, n).is_some() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        world.node(n).partitions().find(partition).unwrap().panic();
+        within(30, produce_surely(&world, partition, "after")).await;
+        within(30, async {
+            while world.node(n).partitions().find(partition).is_none_or(|here| here.marks().high_watermark < 2) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    })
+    .await;
+}

@@ -459,7 +459,9 @@ impl Hosting {
                 tracing::info!(group = group.0, "removing a replica");
                 self.close(group).await;
                 self.0.controller.leaders().forget(group);
-                self.0.host.remove(group).await.map_err(NodeError::Storage)
+                self.0.host.remove(group).await.map_err(NodeError::Storage)?;
+                self.troubles().forget(group);
+                Ok(())
             }
         };
         futures_util::future::try_join_all(groups.iter().map(one)).await.map(drop)

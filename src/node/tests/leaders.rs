@@ -76,3 +76,29 @@ async fn a_group_whose_first_replica_never_came_is_founded_by_another() {
     })
     .await;
 }
+
+/// Nothing of a deleted topic is unwell.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_failed_is_forgotten_with_its_topic() {
+    local(async {
+        let world = World::new(3, 43).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        let mut n = 0;
+        for _ in 0..2 {
+            let (leader, handle) = world.leader(partition).await;
+            n = leader;
+            handle.panic();
+            tokio::time::sleep(secs(7)).await;
+        }
+        let node = world.node(n);
+        assert!(!node.0.hosting.failed().is_empty());
+        let name = "alpha".parse().unwrap();
+        let delete = crate::controller::machine::DeleteTopic { name, id: Some(topic) };
+        node.controller().execute(Command::DeleteTopic(delete), secs(5)).await.unwrap();
+        tokio::time::sleep(secs(2)).await;
+        assert!(node.0.hosting.failed().is_empty());
+        assert!(world.alive().all(|node| node.controller().ailing().all().is_empty()));
+    })
+    .await;
+}

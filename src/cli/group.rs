@@ -112,6 +112,13 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
             for (node, why) in &found.missing {
                 eprintln!("groups that live on node {node} are missing: {why}");
             }
+            if !found.homes_missing.is_empty() {
+                let homes: Vec<_> = found.homes_missing.iter().map(u64::to_string).collect();
+                eprintln!(
+                    "groups of these homes are missing, as no leader of them answers: {}; start the nodes that are down",
+                    homes.join(", ")
+                );
+            }
             let rows: Vec<_> = found
                 .groups
                 .into_iter()

@@ -15,7 +15,11 @@ use crate::{
         Message, Metadata, OffsetQuery, Refused, ResetGroup, TopicMetadata, TransferLeader,
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// First and longest pause before a question is repeated.
@@ -63,6 +67,9 @@ pub struct GroupListing {
     pub groups: Vec<GroupSummary>,
     /// Nodes that gave no list, and why: groups whose home was there are not in `groups`.
     pub missing: BTreeMap<NodeId, RequestError>,
+    /// Homes of groups, numbered from 1, of which some node that answered has a replica and knows no leader that answers: the
+    /// groups that live there are not in `groups` either.
+    pub homes_missing: BTreeSet<u64>,
 }
 
 /// A group, with what it has still to read.
@@ -354,6 +361,7 @@ impl Admin {
         self.inner.cluster.refresh().await?;
         let mut groups = BTreeMap::new();
         let mut missing = BTreeMap::new();
+        let mut homes_missing = BTreeSet::new();
         let nodes = self.inner.cluster.pool.nodes();
         for node in &nodes {
             let answer = match self.inner.cluster.connection(*node).await {
@@ -363,6 +371,7 @@ impl Admin {
             match answer {
                 Ok(Frame { message: Message::GroupList(list), .. }) => {
                     groups.extend(list.groups.into_iter().map(|group| (group.group.clone(), group)));
+                    homes_missing.extend(list.missing);
                 }
                 Ok(frame) => return Err(answered("ListGroups", &frame)),
                 Err(error) => drop(missing.insert(*node, error)),
@@ -373,7 +382,7 @@ impl Admin {
         {
             return Err(error.into());
         }
-        Ok(GroupListing { groups: groups.into_values().collect(), missing })
+        Ok(GroupListing { groups: groups.into_values().collect(), missing, homes_missing })
     }
 
     /// What a group has committed in a topic, by partition; those where it has nothing are left out.

@@ -1,10 +1,11 @@
-//! What other nodes and this one say of replicas that are not well: beside the metadata, which knows the lost ones.
+//! What other nodes and this one say of replicas that are not well, beside the metadata, which knows the lost ones; and which
+//! nodes are about to end.
 
 use crate::types::NodeId;
 use highwater_raft::GroupId;
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What is wrong with a replica that keeps its place.
@@ -28,23 +29,44 @@ impl Ailment {
 
 /// By node. A hint for operators; nothing rests on it. Clones share.
 #[derive(Clone, Default)]
-pub struct Ailing(Arc<Mutex<BTreeMap<NodeId, BTreeMap<GroupId, Ailment>>>>);
+pub struct Ailing(Arc<Mutex<Said>>);
+
+#[derive(Default)]
+struct Said {
+    replicas: BTreeMap<NodeId, BTreeMap<GroupId, Ailment>>,
+    ending: BTreeSet<NodeId>,
+}
 
 impl Ailing {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a node says of all of its replicas; whether that is news.
     pub fn note(&self, node: NodeId, said: BTreeMap<GroupId, Ailment>) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = &mut self.said().replicas;
         let before = if said.is_empty() { all.remove(&node) } else { all.insert(node, said.clone()) };
         before.unwrap_or_default() != said
     }
 
     /// What a node said.
     pub fn of(&self, node: NodeId) -> BTreeMap<GroupId, Ailment> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned().unwrap_or_default()
+        self.said().replicas.get(&node).cloned().unwrap_or_default()
     }
 
     /// All that is known.
     pub fn all(&self) -> BTreeMap<NodeId, BTreeMap<GroupId, Ailment>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.said().replicas.clone()
+    }
+
+    /// A node says whether it is about to end.
+    pub fn note_ending(&self, node: NodeId, ending: bool) {
+        let all = &mut self.said().ending;
+        let _ = if ending { all.insert(node) } else { all.remove(&node) };
+    }
+
+    /// Whether a node is about to end.
+    pub fn is_ending(&self, node: NodeId) -> bool {
+        self.said().ending.contains(&node)
     }
 }

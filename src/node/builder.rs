@@ -21,7 +21,7 @@ use crate::{
 use highwater_raft::{
     BootId,
     disk::{Disk, RealDisk},
-    group::{Host, HostOptions, Timing},
+    group::{self, Host, HostOptions, Timing},
     log::{Directory, Options},
     transport::{
         Network,
@@ -134,14 +134,13 @@ impl Builder {
                 (quic.clone() as Arc<dyn Network>, Some(quic))
             }
         };
-        let options = HostOptions {
-            timing: timing(&config),
-            arbiters: Some(Arc::new({
-                let arbiters = arbiters.clone();
-                move || arbiters.ages()
-            })),
-            ..HostOptions::new(node.into(), boot)
-        };
+        let ages: group::Arbiters = Arc::new({
+            let arbiters = arbiters.clone();
+            move || arbiters.ages()
+        });
+        let timing = timing(&config);
+        let arbiter_age_max = timing.arbiter_age_max();
+        let options = HostOptions { timing, arbiters: Some(ages.clone()), ..HostOptions::new(node.into(), boot) };
         let host = Host::start(options, directory.clone(), network, env.clone())
             .map_err(|error| NodeError::Threads(error.to_string()))?;
         let courier: Arc<dyn Courier> = Arc::new(Peers::new(host.clone()));
@@ -184,6 +183,8 @@ impl Builder {
             directory: directory.clone(),
             host: host.clone(),
             hosting: hosting.clone(),
+            ages,
+            arbiter_age_max,
             gateway: gateway.clone(),
             tails,
             cache_bytes: config.log.cache_bytes,

@@ -10,13 +10,21 @@ use crate::{
     runtime::{Phase, Phases},
 };
 use futures_util::FutureExt as _;
-use highwater_raft::{group::Host, log::Directory, transport::detector::State};
+use highwater_raft::{
+    group::{self, Host},
+    log::Directory,
+    transport::detector::State,
+};
+use std::time::Duration;
 
 pub(super) struct NodeFacts {
     pub(super) controller: Controller,
     pub(super) directory: Directory,
     pub(super) host: Host,
     pub(super) hosting: Hosting,
+    /// Since when each arbiter has not turned, and how long it may.
+    pub(super) ages: group::Arbiters,
+    pub(super) arbiter_age_max: Duration,
     pub(super) gateway: Gateway,
     pub(super) tails: TailBudget,
     pub(super) cache_bytes: u64,
@@ -69,8 +77,15 @@ impl Facts for NodeFacts {
             return Err("the node has stopped".into());
         }
         // One poll: it has failed, or not yet.
-        match self.directory.failed().now_or_never().map(NodeError::Storage) {
-            Some(error) => Err(format!("{error} ({})", error.advice())),
+        if let Some(error) = self.directory.failed().now_or_never().map(NodeError::Storage) {
+            return Err(format!("{error} ({})", error.advice()));
+        }
+        // The other nodes take it for dead then, for the same reason.
+        match (self.ages)().into_iter().enumerate().find(|(_, age)| *age > self.arbiter_age_max) {
+            Some((arbiter, age)) => Err(format!(
+                "arbiter {arbiter} has not turned for {} ms: restart the node if it stays so, and report a stack trace of its threads",
+                age.as_millis()
+            )),
             None => Ok(()),
         }
     }
@@ -113,25 +128,60 @@ mod tests {
     };
     use bytes::Bytes;
     use highwater_raft::testing::disk::{SimDisk, SimLimits};
-    use std::time::Duration;
     use tokio::{task::LocalSet, time::timeout};
 
     const EPOCH_MS: u64 = 1_700_000_000_000;
     const SOON: Duration = Duration::from_secs(30);
 
+    async fn one_node() -> (Node, std::sync::Arc<SimDisk>) {
+        let mut config = Config::local(1, 1);
+        config.listeners.0.clear();
+        config.log.wal_file_bytes = 1 << 20;
+        config.log.segment_bytes = 1 << 20;
+        config.log.free_bytes_min = 1 << 20;
+        let disk = SimDisk::new(Env::simulated(1, EPOCH_MS, TaskSet::default()), SimLimits::default());
+        let tasks = TaskSet::default();
+        let env = Env::simulated(2, EPOCH_MS, tasks.clone());
+        let node = tasks.tag(Node::builder(config).env(env).disk(disk.clone()).start()).await.unwrap();
+        timeout(SOON, node.serving()).await.unwrap();
+        (node, disk)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_with_a_stuck_arbiter_is_neither_live_nor_ready() {
+        let test = async {
+            let (node, _disk) = one_node().await;
+            let of = &node.0.facts;
+            let turned = std::sync::Arc::new(std::sync::Mutex::new(Duration::ZERO));
+            let age = turned.clone();
+            let facts = NodeFacts {
+                controller: of.controller.clone(),
+                directory: of.directory.clone(),
+                host: of.host.clone(),
+                hosting: of.hosting.clone(),
+                ages: std::sync::Arc::new(move || vec![Duration::ZERO, *age.lock().unwrap()]),
+                arbiter_age_max: of.arbiter_age_max,
+                gateway: of.gateway.clone(),
+                tails: of.tails.clone(),
+                cache_bytes: of.cache_bytes,
+                phases: of.phases.clone(),
+                metrics: of.metrics.clone(),
+            };
+            *turned.lock().unwrap() = facts.arbiter_age_max;
+            assert_eq!((facts.live(), facts.ready()), (Ok(()), Ok(())));
+            *turned.lock().unwrap() = facts.arbiter_age_max + Duration::from_millis(1);
+            let why = facts.live().unwrap_err();
+            assert!(why.starts_with("arbiter 1 has not turned for 2001 ms"), "{why}");
+            assert_eq!(facts.ready(), Err(why));
+            node.stop().await.unwrap();
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_node_whose_disk_failed_is_neither_live_nor_ready() {
         let test = async {
-            let mut config = Config::local(1, 1);
-            config.listeners.0.clear();
-            config.log.wal_file_bytes = 1 << 20;
-            config.log.segment_bytes = 1 << 20;
-            config.log.free_bytes_min = 1 << 20;
-            let disk = SimDisk::new(Env::simulated(1, EPOCH_MS, TaskSet::default()), SimLimits::default());
-            let tasks = TaskSet::default();
-            let env = Env::simulated(2, EPOCH_MS, tasks.clone());
-            let node = tasks.tag(Node::builder(config).env(env).disk(disk.clone()).start()).await.unwrap();
-            timeout(SOON, node.serving()).await.unwrap();
+            let (node, disk) = one_node().await;
             let facts = node.0.facts.clone();
             assert_eq!(facts.live(), Ok(()));
             // Nobody waits for the node's end: what it says of itself must not depend on that.

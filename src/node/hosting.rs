@@ -284,10 +284,10 @@ impl Hosting {
         Ok(())
     }
 
-    /// Another replica takes the place of the one that is here, whose data go.
+    /// Another replica takes the place of an older one that is here, whose data go.
     pub(super) async fn replace(&self, group: GroupId, by: ReplicaId, purpose: Purpose) -> Result<Group, NodeError> {
         let _one = self.0.changing.lock().await;
-        if let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == by) {
+        if let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica >= by) {
             return Ok(hosted.raft);
         }
         self.close(group).await;
@@ -459,7 +459,9 @@ impl Hosting {
                 tracing::info!(group = group.0, "removing a replica");
                 self.close(group).await;
                 self.0.controller.leaders().forget(group);
-                self.0.host.remove(group).await.map_err(NodeError::Storage)
+                self.0.host.remove(group).await.map_err(NodeError::Storage)?;
+                self.troubles().forget(group);
+                Ok(())
             }
         };
         futures_util::future::try_join_all(groups.iter().map(one)).await.map(drop)

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::Config,
     controller::{
-        self, Controller, ExecuteError,
+        self, Answer, Controller, ExecuteError,
         machine::{Addresses, Bootstrap, Command, Metadata, Purpose, RegisterNode, Seed},
     },
     peer::gossip,
@@ -22,7 +22,11 @@ use highwater_raft::{
     log::Directory,
     transport::{Peer, quic::QuicNetwork},
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc;
 
 /// One try of a command at start; it is repeated until it works.
@@ -54,12 +58,19 @@ impl Life {
         self.until_closed(async move { failure.set(NodeError::Storage(directory.failed().await)) });
         let life = self.clone();
         self.until_closed(async move {
+            let mut replaced = BTreeSet::new();
             while let Some(fallen) = failures.recv().await {
                 match life.hosting.fault(fallen.group).filter(|_| fallen.group == controller::GROUP) {
+                    // It may be said more than once.
+                    Some(_) if !replaced.insert(fallen.replica) => {}
+                    // It takes a leader of the controller group: what else fails does not wait for that.
                     Some(why) => {
-                        if let Err(error) = life.replace_controller(&why).await {
-                            life.failure.set(error);
-                        }
+                        let replacing = life.clone();
+                        life.until_closed(async move {
+                            if let Err(error) = replacing.replace_controller(&why).await {
+                                replacing.failure.set(error);
+                            }
+                        });
                     }
                     None => life.hosting.fail(fallen).await,
                 }
@@ -113,16 +124,29 @@ impl Life {
     /// Joins the cluster and serves; ends only with an error.
     async fn serve(&self, raft: &Group, register: RegisterNode) -> Result<(), NodeError> {
         if let Some(founding) = self.seeds.founds() {
-            if raft.log().last().is_none() {
+            // A replica that took the place of the first one is empty too, and no founder.
+            if raft.replica() == self.seeds.first() && raft.log().last().is_none() {
                 let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), *node)).collect();
                 hosting::found(controller::GROUP, raft, voters).await?;
             }
             self.bootstrap(&founding).await?;
         }
+        if !self.seeds.has_joined() {
+            let cluster_id = self.cluster_id().await;
+            self.set_cluster_id(cluster_id);
+            self.seeds.joined(cluster_id).await?;
+        }
+        let controller = self.register(register).await?;
+        if raft.replica() < controller {
+            // The directory was away, and nobody talks to what is in it any more.
+            tracing::warn!(
+                replica = controller.0,
+                "the controller's replica here was replaced while its directory was away"
+            );
+            self.hosting.replace(controller::GROUP, controller, Purpose::Controller).await?;
+        }
         let cluster_id = self.cluster_id().await;
-        self.set_cluster_id(cluster_id);
         self.seeds.joined(cluster_id).await?;
-        self.register(register).await?;
         self.phases.enter(Phase::Serving);
         tracing::info!(node = self.config.node.id.0, cluster_id = format!("{cluster_id:016x}"), "serving");
         self.until_closed(gossip::run(self.controller.clone(), self.courier.clone(), self.env.clone()));
@@ -186,10 +210,14 @@ impl Life {
         Ok(())
     }
 
-    async fn register(&self, register: RegisterNode) -> Result<(), NodeError> {
+    /// Gives the replica of the controller group that this node is to have.
+    async fn register(&self, register: RegisterNode) -> Result<ReplicaId, NodeError> {
         loop {
             match self.controller.execute(Command::RegisterNode(register.clone()), EXECUTE).await {
-                Ok(_) => return Ok(()),
+                Ok(Answer::Registered { controller, .. }) => return Ok(controller),
+                Ok(other) => {
+                    return Err(NodeError::Refused { why: format!("registering was answered with {other:?}") });
+                }
                 Err(ExecuteError::Refused(refused)) if !refused.code.is_retriable() => {
                     return Err(NodeError::Refused { why: refused.message });
                 }

@@ -198,7 +198,7 @@ impl Node {
         let inner = &self.0;
         inner.phases.enter(Phase::Draining);
         let deadline = Instant::now() + Duration::from_millis(inner.config.node.drain_ms);
-        steward::hand_over_all(&inner.hosting, &inner.courier.others(), deadline).await;
+        steward::hand_over_all(&inner.hosting, &inner.controller, &inner.courier.others(), deadline).await;
         while inner.gateway.pools().produce.taken() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

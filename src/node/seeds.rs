@@ -6,8 +6,9 @@
 //!                                           directories, initialises; the others find themselves in its answer
 //!  else ─▶ register at the cluster: a new replica id
 //! ```
-//! **Invariant:** a seed takes its first replica id (its node id) only with the directory that the founding names. A wiped
-//! seed has another one: it registers like a new node.
+//! **Invariant:** a seed takes its first replica id (its node id) only with the directory that the founding names, and only
+//! until it has joined. A wiped seed has another directory: it registers like a new node. So does one that ended when its
+//! first replica was removed and the next one was not made yet.
 
 use super::error::NodeError;
 use crate::{
@@ -30,6 +31,7 @@ use std::{
 };
 
 const FOUNDING: &str = "founding";
+/// Noted by whoever has joined, founders too.
 const CLUSTER: &str = "cluster";
 const ASK: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -80,6 +82,11 @@ impl Seeds {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A founder's first replica of the controller group.
+    pub(super) fn first(&self) -> ReplicaId {
+        ReplicaId(self.node.0.into())
+    }
+
     /// Whether this node writes the controller group's first membership.
     pub(super) fn founds(&self) -> Option<Founding> {
         let lowest = self.cluster.seeds.iter().map(|seed| seed.id).min();
@@ -110,9 +117,13 @@ impl Seeds {
             self.ask_seeds().await?;
             return self.register(register).await;
         }
+        if self.has_joined() {
+            self.ask_seeds().await?;
+            return self.register(register).await;
+        }
         loop {
             if self.known().is_some_and(|known| known.founders.get(&self.node) == Some(&self.directory.id())) {
-                return Ok(ReplicaId(self.node.0.into()));
+                return Ok(self.first());
             }
             let answers = self.ask_seeds().await?;
             if let Some(founding) =
@@ -157,16 +168,26 @@ impl Seeds {
     /// Notes which cluster this node has joined.
     pub(super) async fn joined(&self, cluster_id: u64) -> Result<(), NodeError> {
         match self.known() {
-            Some(known) if known.cluster_id == cluster_id => Ok(()),
-            Some(known) => Err(NodeError::OtherCluster { stored: known.cluster_id, found: cluster_id }),
-            None => self.note(CLUSTER, Founding { cluster_id, founders: BTreeMap::new() }).await,
+            Some(known) if known.cluster_id != cluster_id => {
+                Err(NodeError::OtherCluster { stored: known.cluster_id, found: cluster_id })
+            }
+            _ if self.has_joined() => Ok(()),
+            _ => self.note(CLUSTER, Founding { cluster_id, founders: BTreeMap::new() }).await,
         }
+    }
+
+    /// Whether this directory has had a replica of the controller group in a cluster that is there.
+    pub(super) fn has_joined(&self) -> bool {
+        self.directory.noted(CLUSTER).is_some()
     }
 
     async fn note(&self, key: &str, founding: Founding) -> Result<(), NodeError> {
         let bytes = rmp_serde::to_vec_named(&founding).expect("plain values in memory always encode");
         self.directory.note(key, bytes.into()).await.map_err(NodeError::Storage)?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(founding);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if key == FOUNDING || known.is_none() {
+            *known = Some(founding);
+        }
         Ok(())
     }
 

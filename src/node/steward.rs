@@ -5,7 +5,7 @@ use crate::{
     controller::{
         Controller,
         machine::{Command, Placement, Purpose, Replica, ReplicaCaughtUp, ReplicaState, Swapped},
-        placement,
+        placement::{self, LeaderMove},
     },
     limits,
     runtime::Courier,
@@ -142,7 +142,8 @@ async fn bring_home(controller: &Controller, hosted: &BTreeMap<GroupId, Hosted>,
     let leaders = known.into_iter().filter_map(|(group, leader)| Some((group, leader.node?))).collect();
     let metadata = controller.metadata();
     let moves = placement::leader_moves(&metadata, &leaders, &alive, usize::MAX);
-    let mine = moves.into_iter().filter(|one| one.from == me).take(limits::TRANSFERS_AT_ONCE);
+    let may = |one: &LeaderMove| one.from == me && !controller.ailing().is_ending(one.to);
+    let mine = moves.into_iter().filter(may).take(limits::TRANSFERS_AT_ONCE);
     for one in mine {
         let Some((hosted, placement)) = hosted.get(&one.group).zip(metadata.groups.get(&one.group)) else { continue };
         let is_voter = |replica: &&Replica| replica.node == one.to && replica.state == ReplicaState::Voter;
@@ -161,13 +162,17 @@ async fn bring_home(controller: &Controller, hosted: &BTreeMap<GroupId, Hosted>,
 }
 
 /// Hands all leaderships of this node to other voters, some at a time, until `deadline`.
-pub(super) async fn hand_over_all(hosting: &Hosting, others: &[NodeId], deadline: Instant) {
+pub(super) async fn hand_over_all(hosting: &Hosting, controller: &Controller, others: &[NodeId], deadline: Instant) {
+    controller.ailing().note_ending(controller.node(), true);
+    controller.leaders().stir();
     let led: Vec<_> = hosting.all().into_values().filter(|hosted| hosted.raft.role().borrow().leading).collect();
     for some in led.chunks(limits::TRANSFERS_AT_ONCE) {
         let transfers = some.iter().filter_map(|hosted| {
             let role = hosted.raft.role().borrow().clone();
             let may = |(id, member): &(&ReplicaId, &highwater_raft::group::Member)| {
-                member.voter && **id != hosted.replica && others.contains(&member.node.into())
+                let node = member.node.into();
+                let stays = others.contains(&node) && !controller.ailing().is_ending(node);
+                member.voter && **id != hosted.replica && stays
             };
             let to = role.members.iter().find(may).map(|(id, _)| *id)?;
             let raft = hosted.raft.clone();

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use tokio::task::LocalSet;
 
 mod behind;
+mod controller;
 mod expiry;
 mod groups;
 mod leaders;

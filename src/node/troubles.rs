@@ -68,6 +68,14 @@ impl Troubles {
         self.damaged.insert(group, (replica, why));
     }
 
+    /// Its replica is removed: what was said of it concerns no other.
+    pub(super) fn forget(&mut self, group: GroupId) {
+        self.falls.remove(&group);
+        self.served.remove(&group);
+        self.damaged.remove(&group);
+        self.waiting.remove(&group);
+    }
+
     /// Which ones stay out.
     pub(super) fn out(&self, now: Instant) -> BTreeSet<GroupId> {
         self.falls.iter().filter(|(_, fall)| fall.back > now).map(|(group, _)| *group).collect()

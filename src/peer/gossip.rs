@@ -1,4 +1,4 @@
-//! Who leads what, and which replicas are not well: each node tells all others when its part changes, and asks them the same.
+//! Who leads what, which replicas are not well, and who is about to end: each node tells all others when its part changes, and asks them the same.
 
 use crate::{
     controller::{Ailment, Controller},
@@ -25,6 +25,9 @@ pub(crate) struct Led {
     /// Groups whose replica at the sender is not well, and how.
     #[serde(rename = "a", default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) ailing: Vec<(u64, u8)>,
+    /// The sender is about to end: nobody hands it a lead.
+    #[serde(rename = "e", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) ending: bool,
 }
 
 fn led(controller: &Controller) -> Bytes {
@@ -32,13 +35,15 @@ fn led(controller: &Controller) -> Bytes {
         controller.leaders().led_by(controller.node()).into_iter().map(|(group, epoch)| (group.0, epoch)).collect();
     let ailing =
         controller.ailing().of(controller.node()).into_iter().map(|(group, how)| (group.0, how as u8)).collect();
-    rmp_serde::to_vec_named(&Led { groups, ailing }).expect("plain values in memory always encode").into()
+    let ending = controller.ailing().is_ending(controller.node());
+    rmp_serde::to_vec_named(&Led { groups, ailing, ending }).expect("plain values in memory always encode").into()
 }
 
 fn note(controller: &Controller, from: NodeId, told: &Bytes) {
-    let Ok(Led { groups, ailing }) = decode(told) else { return };
+    let Ok(Led { groups, ailing, ending }) = decode(told) else { return };
     let known = |(group, how): (u64, u8)| Some((GroupId(group), Ailment::from_u8(how)?));
     controller.ailing().note(from, ailing.into_iter().filter_map(known).collect());
+    controller.ailing().note_ending(from, ending);
     for (group, epoch) in groups {
         controller.leaders().note(GroupId(group), Some(from), epoch);
     }
@@ -84,7 +89,8 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_it_was() {
-        let told = Led { groups: vec![(1_024, 7), (1_025, 3)], ailing: vec![(1_026, Ailment::Mending as u8)] };
+        let ailing = vec![(1_026, Ailment::Mending as u8)];
+        let told = Led { groups: vec![(1_024, 7), (1_025, 3)], ailing, ending: false };
         highwater_raft::testing::golden("peers/gossip.hex", &rmp_serde::to_vec_named(&told).unwrap());
         let ailments = (0..=u8::MAX).filter_map(|n| Some((n, Ailment::from_u8(n)?)));
         let told = [(1, Ailment::Failed), (2, Ailment::Mending), (3, Ailment::Damaged)];

@@ -187,12 +187,14 @@ impl Ground {
             |leader: Option<NodeId>| leader.is_some_and(|node| node != self.node() && self.is_alive(node));
         loop {
             let Listed { groups, elsewhere } = self.groups.list().await;
-            let lost = elsewhere.iter().filter(|(_, leader)| !is_elsewhere(*leader)).count();
+            let lost = elsewhere.iter().filter(|(_, leader)| !is_elsewhere(*leader));
+            let missing: Vec<u64> = lost.map(|(home, _)| home.0).collect();
             let is_over = Instant::now() >= until;
-            if lost == 0 || (is_over && !groups.is_empty()) {
-                return Ok(wire::GroupList { groups });
+            if missing.is_empty() || (is_over && !groups.is_empty()) {
+                return Ok(wire::GroupList { groups, missing });
             }
             if is_over {
+                let lost = missing.len();
                 let said = format!("{lost} homes of consumer groups have no leader that answers: try again");
                 return Err(Refused::new(Code::NotReady, said));
             }

@@ -42,6 +42,7 @@ pub struct Builder {
     nodes: u16,
     seed: u64,
     log_file_bytes: Option<u64>,
+    home_groups: u64,
 }
 
 impl Builder {
@@ -60,6 +61,13 @@ impl Builder {
     /// Small files: write-ahead log files of so many bytes are recycled, and segments sealed, within a short test.
     pub fn log_file_bytes(mut self, bytes: u64) -> Self {
         self.log_file_bytes = Some(bytes);
+        self
+    }
+
+    /// So many homes of consumer groups.
+    #[cfg(test)]
+    pub(crate) fn home_groups(mut self, home_groups: u64) -> Self {
+        self.home_groups = home_groups;
         self
     }
 
@@ -150,7 +158,7 @@ struct Life {
 impl TestCluster {
     /// Three nodes, seed 1.
     pub fn builder() -> Builder {
-        Builder { nodes: 3, seed: 1, log_file_bytes: None }
+        Builder { nodes: 3, seed: 1, log_file_bytes: None, home_groups: 2 }
     }
 
     /// All nodes, whether they live or not.
@@ -361,7 +369,7 @@ impl Builder {
     fn of(&self, id: NodeId) -> Config {
         let mut config = Config::local(u16::try_from(id.0).expect("few nodes"), self.nodes);
         config.cluster.name = "test".into();
-        config.cluster.home_groups = 2;
+        config.cluster.home_groups = self.home_groups;
         // Of a simulated disk, which is small.
         config.log.free_bytes_min = 1 << 20;
         config.listeners.0.clear();

@@ -127,6 +127,7 @@ pub(crate) fn samples() -> Vec<Message> {
                 members: 2,
                 generation: Generation(5),
             }],
+            missing: vec![3],
         }
         .into(),
         DescribeGroup { group: group() }.into(),

@@ -94,6 +94,14 @@ pub struct Timing {
     pub transfer: Duration,
 }
 
+impl Timing {
+    /// A node whose arbiter made no progress for so long is not vouched for. One that is overloaded is late; one that is stuck
+    /// is later still.
+    pub fn arbiter_age_max(&self) -> Duration {
+        self.suspicion * 4
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         let ms = Duration::from_millis;

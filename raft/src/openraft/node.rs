@@ -94,8 +94,7 @@ impl Node {
         let timing = detector::Timing {
             suspicion,
             flush_age_max: suspicion,
-            // An arbiter that is overloaded is late; one that is stuck is later still.
-            arbiter_age_max: suspicion * 4,
+            arbiter_age_max: options.timing.arbiter_age_max(),
             ..detector::Timing::default()
         };
         let vouch = {

@@ -76,3 +76,50 @@ async fn a_group_whose_first_replica_never_came_is_founded_by_another() {
     })
     .await;
 }
+
+/// While it answers what is in flight the others see it alive.
+#[tokio::test(start_paused = true)]
+async fn leaderships_do_not_go_home_to_a_node_that_ends() {
+    local(async {
+        let world = World::new(3, 41).await;
+        let topic = world.topic("alpha", PARTITIONS, 3).await;
+        tokio::time::sleep(secs(8)).await;
+        let node = world.node(1).clone();
+        let in_flight = node.pools().produce.take(100).unwrap();
+        let ends = tokio::task::spawn_local(async move { node.shutdown().await });
+        tokio::time::sleep(secs(2)).await;
+        for _ in 0..40 {
+            assert!(!leaders(&world, topic).await.contains(&1));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(in_flight);
+        within(20, ends).await.unwrap().unwrap();
+    })
+    .await;
+}
+
+/// Nothing of a deleted topic is unwell.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_failed_is_forgotten_with_its_topic() {
+    local(async {
+        let world = World::new(3, 43).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        let mut n = 0;
+        for _ in 0..2 {
+            let (leader, handle) = world.leader(partition).await;
+            n = leader;
+            handle.panic();
+            tokio::time::sleep(secs(7)).await;
+        }
+        let node = world.node(n);
+        assert!(!node.0.hosting.failed().is_empty());
+        let name = "alpha".parse().unwrap();
+        let delete = crate::controller::machine::DeleteTopic { name, id: Some(topic) };
+        node.controller().execute(Command::DeleteTopic(delete), secs(5)).await.unwrap();
+        tokio::time::sleep(secs(2)).await;
+        assert!(node.0.hosting.failed().is_empty());
+        assert!(world.alive().all(|node| node.controller().ailing().all().is_empty()));
+    })
+    .await;
+}

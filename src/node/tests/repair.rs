@@ -5,7 +5,7 @@ use crate::controller::machine::{ReplicaCaughtUp, ReplicaFaulty, ReplicaState, S
 use highwater_raft::{GroupId, ReplicaId, disk::Disk as _};
 
 /// A node comes back with an empty disk.
-async fn wipe(world: &mut World, n: usize) {
+pub(super) async fn wipe(world: &mut World, n: usize) {
     world.crash(n);
     let env = Env::simulated(world.seed + 77 + n as u64, EPOCH_MS, TaskSet::default());
     world.slots[n].disk = SimDisk::new(env, SimLimits::default());
@@ -13,19 +13,19 @@ async fn wipe(world: &mut World, n: usize) {
 }
 
 /// All that was written is on disk, and something is behind it.
-async fn seal() {
+pub(super) async fn seal() {
     tokio::time::sleep(secs(1)).await;
 }
 
 /// The replica of each group that a node is to host.
-fn replicas_of(world: &World, n: usize) -> BTreeMap<GroupId, ReplicaId> {
+pub(super) fn replicas_of(world: &World, n: usize) -> BTreeMap<GroupId, ReplicaId> {
     let node = world.node(n);
     let metadata = node.controller().metadata();
     metadata.hosted_by(node.id()).map(|(group, _, replica)| (group, replica.id)).collect()
 }
 
 /// Waits until every group has nothing but sound voters, as each node sees it; gives how long that took.
-async fn whole(world: &World) -> Duration {
+pub(super) async fn whole(world: &World) -> Duration {
     let begun = Instant::now();
     let is_sound = |node: &Node| {
         let metadata = node.controller().metadata();
@@ -100,7 +100,7 @@ pub(super) async fn fill(
 }
 
 /// Flips a bit of the last place in a node's write-ahead log that holds these bytes.
-fn flip(world: &World, n: usize, bytes: &[u8]) {
+pub(super) fn flip(world: &World, n: usize, bytes: &[u8]) {
     let disk = &world.slots[n].disk;
     let is_wal = |path: &String| path.starts_with("wal/") && path.ends_with(".wal");
     let files = disk.files().into_iter().map(|(path, _)| path).filter(is_wal);

@@ -110,8 +110,8 @@ fn led(data: &[u8]) {
     let answer = decoded::<Led>(&answer).expect("what was encoded decodes");
     let leads: Vec<_> = controller.leaders().led_by(HERE).iter().map(|(group, epoch)| (group.0, *epoch)).collect();
     assert_eq!(answer.groups, leads);
-    let Some(Led { groups, ailing }) = decoded::<Led>(data) else {
-        assert!(after == before && controller.ailing().of(PEER).is_empty());
+    let Some(Led { groups, ailing, ending }) = decoded::<Led>(data) else {
+        assert!(after == before && controller.ailing().of(PEER).is_empty() && !controller.ailing().is_ending(PEER));
         return;
     };
     let mut newest = BTreeMap::new();
@@ -128,6 +128,7 @@ fn led(data: &[u8]) {
     }
     let (ailing, ails): (BTreeSet<_>, _) = (ailing.into_iter().collect(), controller.ailing().of(PEER));
     assert!(ails.iter().all(|(group, how)| ailing.contains(&(group.0, *how as u8))));
+    assert_eq!((controller.ailing().is_ending(PEER), controller.ailing().is_ending(HERE)), (ending, false));
     let changed = controller.leaders().changed();
     gossip::exchange(&controller, PEER, &told);
     assert!(!changed.has_changed().unwrap_or(true) && controller.ailing().of(PEER) == ails);
@@ -211,7 +212,8 @@ fn seeds() -> Vec<Vec<u8>> {
     fn of(choice: &[u8], value: &impl Serialize) -> Vec<u8> {
         [choice, &rmp_serde::to_vec_named(value).expect("plain values in memory always encode")].concat()
     }
-    let said = Led { groups: vec![(1_024, 8), (1_026, 3)], ailing: vec![(1_026, Ailment::Mending as u8)] };
+    let said =
+        Led { groups: vec![(1_024, 8), (1_026, 3)], ailing: vec![(1_026, Ailment::Mending as u8)], ending: true };
     let registers = RegisterNode { node: PEER, directory: DirectoryId(0x22), addresses: Addresses::default() };
     let Raw { kind, body } = Command::RegisterNode(registers).encode();
     let founders = [(HERE, DirectoryId(0x11)), (PEER, DirectoryId(0x22))].into();

@@ -260,6 +260,10 @@ pub struct GroupList {
     /// The groups.
     #[serde(rename = "g", default)]
     pub groups: Vec<GroupSummary>,
+    /// Homes with a replica at the answering node that have no leader that answers, numbered from 1: the groups that live
+    /// there are not in the list.
+    #[serde(rename = "m", default)]
+    pub missing: Vec<u64>,
 }
 
 /// One line of a [`GroupList`].

@@ -57,7 +57,7 @@ impl Seeds {
     /// What one of them runs.
     pub fn options(&self, seed: u64) -> sim::Options {
         let base = if self.brief { sim::Options::brief(seed) } else { sim::Options::new(seed) };
-        let full = self.full_every > 0 && seed % self.full_every == 0;
+        let full = self.full_every > 0 && seed.is_multiple_of(self.full_every);
         sim::Options { seconds: self.seconds.unwrap_or(base.seconds), full, ..base }
     }
 

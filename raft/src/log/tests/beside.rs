@@ -1,0 +1,104 @@
+//! Reads that wait for a reader's thread, while what they look for is moved, or goes.
+
+use super::{
+    super::{core::waiter, mover::move_applied},
+    *,
+};
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, spawn_local, yield_now},
+};
+
+/// A boundary behind every such index.
+const BOUNDARY: u64 = 8;
+
+fn checkpoint(index: u64) -> Checkpoint {
+    let last = LogId { term: 1, index };
+    Checkpoint { last, offset: index + 1, membership: Bytes::new(), machine: Bytes::from(format!("at {index}")) }
+}
+
+/// One group with entries that take an offset each, of which those up to and with `moved` are in segments, and in no memory.
+async fn moved(node: &Node, upto: u64) -> (Directory, Group) {
+    let directory = node.open().await;
+    let group = create(&directory, G).await;
+    append(&group, (0..40).map(|index| entry(index, 1, 300)).collect()).await.unwrap();
+    apply(&group, 0..upto);
+    move_on(&group).await;
+    (directory, group)
+}
+
+fn apply(group: &Group, indexes: std::ops::Range<u64>) {
+    for index in indexes {
+        let max_timestamp = i64::try_from(index * 10).unwrap();
+        let stamp = Stamp { index, offset: index, offset_end: index + 1, max_timestamp, note: Bytes::new() };
+        group.note_applied(vec![stamp]);
+        if index % BOUNDARY == BOUNDARY - 1 {
+            group.seal(checkpoint(index));
+        }
+    }
+}
+
+/// All that is applied to segments, and out of the memory.
+async fn move_on(group: &Group) {
+    move_applied(&group.core.common, &group.core, &group.shared).await.unwrap();
+    group.shared.state().evict(0, 40, 0);
+}
+
+async fn trim(group: &Group, offset: u64) {
+    let upto = group.trim(offset).expect("a segment begins there");
+    let (done, wait) = waiter();
+    group.purge(upto, done);
+    wait.await.unwrap().unwrap();
+    sealed().await;
+}
+
+/// Has `read` wait for a reader's thread while `work` is done.
+async fn while_readers_are_busy<T: 'static>(
+    group: &Group,
+    read: impl Future<Output = T> + 'static,
+    work: impl Future<Output = ()>,
+) -> T {
+    let busy: Vec<(oneshot::Sender<()>, JoinHandle<_>)> = (0..2)
+        .map(|_| {
+            let (free, wait) = oneshot::channel();
+            let core = group.core.clone();
+            (free, spawn_local(async move { core.readers.run(move || async move { drop(wait.await) }).await }))
+        })
+        .collect();
+    yield_now().await;
+    let read = spawn_local(read);
+    yield_now().await;
+    work.await;
+    drop(busy);
+    read.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_by_time_sees_what_moves_meanwhile() {
+    let node = Node::new(21);
+    local(async {
+        let (_directory, group) = moved(&node, 5).await;
+        apply(&group, 5..40);
+        let searching = group.clone();
+        let found =
+            while_readers_are_busy(&group, async move { searching.find_time(60).await.unwrap() }, move_on(&group));
+        assert_eq!(found.await, Some(6));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_by_time_goes_on_behind_what_is_trimmed_meanwhile() {
+    let node = Node::new(22);
+    local(async {
+        let (_directory, group) = moved(&node, 40).await;
+        let searching = group.clone();
+        let found = while_readers_are_busy(
+            &group,
+            async move { searching.find_time(10).await.map_err(|error| error.to_string()) },
+            trim(&group, 2 * BOUNDARY),
+        );
+        assert_eq!(found.await, Ok(Some(2 * BOUNDARY)));
+    })
+    .await;
+}

@@ -260,17 +260,27 @@ impl Group {
 
     /// The state before the first retained segment: what a follower behind the start gets. Reads a file.
     pub async fn base_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
-        let path = {
-            let state = self.shared.state();
-            if let Some(installed) = state.installed.clone() {
-                return Ok(Some(installed));
+        let mut missing = None;
+        loop {
+            let path = {
+                let state = self.shared.state();
+                if let Some(installed) = state.installed.clone() {
+                    return Ok(Some(installed));
+                }
+                let Some(segment) = first_kept(&state).filter(|s| s.first > 0) else { return Ok(None) };
+                segment.base_path(self.shared.owner)
+            };
+            if missing.as_ref() == Some(&path) {
+                return Ok(None);
             }
-            let Some(segment) = first_kept(&state).filter(|s| s.first > 0) else { return Ok(None) };
-            segment.base_path(self.shared.owner)
-        };
-        let (common, owner) = (self.core.common.clone(), self.shared.owner);
-        let read = self.core.readers.run(move || async move { checkpoint::read(&*common.disk, owner, &path).await });
-        read.await?.inspect_err(|error| self.condemn_if_damaged(error))
+            let (common, owner, file) = (self.core.common.clone(), self.shared.owner, path.clone());
+            let read = move || async move { checkpoint::read(&*common.disk, owner, &file).await };
+            match self.core.readers.run(read).await? {
+                // With its segment, if another is the first one by now.
+                Ok(None) => missing = Some(path),
+                other => return other.inspect_err(|error| self.condemn_if_damaged(error)),
+            }
+        }
     }
 }
 

@@ -102,3 +102,20 @@ async fn a_search_by_time_goes_on_behind_what_is_trimmed_meanwhile() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn there_is_a_base_checkpoint_while_the_log_is_trimmed() {
+    let node = Node::new(23);
+    local(async {
+        let (_directory, group) = moved(&node, 40).await;
+        trim(&group, BOUNDARY).await;
+        let reading = group.clone();
+        let found = while_readers_are_busy(
+            &group,
+            async move { reading.base_checkpoint().await.unwrap() },
+            trim(&group, 2 * BOUNDARY),
+        );
+        assert_eq!(found.await, Some(checkpoint(2 * BOUNDARY - 1)));
+    })
+    .await;
+}

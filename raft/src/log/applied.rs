@@ -395,9 +395,9 @@ async fn collect(
             return Ok(entries);
         }
     }
-    let short = next.is_some_and(|next| next < found.end) && !found.open;
-    if short {
-        Err(super::core::damaged(format!("it ends at entry {next:?}, {} are due", found.end)))
+    let next = next.unwrap_or(found.segment.first);
+    if next < found.end && !found.open {
+        Err(super::core::damaged(format!("it ends at entry {next}, {} are due", found.end)))
     } else {
         Ok(entries)
     }

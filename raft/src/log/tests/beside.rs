@@ -4,6 +4,7 @@ use super::{
     super::{core::waiter, mover::move_applied},
     *,
 };
+use crate::disk::Disk;
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, spawn_local, yield_now},
@@ -116,6 +117,24 @@ async fn there_is_a_base_checkpoint_while_the_log_is_trimmed() {
             trim(&group, 2 * BOUNDARY),
         );
         assert_eq!(found.await, Some(checkpoint(2 * BOUNDARY - 1)));
+    })
+    .await;
+}
+
+/// All its entries are gone: nothing is left that could tell by itself that it ends too early.
+#[tokio::test(start_paused = true)]
+async fn a_sealed_segment_without_entries_is_damaged() {
+    let mut node = Node::new(24);
+    local(async {
+        let (directory, group) = moved(&node, 40).await;
+        drop((directory, group));
+        node.kill();
+        let segments = node.disk.files().into_iter().map(|(path, _)| path).filter(|path| path.ends_with(".seg"));
+        let oldest = segments.min().unwrap();
+        node.disk.open(&oldest, false).await.unwrap().set_len(64).await.unwrap();
+        let group = node.open().await.group(G).unwrap();
+        let found = group.read_applied(0, 10).await;
+        assert!(matches!(found, Err(ReadError::Damaged { first: 0, end: BOUNDARY })), "{found:?}");
     })
     .await;
 }

@@ -138,3 +138,37 @@ async fn a_sealed_segment_without_entries_is_damaged() {
     })
     .await;
 }
+
+/// A segment is set aside before the log says, durably, that it is not the open one any more.
+#[tokio::test(start_paused = true)]
+async fn damage_found_before_the_seal_is_durable_costs_one_replica() {
+    let mut node = Node::new(25);
+    local(async {
+        let (directory, group) = moved(&node, 5).await;
+        create(&directory, H).await;
+        node.disk.drag(".wal", 100_000);
+        group.save_vote(Bytes::from_static(b"in the way"), Box::new(|_| ()));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        apply(&group, 5..20);
+        let moving = group.clone();
+        spawn_local(async move { move_on(&moving).await });
+        while group.shared.state().segments.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        group.shared.state().evict(0, 40, 0);
+        let segments = node.disk.files().into_iter().map(|(path, _)| path).filter(|path| path.ends_with(".seg"));
+        node.disk.flip_bit(&segments.min().unwrap(), 200, 1);
+        let found = group.read_applied(0, 10).await;
+        assert!(matches!(found, Err(ReadError::Damaged { first: 0, end: BOUNDARY })), "{found:?}");
+        node.disk.drag("", 1);
+        drop((directory, group));
+        node.kill();
+        for _ in 0..2 {
+            let directory = node.open().await;
+            assert!(matches!(health(&directory, G), Health::Faulty(why) if why.contains("is damaged")));
+            assert_eq!(health(&directory, H), Health::Good);
+            node.kill();
+        }
+    })
+    .await;
+}

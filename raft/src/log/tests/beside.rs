@@ -1,4 +1,4 @@
-//! Reads that wait for a reader's thread, while what they look for is moved, or goes.
+//! Reads that wait for a reader's thread, while what they look for is moved, or goes; and threads that end.
 
 use super::{
     super::{core::waiter, mover::move_applied},
@@ -171,4 +171,24 @@ async fn damage_found_before_the_seal_is_durable_costs_one_replica() {
         }
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thread_that_panics_fails_the_directory() {
+    for reads in [false, true] {
+        let node = Node::new(26);
+        local(async {
+            let directory = node.open().await;
+            let group = create(&directory, G).await;
+            if reads {
+                let panics = || async { panic!("on purpose") };
+                let _: io::Result<()> = group.core.readers.run(panics).await;
+            } else {
+                group.append(vec![entry(0, 1, 10)], Box::new(|_| panic!("on purpose")));
+            }
+            let failed = tokio::time::timeout(Duration::from_secs(1), directory.failed()).await;
+            assert!(failed.is_ok_and(|error| error.to_string().contains("panicked")), "reads: {reads}");
+        })
+        .await;
+    }
 }

@@ -216,11 +216,22 @@ impl Group {
 
     /// Offset of the first entry, not wholly below the log start, whose `max_timestamp` is at or above `timestamp_ms`.
     pub async fn find_time(&self, timestamp_ms: i64) -> io::Result<Option<u64>> {
+        for _ in 0..super::group::TRIES {
+            if let Some(found) = self.search_time(timestamp_ms).await? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::other("entries move faster than they can be searched"))
+    }
+
+    /// `None` when entries moved, or went, while others were searched.
+    async fn search_time(&self, timestamp_ms: i64) -> io::Result<Option<Option<u64>>> {
         let (segments, log_start): (Vec<Found>, u64) = {
             let state = self.shared.state();
             let first = state.segments.partition_point(|s| s.offset <= state.start_offset).saturating_sub(1);
             ((first..state.segments.len()).map(|at| found(&state, at)).collect(), state.start_offset)
         };
+        let searched = segments.last().map_or(0, |open| open.end);
         let hit = move |stamp: &Stamp| {
             let serves = stamp.offset_end > stamp.offset.max(log_start);
             serves && stamp.max_timestamp >= timestamp_ms
@@ -231,31 +242,45 @@ impl Group {
             match self.in_segment(segment, start, wanted, 0).await {
                 Ok(entries) => {
                     if let Some(entry) = entries.first() {
-                        return Ok(Some(entry.stamp.offset));
+                        return Ok(Some(Some(entry.stamp.offset)));
                     }
                 }
+                Err(ReadError::BelowStart { .. }) => return Ok(None),
                 Err(ReadError::Io(error)) => return Err(error),
                 Err(other) => return Err(super::core::damaged(other.to_string())),
             }
         }
         let state = self.shared.state();
+        if state.first > searched {
+            return Ok(None);
+        }
         let mut stamps = state.slots.iter().filter_map(|slot| slot.stamp.as_ref());
-        Ok(stamps.find(|stamp| hit(stamp)).map(|stamp| stamp.offset))
+        Ok(Some(stamps.find(|stamp| hit(stamp)).map(|stamp| stamp.offset)))
     }
 
     /// The state before the first retained segment: what a follower behind the start gets. Reads a file.
     pub async fn base_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
-        let path = {
-            let state = self.shared.state();
-            if let Some(installed) = state.installed.clone() {
-                return Ok(Some(installed));
+        let mut missing = None;
+        loop {
+            let path = {
+                let state = self.shared.state();
+                if let Some(installed) = state.installed.clone() {
+                    return Ok(Some(installed));
+                }
+                let Some(segment) = first_kept(&state).filter(|s| s.first > 0) else { return Ok(None) };
+                segment.base_path(self.shared.owner)
+            };
+            if missing.as_ref() == Some(&path) {
+                return Ok(None);
             }
-            let Some(segment) = first_kept(&state).filter(|s| s.first > 0) else { return Ok(None) };
-            segment.base_path(self.shared.owner)
-        };
-        let (common, owner) = (self.core.common.clone(), self.shared.owner);
-        let read = self.core.readers.run(move || async move { checkpoint::read(&*common.disk, owner, &path).await });
-        read.await?.inspect_err(|error| self.condemn_if_damaged(error))
+            let (common, owner, file) = (self.core.common.clone(), self.shared.owner, path.clone());
+            let read = move || async move { checkpoint::read(&*common.disk, owner, &file).await };
+            match self.core.readers.run(read).await? {
+                // With its segment, if another is the first one by now.
+                Ok(None) => missing = Some(path),
+                other => return other.inspect_err(|error| self.condemn_if_damaged(error)),
+            }
+        }
     }
 }
 
@@ -370,9 +395,9 @@ async fn collect(
             return Ok(entries);
         }
     }
-    let short = next.is_some_and(|next| next < found.end) && !found.open;
-    if short {
-        Err(super::core::damaged(format!("it ends at entry {next:?}, {} are due", found.end)))
+    let next = next.unwrap_or(found.segment.first);
+    if next < found.end && !found.open {
+        Err(super::core::damaged(format!("it ends at entry {next}, {} are due", found.end)))
     } else {
         Ok(entries)
     }

@@ -177,6 +177,17 @@ impl Refused {
     }
 }
 
+/// Held by each thread of the log: one that panics fails the directory, for its part of the work is done by nobody else.
+pub(super) struct Running(pub(super) Arc<Common>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(&io::Error::other("a thread of the log has panicked"));
+        }
+    }
+}
+
 /// A `Done` that answers a channel.
 pub(super) fn waiter() -> (Done, oneshot::Receiver<io::Result<()>>) {
     let (tx, rx) = oneshot::channel();

@@ -69,6 +69,10 @@ async fn segments(
         }
     }
     let open = match open {
+        // As a reader left it that found damage when it was sealed, which the WAL was not told any more.
+        Some(open) if open.damaged => {
+            return Ok(Err(format!("the open segment from entry {} is damaged", open.first)));
+        }
         Some(open) => {
             let len = common.disk.open(&open.path(owner), false).await?.len().await?;
             if len < open.len {

@@ -194,7 +194,7 @@ fn start(
     jobs_rx: Jobs,
 ) -> io::Result<Arc<Core>> {
     let (ops, ops_rx) = mpsc::unbounded_channel();
-    let readers = Readers::start(&common.env)?;
+    let readers = Readers::start(common)?;
     let core = Arc::new(Core { common: common.clone(), ops, readers, jobs });
     common.env.spawn_thread("log-wal", move || -> LocalFuture { Box::pin(wal.run(ops_rx)) })?;
     let retirer = Retirer::new(common.clone(), Arc::downgrade(&core));

@@ -2,15 +2,18 @@
 
 use super::{
     Entry, LogId,
-    core::{Common, closed, damaged},
+    core::{Common, Running, closed, damaged},
     entry::{EntryHead, HEAD},
     state::{Place, Shared},
 };
-use crate::{env::Env, env::LocalFuture};
+use crate::env::LocalFuture;
 use futures_util::future::BoxFuture;
 use std::{
     io,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,12 +31,14 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(env: &Env) -> io::Result<Self> {
+    pub(super) fn start(common: &Arc<Common>) -> io::Result<Self> {
         let mut threads = Vec::new();
         for i in 0..READERS {
             let (tx, mut rx) = mpsc::unbounded_channel::<Work>();
-            env.spawn_thread(&format!("log-reader-{i}"), move || -> LocalFuture {
+            let running = Running(common.clone());
+            common.env.spawn_thread(&format!("log-reader-{i}"), move || -> LocalFuture {
                 Box::pin(async move {
+                    let _running = running;
                     while let Some(work) = rx.recv().await {
                         work().await;
                     }

@@ -5,7 +5,7 @@
 
 use super::{
     Checkpoint, Entry, LogId, checkpoint,
-    core::{Append, Body, Common, Core, Job, closed, waiter},
+    core::{Append, Body, Common, Core, Job, Running, closed, waiter},
     entry::{self, Owner},
     mover::move_applied,
     reader::{self, Cold},
@@ -45,6 +45,7 @@ impl Retirer {
 
     /// Serves until all senders are gone.
     pub(super) async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        let _running = Running(self.common.clone());
         while let Some(job) = jobs.recv().await {
             if self.common.failure().is_some() {
                 continue;

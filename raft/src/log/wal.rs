@@ -9,7 +9,7 @@
 use super::{
     Done, LogId,
     cache::Cache,
-    core::{Append, Body, Common, Job, Op, again, closed},
+    core::{Append, Body, Common, Job, Op, Running, again, closed},
     frame::{self, Piece, Seed},
     record::{Hard, NO_GROUP, Record, Table, kind},
     walfiles,
@@ -89,6 +89,7 @@ fn range(record: &Record) -> (u64, u64) {
 impl Wal {
     /// Serves the queue until it closes, a `Close` comes, or storage fails.
     pub(super) async fn run(mut self, mut ops: mpsc::UnboundedReceiver<Op>) {
+        let _running = Running(self.common.clone());
         let mut waiting = VecDeque::new();
         let ended = self.serve(&mut ops, &mut waiting).await;
         let error = ended.err();

@@ -1,5 +1,6 @@
 //! One conformance suite for simulated and real disk, and what only a simulated disk can show.
 
+mod beside;
 mod bounds;
 mod conformance;
 mod crash;

@@ -54,7 +54,7 @@ impl Change {
 }
 
 /// Which sectors of a write are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Sectors {
     All,
     First(u32),
@@ -79,7 +79,7 @@ impl Sectors {
 }
 
 /// One state, without its bytes: which changes are there, and how many changes of names. Equal states have equal bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct State {
     names: BTreeMap<String, u64>,
     versions: BTreeMap<u64, u64>,

@@ -7,20 +7,31 @@
 //!
 //! The other side: what was synced and is gone is said, by each start until it is written down.
 //!
-//! `HIGHWATER_CRASH=deep` takes each subset of the sectors of small writes, and breaks off every recovery.
+//! `HIGHWATER_CRASH=deep` (with `-- --nocapture every_crash`, to see how far it is) also takes each subset of the sectors of small
+//! writes, recovers twice from every state, and breaks off more recoveries. Above [`DEEP_STATES`] it takes a part of these
+//! further states, the same in each run: a few minutes in a debug build.
 
 mod medium;
 mod workload;
 
 use super::*;
 use medium::{Files, Medium, SECTOR, State as Left};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 use workload::{Life, Logical, Seen, checkpoint, is_content, live, offset_at, stamp, tiny};
 
 /// Recoveries after which another follows: one of so many.
 const RECOVERED_TWICE: usize = 4;
 /// Recoveries that are broken off: one of so many.
 const BROKEN_OFF: usize = 200;
+/// The same of `deep`: breaking one off takes fifty others, and breaking off all of them took hours.
+const DEEP_BROKEN_OFF: usize = 40;
+/// States that `deep` takes at most, beside those that are taken anyway.
+const DEEP_STATES: usize = 50_000;
+/// States between two lines that say how far it is.
+const PROGRESS: usize = 1_000;
 
 #[derive(Default, Debug)]
 struct Counts {
@@ -43,6 +54,7 @@ fn every_crash_leaves_what_was_acknowledged() {
     let counts = run(async move {
         let life = live().await;
         reaches_what_it_is_for(&life);
+        let further = deep.then(|| Further::of(&life));
         let mut counts = Counts { points: life.steps.len() + 1, ..Counts::default() };
         let mut medium = Medium::default();
         let mut known: BTreeMap<Left, usize> = BTreeMap::new();
@@ -51,14 +63,22 @@ fn every_crash_leaves_what_was_acknowledged() {
                 medium.take(&life.steps[step]);
             }
             let (acked, asked) = life.bounds(point);
-            for left in medium.states(deep) {
+            let mut states = medium.states(false);
+            if let Some(further) = &further {
+                states.extend(medium.states(true).into_iter().filter(|left| further.takes(left)));
+            }
+            for left in states {
                 let held = match known.get(&left) {
                     Some(held) => *held,
                     None => {
                         counts.states += 1;
+                        if deep && counts.states.is_multiple_of(PROGRESS) {
+                            eprintln!("step {point} of {}: {counts:?}", life.steps.len());
+                        }
                         let files = medium.files(&left);
-                        let each = |n: usize| deep || counts.states.is_multiple_of(n);
-                        let often = Often { twice: each(RECOVERED_TWICE), broken_off: each(BROKEN_OFF) };
+                        let each = |n: usize| counts.states.is_multiple_of(n);
+                        let broken_off = each(if deep { DEEP_BROKEN_OFF } else { BROKEN_OFF });
+                        let often = Often { twice: deep || each(RECOVERED_TWICE), broken_off };
                         let held = recovered(&life, files, (acked, asked), often, &mut counts).await;
                         let held = held.unwrap_or_else(|why| panic!("step {point}, {left:?}: {why}"));
                         known.insert(left.clone(), held);
@@ -73,6 +93,34 @@ fn every_crash_leaves_what_was_acknowledged() {
     });
     eprintln!("{counts:?}");
     assert!(counts.points > 300 && counts.states > 2_500 && counts.states_in_recovery > 800, "{counts:?}");
+}
+
+/// What `deep` takes beside the states that are taken anyway: by their content, so the same in each run.
+struct Further {
+    each: u64,
+}
+
+impl Further {
+    fn of(life: &Life) -> Self {
+        let (mut medium, mut all) = (Medium::default(), BTreeSet::new());
+        for step in &life.steps {
+            medium.take(step);
+            all.extend(medium.states(true).iter().map(number));
+        }
+        let each = all.len().div_ceil(DEEP_STATES).max(1);
+        eprintln!("{} states: beside the usual ones one of {each} is taken", all.len());
+        Self { each: each as u64 }
+    }
+
+    fn takes(&self, left: &Left) -> bool {
+        number(left).is_multiple_of(self.each)
+    }
+}
+
+fn number(left: &Left) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    left.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What this test is for happens in the life: files are switched and recycled, entries carried and moved, segments
@@ -139,7 +187,7 @@ async fn recovered(
     if often.broken_off {
         counts.recoveries_broken += 1;
         let mut medium = Medium::of(&files);
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         for (at, step) in steps.iter().enumerate() {
             medium.take(step);
             for left in medium.states(false) {
@@ -291,7 +339,7 @@ fn a_newest_file_that_is_gone_is_said_by_every_start() {
         let disk = holding(files.clone());
         read_all(&disk).await.expect_err("the first start");
         let mut medium = Medium::of(&files);
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         for (at, step) in disk.journal().iter().enumerate() {
             medium.take(step);
             for left in medium.states(false) {

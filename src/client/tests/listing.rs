@@ -1,6 +1,10 @@
-//! What a list of groups says of homes that do not answer.
+//! What is told of groups, topics and offsets: of homes that do not answer, of what was changed just now.
 
-use crate::{testing::TestCluster, types::Position};
+use crate::{
+    client::NewTopic,
+    testing::TestCluster,
+    types::{Position, TopicName},
+};
 use std::time::Duration;
 
 #[test]
@@ -26,5 +30,29 @@ fn a_list_of_groups_says_which_nodes_gave_none() {
         let error = client.admin().groups().await.unwrap_err();
         assert!(error.to_string().contains("homes of consumer groups"), "{error}");
         drop(consumer);
+    });
+}
+
+#[test]
+fn who_changed_a_topic_sees_it_changed() {
+    TestCluster::builder().seed(32).run(|cluster| async move {
+        let orders: TopicName = "orders".parse().unwrap();
+        cluster.client().await.admin().create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        // It answers clients as before, and hears of no change.
+        cluster.isolate(cluster.nodes().last().unwrap());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut changed = 0;
+        for n in 0..12 {
+            let admin = cluster.client().await.admin();
+            let set = vec![("retention.ms".to_owned(), (1_000 + n).to_string())];
+            let asked = set.iter().cloned().map(|(name, value)| (name, Some(value))).collect();
+            // What the node that is alone is asked to change is not changed.
+            if admin.alter_topic(&orders, asked, 0).await.is_ok() {
+                assert_eq!(admin.describe_topic(&orders).await.unwrap().settings, set);
+                assert_eq!(admin.topics().await.unwrap()[0].settings, set);
+                changed += 1;
+            }
+        }
+        assert!(changed > 5, "{changed}");
     });
 }

@@ -1,11 +1,12 @@
-//! What is told of groups, topics and offsets: of homes that do not answer, of what was changed just now.
+//! What is told of groups, topics and offsets: of homes that do not answer, of what was changed just now, of what is not there.
 
 use crate::{
-    client::NewTopic,
+    client::{Code, NewTopic, Record},
     testing::TestCluster,
     types::{Position, TopicName},
 };
 use std::time::Duration;
+use tokio::time::Instant;
 
 #[test]
 fn a_list_of_groups_says_which_nodes_gave_none() {
@@ -54,5 +55,27 @@ fn who_changed_a_topic_sees_it_changed() {
             }
         }
         assert!(changed > 5, "{changed}");
+    });
+}
+
+#[test]
+fn a_group_is_not_moved_behind_the_end_and_is_told_so_at_once() {
+    TestCluster::builder().seed(33).run(|cluster| async move {
+        let client = cluster.client().await;
+        let admin = client.admin();
+        let orders: TopicName = "orders".parse().unwrap();
+        admin.create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        client.producer().build().send(Record::new(orders.clone(), "one")).await.unwrap().await.unwrap();
+        let group = "readers".parse().unwrap();
+        let builder = client.consumer().start(Position::Earliest);
+        let mut consumer = builder.subscribe("readers".parse().unwrap(), [orders.clone()]).await.unwrap();
+        while consumer.poll(Duration::from_secs(1)).await.unwrap().is_empty() {}
+        consumer.close().await.unwrap();
+        let begun = Instant::now();
+        let error = admin.reset_group(&group, &[], Position::Offset(2)).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::OffsetOutOfRange), "{error}");
+        assert!(error.to_string().contains("offset 2 is above the high watermark 1"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(admin.reset_group(&group, &[], Position::Offset(1)).await.unwrap(), [(orders, 0, 1)]);
     });
 }

@@ -35,6 +35,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 /// As a shell ends with after Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// As a shell ends with after SIGTERM.
+const TERMINATED: u8 = 143;
 
 /// The options that every command takes stand apart from its own.
 const EVERY: &str = "Options of every command";

@@ -228,3 +228,24 @@ fn dev_leaves_no_node_behind_when_another_cannot_start() {
     assert_eq!(processes_in(&folder), Vec::<String>::new());
     assert!(!fs::read_to_string(folder.join("dev.toml")).unwrap().contains("pid"), "nothing runs");
 }
+
+#[test]
+fn a_reader_that_is_stopped_says_that_it_did_not_end() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    assert_eq!(Run::begin(&cluster, &["produce", "orders"], b"a\nb\n").ended("lines").0, Some(0));
+    for (words, signal, code) in [
+        (&["--count", "3"][..], Signal::INT, 130),
+        (&["--count", "3"], Signal::TERM, 143),
+        // Nothing else ends it.
+        (&["--follow"], Signal::INT, 0),
+    ] {
+        let mut run = Run::begin(&cluster, &[&["consume", "orders"], words].concat(), b"");
+        support::wait("two records are printed", || (run.out() == "a\nb\n").then_some(()));
+        run.program.signal(signal);
+        let (ended, said) = run.ended("a reader that is stopped");
+        assert_eq!(ended, Some(code), "{words:?}: {said}");
+        assert!(said.contains("2 records"), "{words:?}: {said}");
+    }
+}

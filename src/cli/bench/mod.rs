@@ -6,7 +6,7 @@ mod load;
 mod probe;
 mod usage;
 
-use super::{ClusterNode, Context, INTERRUPTED, config, output};
+use super::{ClusterNode, Context, INTERRUPTED, TERMINATED, config, output};
 use crate::{
     client::{Admin, Client, Code, NewTopic, Record},
     types::TopicName,
@@ -181,9 +181,6 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
-
-/// As a shell ends with after SIGTERM.
-const TERMINATED: u8 = 143;
 
 impl Signals {
     /// From here on they end nothing by themselves.

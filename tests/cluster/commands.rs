@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -248,4 +249,23 @@ fn a_reader_that_is_stopped_says_that_it_did_not_end() {
         assert_eq!(ended, Some(code), "{words:?}: {said}");
         assert!(said.contains("2 records"), "{words:?}: {said}");
     }
+}
+
+#[test]
+fn chaos_is_the_program_beside_it_and_ends_with_it() {
+    // Nobody forks while the script is written.
+    let _turn = support::turn();
+    let dir = tempfile::tempdir_in(Path::new(BINARY).parent().unwrap()).unwrap();
+    let (program, chaos) = (dir.path().join("highwater"), dir.path().join("highwater-chaos"));
+    fs::hard_link(BINARY, &program).unwrap();
+    fs::write(&chaos, "#!/bin/sh\necho \"$$ $*\"\nexit 3\n").unwrap();
+    fs::set_permissions(&chaos, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--cluster", "dev.toml", "chaos", "--kill", "any"]).stdout(Stdio::piped());
+    let run = command.spawn().unwrap();
+    let id = run.id();
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    // A signal to this process is one to the other.
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} run --kill any --cluster dev.toml\n"));
 }

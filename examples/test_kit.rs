@@ -27,12 +27,16 @@ async fn invoice(client: Client, orders: TopicName, invoices: TopicName) -> Resu
     let mut consumer = client.consumer().start(Position::Earliest).subscribe(GROUP.parse()?, [orders]).await?;
     loop {
         let given = consumer.poll(Duration::from_secs(1)).await?;
+        let mut receipts = Vec::new();
         for order in &given {
             let again = if order.redelivered { "maybe again" } else { "first" };
             let key = order.value.clone().unwrap_or_default();
-            drop(producer.send(Record::new(invoices.clone(), again).key(key)).await?);
+            receipts.push(producer.send(Record::new(invoices.clone(), again).key(key)).await?);
         }
-        producer.flush().await?;
+        // Each by itself: what failed before a flush, its receipt alone tells.
+        for receipt in receipts {
+            receipt.await?;
+        }
         consumer.commit().await?;
     }
 }

@@ -11,6 +11,7 @@ use highwater_chaos::{
     soak,
 };
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -100,7 +101,14 @@ fn main() -> ExitCode {
         observe::install();
     }
     let result = match command {
-        Command::Run(args) => run(*args),
+        Command::Run(args) => match run(*args) {
+            Ok(Err(stopped)) => {
+                eprintln!("stopped by a signal: there is no verdict");
+                return ExitCode::from(stopped.code);
+            }
+            Ok(Ok(good)) => Ok(good),
+            Err(error) => Err(error),
+        },
         Command::Serve { config, facts } => serve(&config, facts.as_deref()),
         Command::Sim(sim) => simulate(&sim),
         Command::Soak(args) => soak::run(&args, say),
@@ -121,8 +129,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// A reader that had enough (`| head`) ends nothing: the exit code is the verdict.
 fn say(line: String) {
-    println!("{line}");
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn serve(config: &Path, facts: Option<&Path>) -> anyhow::Result<bool> {
@@ -130,25 +139,28 @@ fn serve(config: &Path, facts: Option<&Path>) -> anyhow::Result<bool> {
     highwater::cli::serve(config).map(|_| true)
 }
 
-fn run(args: real::Args) -> anyhow::Result<bool> {
+fn run(args: real::Args) -> anyhow::Result<Result<bool, real::Stopped>> {
     let (json, scenario, command) = (args.json, args.scenario.clone(), args.command());
     let ledger = args.ledger.then(ledger::Checkout::clean).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = tokio::task::LocalSet::new().block_on(&runtime, real::run(args))?;
+    let report = match tokio::task::LocalSet::new().block_on(&runtime, real::run(args))? {
+        Ok(report) => report,
+        Err(stopped) => return Ok(Err(stopped)),
+    };
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say(serde_json::to_string_pretty(&report)?);
     } else {
-        report.not_applied.iter().for_each(|what| println!("not done on this machine: {what}"));
-        println!("{}", report.deeds());
-        report.failures.iter().for_each(|what| println!("{what}"));
-        report.evidence.iter().for_each(|a| println!("{} in partition {}: {}", a.kind, a.partition, a.evidence));
-        println!("{}", report.line());
+        report.not_applied.iter().for_each(|what| say(format!("not done on this machine: {what}")));
+        say(report.deeds());
+        report.failures.iter().cloned().for_each(say);
+        report.evidence.iter().for_each(|a| say(format!("{} in partition {}: {}", a.kind, a.partition, a.evidence)));
+        say(report.line());
     }
     if let (Some(checkout), Some(path)) = (ledger, &scenario) {
         let name = path.file_stem().map_or_else(|| "-".into(), |name| name.to_string_lossy());
         eprintln!("{}", checkout.add_real(&real::Scenario::read(path)?, (&name, &command), &report)?);
     }
-    Ok(report.is_good())
+    Ok(Ok(report.is_good()))
 }
 
 fn simulate(args: &Sim) -> anyhow::Result<bool> {

@@ -7,11 +7,17 @@
 mod common;
 
 use common::{free_ports, wait};
-use highwater::cli::{is_ready, make_certificates};
+use highwater::{
+    cli::{find, is_ready, make_certificates},
+    client::Client,
+    tls::{self, Roots},
+};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Write as _},
+    net::UdpSocket,
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -72,6 +78,28 @@ fn progress_is_shown_on_a_terminal() {
     let (stdout, stderr) = told(&output);
     assert!(output.status.success() && stdout.contains(" · lost 0 · "), "{stdout}{stderr}");
     assert!(progress(&stdout).len() > 3, "{stdout}");
+}
+
+// ---- signals
+
+#[test]
+fn no_node_outlives_a_run_that_is_stopped() {
+    let _alone = alone();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let typed = kills(dir.path());
+        let port: u16 = typed.rsplit_once(' ').unwrap().1.parse().unwrap();
+        // Of clients, node by node.
+        let serving = || [0, 10, 20].map(|node| UdpSocket::bind(("127.0.0.1", port + node)).is_err());
+        let run = chaos(&typed.split(' ').collect::<Vec<_>>(), dir.path()).spawn().unwrap();
+        wait("all nodes serve", || (serving() == [true; 3]).then_some(()));
+        kill_process(Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap(), signal).unwrap();
+        let output = run.wait_with_output().unwrap();
+        let (stdout, stderr) = told(&output);
+        assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
+        assert!(stderr.contains("stopped by a signal"), "{stderr}");
+        wait("no node serves", || (serving() == [false; 3]).then_some(()));
+    }
 }
 
 // ---- facts
@@ -206,4 +234,23 @@ fn nodes_of_config_files_are_killed_and_judged() {
     let same = format!("read {acked} · lost 0 · duplicated 0 · reordered 0 · other 0 · failovers ");
     assert!(rest.starts_with(&same) && rest.contains(" · write gap p50 "), "{line}");
     assert!(stdout.contains(&format!("kill of a leader {ended}\n")), "{stdout}");
+    assert_eq!(asks.block_on(left(dir.path())), (0, 0), "topics and groups that stay");
+
+    // One that is stopped leaves nothing either.
+    let mut storm = chaos(&[&kills[..], &load].concat(), dir.path()).spawn().unwrap();
+    wait("a run has its group", || (asks.block_on(left(dir.path())) == (1, 1)).then_some(()));
+    kill_process(Pid::from_raw(i32::try_from(storm.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    assert_eq!(wait("the run ends", || storm.try_wait().unwrap()).code(), Some(130));
+    let (_, stderr) = told(&storm.wait_with_output().unwrap());
+    assert_eq!(asks.block_on(left(dir.path())), (0, 0), "topics and groups that stay: {stderr}");
+}
+
+/// Topics and groups of the cluster.
+async fn left(dir: &Path) -> (usize, usize) {
+    let cluster = find(Some(&dir.join("config/node-2.toml"))).unwrap();
+    let roots = Roots::read(&dir.join(&cluster.ca)).unwrap();
+    let client = Client::connect(cluster.addresses(), tls::client_config(&roots, None).unwrap()).await.unwrap();
+    let (topics, groups) = (client.admin().topics().await.unwrap(), client.admin().groups().await.unwrap());
+    client.close();
+    (topics.len(), groups.groups.len())
 }

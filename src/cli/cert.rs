@@ -1,7 +1,8 @@
 //! `highwater cert`: the cluster's authority, and certificates for its nodes and clients.
 
-use super::output::Output;
+use super::output::{self, Output};
 use crate::{
+    limits,
     tls::{Authority, FOR_DAYS_DEFAULT, TlsError},
     types::NodeId,
 };
@@ -24,7 +25,7 @@ pub(super) enum Command {
         #[command(flatten)]
         place: Place,
         /// For which node; may be given many times
-        #[arg(long = "node", value_name = "ID", required = true)]
+        #[arg(long = "node", value_name = "ID", required = true, value_parser = clap::value_parser!(u32).range(1..NODE_ID_END))]
         nodes: Vec<u32>,
         /// A host name or IP address by which clients reach the node (localhost and 127.0.0.1 always work); may be given many times
         #[arg(long = "host", value_name = "HOST")]
@@ -40,18 +41,35 @@ pub(super) enum Command {
     },
 }
 
+/// The name in the config files that come with the program.
+const CLUSTER_NAME: &str = "highwater";
+
 /// Where certificates are, and for which cluster.
 #[derive(clap::Args)]
 pub(super) struct Place {
     /// The cluster's name, as in [cluster] of its config files
-    #[arg(long, default_value = "highwater", value_name = "NAME")]
+    #[arg(long, default_value = CLUSTER_NAME, value_name = "NAME")]
     cluster_name: String,
     /// The folder of the certificates
     #[arg(long, default_value = "highwater-certs", value_name = "DIR")]
     out: PathBuf,
     /// How long they are good for
-    #[arg(long, default_value_t = FOR_DAYS_DEFAULT, value_name = "DAYS")]
+    #[arg(long, default_value_t = FOR_DAYS_DEFAULT, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
     days: u32,
+}
+
+/// For which nodes there are certificates.
+const NODE_ID_END: i64 = limits::NODE_ID_END as i64;
+
+impl Place {
+    /// What comes next, with the options that say where this was made and for whom.
+    fn next(&self) -> String {
+        let mut words = format!("highwater cert node --out {}", output::quoted(&self.out.display().to_string()));
+        if self.cluster_name != CLUSTER_NAME {
+            words += &format!(" --cluster-name {}", self.cluster_name);
+        }
+        words + " --node 1 --node 2 --node 3"
+    }
 }
 
 pub(super) fn run(output: Output, command: Command) -> anyhow::Result<ExitCode> {
@@ -70,7 +88,7 @@ fn make(command: Command) -> Result<Vec<Made>, TlsError> {
         Command::Ca { place } => {
             let written = Authority::create(&place.cluster_name, place.days, now_ms)?.write(&place.out)?;
             made.push(Made::from(written));
-            eprintln!("next: highwater cert node --out {} --node 1 --node 2 --node 3", place.out.display());
+            eprintln!("next: {}", place.next());
         }
         Command::Node { place, nodes, hosts } => {
             let authority = Authority::read(&place.out, &place.cluster_name, now_ms)?;
@@ -131,9 +149,47 @@ impl From<(PathBuf, PathBuf)> for Made {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
 
     fn place(out: &Path, cluster_name: &str) -> Place {
         Place { cluster_name: cluster_name.into(), out: out.into(), days: 1 }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn what_comes_next_finds_what_was_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("of prod");
+        let place = Place { cluster_name: "prod".into(), out, days: 1 };
+        let next = place.next();
+        let end = next.strip_prefix("highwater cert node --out ").unwrap();
+        let end = end.strip_prefix(&format!("'{}'", place.out.display())).unwrap();
+        make(Command::Ca { place }).unwrap();
+        let out = folder.path().join("of prod");
+        let words = ["cert", "node", "--out"].into_iter().chain([out.to_str().unwrap()]).chain(end.split_whitespace());
+        assert_eq!(make(Line::try_parse_from(words).unwrap().command).unwrap().len(), 3);
+        assert!(
+            Place { cluster_name: CLUSTER_NAME.into(), out: "certs".into(), days: 1 }
+                .next()
+                .contains("--out certs --node 1")
+        );
+    }
+
+    #[test]
+    fn certificates_are_for_nodes_that_can_be_and_for_a_time() {
+        for words in [["--node", "0"], ["--node", "65536"], ["--days", "0"]] {
+            let words = ["cert", "node", "--node", "1"].into_iter().chain(words);
+            assert!(Line::try_parse_from(words.clone()).is_err(), "{words:?}");
+        }
+        let out = tempfile::tempdir().unwrap();
+        make(Command::Ca { place: Place { days: u32::MAX, ..place(out.path(), "a") } }).unwrap();
+        let place = Place { days: u32::MAX, ..place(out.path(), "a") };
+        make(Command::Node { place, nodes: vec![65_535], hosts: Vec::new() }).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `highwater consume`: records to stdout, alone or as a member of a group. Ends at the watermark that it found, after `--count`
 //! records, or never (`--follow`).
 
-use super::{Context, output};
+use super::{Context, INTERRUPTED, TERMINATED, output};
 use crate::{
     client::{Admin, Code, Consumer, Delivery},
     types::{GroupName, Position, TopicName},
@@ -92,15 +92,17 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     let bounded = !args.follow && args.count.is_none();
     let mut reached = pin!(reached(&admin, args.group.as_ref().filter(|_| bounded), &args.topic, left.clone()));
     let mut given = 0;
+    // Only a signal ends `--follow`; any other end was to come by itself.
+    let stopped = |code| if args.follow && args.count.is_none() { ExitCode::SUCCESS } else { ExitCode::from(code) };
     let result = loop {
         if args.count.is_some_and(|count| given >= count) || (bounded && is_done(&consumer, &args.topic, &mut left)) {
-            break Ok(());
+            break Ok(ExitCode::SUCCESS);
         }
         let records = tokio::select! {
             biased;
-            _ = interrupt.recv() => break Ok(()),
-            _ = terminate.recv() => break Ok(()),
-            () = &mut reached => break Ok(()),
+            _ = interrupt.recv() => break Ok(stopped(INTERRUPTED)),
+            _ = terminate.recv() => break Ok(stopped(TERMINATED)),
+            () = &mut reached => break Ok(ExitCode::SUCCESS),
             records = consumer.poll(POLL) => records,
         };
         match records {
@@ -135,7 +137,7 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     consumer.close().await.map_err(super::advise)?;
     client.close();
     eprintln!("{}", output::counted(given, "record"));
-    result.map(|()| ExitCode::SUCCESS)
+    result
 }
 
 /// Nothing is left below the watermarks that were found at the start.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{config::Config, limits};
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal};
 use std::{
     io::ErrorKind,
     net::{TcpListener, UdpSocket},
@@ -127,7 +128,7 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
                 dir.display()
             );
         }
-        are_free(&configs, "stop what uses it, or make another cluster with --data-dir and --port")?;
+        are_free(&configs, &in_use(&before))?;
         return toml::from_str(&std::fs::read_to_string(&path)?).with_context(|| format!("in {}", path.display()));
     }
     let port = args.port.unwrap_or(limits::PORT_NATIVE);
@@ -152,6 +153,30 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     }
     cluster.write(&path)?;
     Ok(cluster)
+}
+
+/// What to do when others listen where the cluster's nodes would: nodes of a `dev` that was killed go on without it.
+fn in_use(before: &ClusterFile) -> String {
+    let running = before.nodes.iter().filter_map(|node| node.pid).filter(|pid| pid_of(*pid).is_some_and(is_there));
+    let running: Vec<_> = running.map(|pid| pid.to_string()).collect();
+    let other = "make another cluster with --data-dir and --port";
+    match running.is_empty() {
+        true => format!("stop what uses it, or {other}"),
+        false => format!(
+            "its own nodes may run still, of another `highwater dev` or left behind by one that was killed: stop that one, or \
+             kill {}; or {other}",
+            running.join(" ")
+        ),
+    }
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// Somebody else's process is one, too.
+fn is_there(pid: Pid) -> bool {
+    !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
 }
 
 /// Whether nobody listens where the nodes will.
@@ -278,7 +303,7 @@ async fn stop(nodes: Vec<Node>) -> bool {
     let mut children: Vec<(u32, Child)> =
         nodes.into_iter().filter_map(|n| n.child.map(|child| (n.node.id, child))).collect();
     for (_, child) in &children {
-        send(child.id(), rustix::process::Signal::INT);
+        send(child.id(), Signal::INT);
     }
     let start = Instant::now();
     let mut clean = true;
@@ -294,8 +319,8 @@ async fn stop(nodes: Vec<Node>) -> bool {
     clean
 }
 
-fn send(pid: u32, signal: rustix::process::Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = pid_of(pid) {
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
@@ -309,7 +334,7 @@ fn say_hello(args: &Args, cluster: &ClusterFile, took: Duration) -> anyhow::Resu
     let flag = if args.data_dir == Path::new("highwater-dev") {
         String::new()
     } else {
-        format!(" --cluster {}", args.data_dir.join("dev.toml").display())
+        format!(" --cluster {}", output::quoted(&args.data_dir.join("dev.toml").display().to_string()))
     };
     output::say(format!(
         "A cluster of {} is ready after {:.2} s.
@@ -399,5 +424,12 @@ mod tests {
         assert_eq!(prepare(&args(folder.path(), Some(port))).unwrap(), prepare(&args(folder.path(), None)).unwrap());
         let _taken = TcpListener::bind(("127.0.0.1", port + 3)).unwrap();
         assert!(refused(&args(folder.path(), None)).contains("stop what uses it"));
+        // A supervisor that was killed left its node behind.
+        let path = folder.path().join("dev/dev.toml");
+        let mut left = ClusterFile::read(&path).unwrap();
+        left.nodes[0].pid = Some(std::process::id());
+        left.write(&path).unwrap();
+        let said = refused(&args(folder.path(), None));
+        assert!(said.contains(&format!("or kill {};", std::process::id())), "{said}");
     }
 }

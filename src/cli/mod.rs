@@ -31,10 +31,12 @@ use crate::{
 };
 use clap::{Parser, Subcommand};
 use output::Output;
-use std::{path::PathBuf, process::ExitCode};
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
 
 /// As a shell ends with after Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// As a shell ends with after SIGTERM.
+const TERMINATED: u8 = 143;
 
 /// The options that every command takes stand apart from its own.
 const EVERY: &str = "Options of every command";
@@ -219,15 +221,14 @@ fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCo
     for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file?))) {
         command.arg(name).arg(file);
     }
-    match command.status() {
-        Ok(status) => {
-            Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(anyhow::anyhow!(
+    // It takes this process's place: whoever stops the one stops the other.
+    let error = command.exec();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        anyhow::bail!(
             "{name} is neither beside this program nor on PATH; build it with `cargo build --release -p {name}` (or `cargo install --path chaos`)"
-        )),
-        Err(error) => Err(anyhow::Error::from(error).context(format!("could not start {}", program.display()))),
+        );
     }
+    Err(anyhow::Error::from(error).context(format!("could not start {}", program.display())))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{fmt::Display, io::Write as _};
 pub(crate) enum Output {
     /// Aligned columns.
     Table,
-    /// One JSON document.
+    /// One JSON document; of records, and of loads of a bench, one on each line.
     Json,
 }
 
@@ -46,6 +46,15 @@ impl Output {
 /// Prints a line to stdout.
 pub(crate) fn say(line: impl Display) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// A word as a shell takes it: in quotes where it needs them.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// `1 topic`, `2,000 topics`.
@@ -94,6 +103,12 @@ mod tests {
         orders     12
         x       1,000
         ");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        let all = ["a/b-1.toml", "my dir", "it's", "", "$HOME"].map(quoted);
+        assert_eq!(all, ["a/b-1.toml", "'my dir'", r"'it'\''s'", "''", "'$HOME'"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::{
     advice::Advice,
     batch::Compression,
     client::{Producer, Record, producer::Receipt},
+    limits,
     types::{AckLevel, TopicName},
 };
 use anyhow::Context as _;
@@ -95,6 +96,9 @@ const OPEN_MAX: usize = 100_000;
 const LINES_AT_ONCE: usize = 1_000;
 /// One read of the input, at most.
 const READ_BYTES: usize = 1 << 20;
+/// Longest line that is read: far longer than any record may be, and a bound on what is held of input without lines.
+const LINE_BYTES_MAX: usize = 64 << 20;
+const _: () = assert!(LINE_BYTES_MAX > limits::BATCH_BYTES_MAX as usize && LINE_BYTES_MAX > READ_BYTES);
 
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
     let client = context.client().await?;
@@ -235,6 +239,7 @@ fn split(line: Bytes, separator: Option<&str>) -> (Option<Bytes>, Bytes) {
 /// Lines without their ends, read on a thread of their own: stdin blocks.
 fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Result<Vec<Bytes>>>> {
     let (sender, receiver) = mpsc::channel(4);
+    let name = file.as_ref().map_or_else(|| "stdin".into(), |path| path.display().to_string());
     let input: Box<dyn Read + Send> = match file {
         Some(path) => {
             let open = std::fs::File::open(&path).with_context(|| format!("could not read {}", path.display()))?;
@@ -246,7 +251,7 @@ fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Re
     Env::real().spawn_thread("input", move || {
         Box::pin(async move {
             loop {
-                let chunk = next_lines(&mut input);
+                let chunk = next_lines(&mut input).with_context(|| format!("could not read {name}"));
                 let last = !matches!(&chunk, Ok(lines) if !lines.is_empty());
                 if (!last || chunk.is_err()) && sender.send(chunk).await.is_err() {
                     return;
@@ -264,10 +269,12 @@ fn read_lines(file: Option<PathBuf>) -> anyhow::Result<mpsc::Receiver<anyhow::Re
 fn next_lines(input: &mut BufReader<impl Read>) -> anyhow::Result<Vec<Bytes>> {
     let mut lines = Vec::new();
     let mut line = Vec::new();
-    while lines.len() < LINES_AT_ONCE && input.read_until(b'\n', &mut line).context("could not read the input")? > 0 {
+    while lines.len() < LINES_AT_ONCE && (&mut *input).take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line)? > 0
+    {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
+        anyhow::ensure!(line.len() <= LINE_BYTES_MAX, "a line is longer than {LINE_BYTES_MAX} bytes, no record can be");
         lines.push(Bytes::copy_from_slice(&line));
         line.clear();
         // The next read may wait for somebody to type: what is here goes out before it.
@@ -318,6 +325,16 @@ mod tests {
             all.extend(lines);
         }
         assert_eq!(all, ["one", "", "two\r", "last"]);
+    }
+
+    #[test]
+    fn input_without_lines_is_not_taken_in_whole() {
+        let most = LINE_BYTES_MAX as u64;
+        let mut line = BufReader::with_capacity(READ_BYTES, io::repeat(b'x').take(most).chain(&b"\nend"[..]));
+        assert_eq!(next_lines(&mut line).unwrap()[0].len(), LINE_BYTES_MAX);
+        let mut zeros = BufReader::with_capacity(READ_BYTES, io::repeat(0).take(4 * most));
+        let said = next_lines(&mut zeros).map(|lines| lines.len()).unwrap_err().to_string();
+        assert!(said.contains("longer than 67108864 bytes"), "{said}");
     }
 
     /// Gives what was typed so far, one piece a read. A read more would wait.

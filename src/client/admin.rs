@@ -246,12 +246,22 @@ impl Admin {
         found.ok_or_else(|| LookupError::UnknownTopic { topic: name.clone() }.into())
     }
 
+    /// Of a node that lags behind what this client has seen or changed only when no other answers in time.
     async fn metadata(&self, topics: Option<Vec<TopicName>>) -> Result<Vec<TopicMetadata>, AdminError> {
-        let (_, frame) = self.inner.cluster.any(Metadata { topics }).await?;
-        let Message::MetadataAnswer(answer) = frame.message else { return Err(answered("Metadata", &frame)) };
-        let mut topics = answer.topics;
-        topics.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(topics)
+        let cluster = &self.inner.cluster;
+        let begun = Instant::now();
+        loop {
+            let (_, frame) = cluster.any(Metadata { topics: topics.clone() }).await?;
+            let Message::MetadataAnswer(answer) = frame.message else { return Err(answered("Metadata", &frame)) };
+            if answer.version >= cluster.version() || begun.elapsed() >= self.inner.request_timeout {
+                let mut topics = answer.topics;
+                topics.sort_by(|a, b| a.name.cmp(&b.name));
+                return Ok(topics);
+            }
+            // Another node next.
+            cluster.ask();
+            tokio::time::sleep(PAUSE_MIN).await;
+        }
     }
 
     /// The offset at this position, of each partition of the topic: not stale.

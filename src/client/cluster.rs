@@ -32,6 +32,8 @@ use tokio::{
 
 /// A node that did not answer a metadata request for this long gets company: the next node is asked too.
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
+/// Longest wait for the metadata of a node that has just made a change.
+const LEARN_MAX: Duration = Duration::from_secs(1);
 /// Pauses between refreshes that learn nothing.
 const PACE_MIN: Duration = Duration::from_millis(20);
 const PACE_MAX: Duration = Duration::from_millis(250);
@@ -306,7 +308,8 @@ impl Cluster {
         }
     }
 
-    /// Asks one node, another one when it is not reachable or cannot answer. For what is not to be done twice.
+    /// Asks one node, another one when it is not reachable or cannot answer. For what is not to be done twice; what it changed is
+    /// part of the newest metadata from then on.
     pub(super) async fn one(&self, message: impl Into<Message>) -> Result<crate::wire::Frame, RequestError> {
         let message = message.into();
         let begun = Instant::now();
@@ -319,11 +322,14 @@ impl Cluster {
                     Target::Address(address) => self.pool.bootstrap(address).await,
                 };
                 let answer = match live {
-                    Ok(live) => live.call(message.clone(), self.request_timeout).await,
+                    Ok(live) => live.call(message.clone(), self.request_timeout).await.map(|frame| (live, frame)),
                     Err(error) => Err(error),
                 };
                 match answer {
-                    Ok(frame) => return Ok(frame),
+                    Ok((live, frame)) => {
+                        self.learn_from(&live).await;
+                        return Ok(frame);
+                    }
                     Err(RequestError::Refused { refused }) if !refused.code.is_retriable() => {
                         return Err(RequestError::Refused { refused });
                     }
@@ -337,6 +343,21 @@ impl Cluster {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PACE_MAX);
         }
+    }
+
+    /// Takes the metadata of a node that has what was changed there: from then on what is older is known as such.
+    async fn learn_from(&self, live: &Live) {
+        let topics: Vec<_> = lock(&self.state).interest.iter().cloned().collect();
+        let asked = live.call(Metadata { topics: Some(topics.clone()) }, LEARN_MAX).await;
+        // The change is made whatever comes of this.
+        if let Ok(crate::wire::Frame { message: Message::MetadataAnswer(answer), .. }) = asked {
+            self.merge(answer, &topics);
+        }
+    }
+
+    /// Of the newest metadata that were seen.
+    pub(super) fn version(&self) -> u64 {
+        lock(&self.state).version
     }
 
     /// Asks nodes one after the other without waiting for the slow ones.

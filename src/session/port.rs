@@ -4,7 +4,7 @@ use super::Ground;
 use crate::{
     batch::Batch,
     metrics::{Metrics, Reason},
-    partition::{Marks, Produce, ProduceError, Role},
+    partition::{FetchError, Marks, Produce, ProduceError, Role},
     runtime::{BytePermit, ReplySlot},
     types::{AckLevel, TopicPartition},
     wire::{self, Code, Refused},
@@ -183,7 +183,11 @@ impl Ground {
                 let handle = handle?;
                 let shown = handle.barrier().await;
                 shown.map_err(|unavailable| ground.or_offline(partition, unavailable.refused()))?;
-                let found = handle.offset_at(query.at).await.map_err(|error| error.refused())?;
+                let found = handle.offset_at(query.at).await.map_err(|error| match error {
+                    // Behind the round it is not only unknown here: it is not there.
+                    FetchError::NotYet { .. } => Refused::new(Code::OffsetOutOfRange, error.to_string()),
+                    error => error.refused(),
+                })?;
                 Ok(wire::OffsetAnswer { refused: None, offset: found.offset, leader_epoch: found.leader_epoch })
             }
             .map(|found: Result<_, Refused>| {

@@ -20,6 +20,7 @@ use std::{
 /// How long certificates are good when nobody says otherwise, in days: ten years. A cluster that stops because nobody
 /// remembered is worse than a key that lives long inside one's own network.
 pub const FOR_DAYS_DEFAULT: u32 = 3_650;
+const DAY_S: u64 = 24 * 3_600;
 
 /// Clocks of two machines may be apart by this much when a certificate is used for the first time.
 const SKEW_S: u64 = 3_600;
@@ -248,10 +249,14 @@ fn params(cluster: &str, now_s: u64, for_days: u32) -> CertificateParams {
     params
 }
 
+/// At most to the end of the year 9999, the last that a certificate can name (RFC 5280, 4.1.2.5).
 fn set_validity(params: &mut CertificateParams, now_s: u64, for_days: u32) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let last = rcgen::date_time_ymd(9999, 12, 31);
+    let left = u64::try_from((last - epoch).whole_days()).unwrap_or(0).saturating_sub(now_s / DAY_S);
+    let days = u64::from(for_days).min(left);
     params.not_before = epoch + Duration::from_secs(now_s.saturating_sub(SKEW_S));
-    params.not_after = epoch + Duration::from_secs(now_s + u64::from(for_days) * 24 * 3_600);
+    params.not_after = (epoch + Duration::from_secs(now_s + days * DAY_S)).min(last);
 }
 
 fn refused(error: rcgen::Error) -> TlsError {

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -227,4 +228,44 @@ fn dev_leaves_no_node_behind_when_another_cannot_start() {
     assert!(said.contains("could not write") && said.contains("node-2.log"), "{said}");
     assert_eq!(processes_in(&folder), Vec::<String>::new());
     assert!(!fs::read_to_string(folder.join("dev.toml")).unwrap().contains("pid"), "nothing runs");
+}
+
+#[test]
+fn a_reader_that_is_stopped_says_that_it_did_not_end() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    assert_eq!(Run::begin(&cluster, &["produce", "orders"], b"a\nb\n").ended("lines").0, Some(0));
+    for (words, signal, code) in [
+        (&["--count", "3"][..], Signal::INT, 130),
+        (&["--count", "3"], Signal::TERM, 143),
+        // Nothing else ends it.
+        (&["--follow"], Signal::INT, 0),
+    ] {
+        let mut run = Run::begin(&cluster, &[&["consume", "orders"], words].concat(), b"");
+        support::wait("two records are printed", || (run.out() == "a\nb\n").then_some(()));
+        run.program.signal(signal);
+        let (ended, said) = run.ended("a reader that is stopped");
+        assert_eq!(ended, Some(code), "{words:?}: {said}");
+        assert!(said.contains("2 records"), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn chaos_is_the_program_beside_it_and_ends_with_it() {
+    // Nobody forks while the script is written.
+    let _turn = support::turn();
+    let dir = tempfile::tempdir_in(Path::new(BINARY).parent().unwrap()).unwrap();
+    let (program, chaos) = (dir.path().join("highwater"), dir.path().join("highwater-chaos"));
+    fs::hard_link(BINARY, &program).unwrap();
+    fs::write(&chaos, "#!/bin/sh\necho \"$$ $*\"\nexit 3\n").unwrap();
+    fs::set_permissions(&chaos, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--cluster", "dev.toml", "chaos", "--kill", "any"]).stdout(Stdio::piped());
+    let run = command.spawn().unwrap();
+    let id = run.id();
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    // A signal to this process is one to the other.
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} run --kill any --cluster dev.toml\n"));
 }

@@ -13,7 +13,7 @@ use crate::{
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use highwater::{
-    client::{Client, ConsumeError, Delivery, Dialer, ProduceError, Producer, Record},
+    client::{Client, Code, ConsumeError, Delivery, Dialer, ProduceError, Producer, Record},
     types::{GroupName, Position, TopicName},
 };
 use std::{
@@ -74,6 +74,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const OPEN_MAX: usize = 2_000;
 /// The group, in the history.
 const GROUP: u32 = 1;
+/// Longest wait for the removal of what a run made: longer than sessions of members that ended.
+const ABANDON_MAX: Duration = Duration::from_secs(15);
 /// How long readers may need to see everything once the load is over.
 const CATCH_UP: Duration = Duration::from_secs(120);
 
@@ -304,8 +306,33 @@ impl Load {
         }
         self.compare_replicas(&ends).await?;
         self.client.admin().delete_topic(&self.topic).await?;
+        self.client.admin().delete_group(&self.group()?).await?;
         self.onlooker.close();
         self.client.close();
+        Ok(())
+    }
+
+    /// Removes what a run that was stopped has made; says what it could not remove.
+    pub(super) async fn abandon(&self) {
+        if !matches!(tokio::time::timeout(ABANDON_MAX, self.remove()).await, Ok(Ok(()))) {
+            eprintln!(
+                "topic {0} and group {0}-readers may be left: remove them with `highwater topic delete {0}` and `highwater group delete {0}-readers`",
+                self.topic
+            );
+        }
+        self.client.close();
+    }
+
+    async fn remove(&self) -> anyhow::Result<()> {
+        let (admin, group) = (self.client.admin(), self.group()?);
+        admin.delete_topic(&self.topic).await?;
+        // Its members ended with the run, and their sessions a little later.
+        while let Err(error) = admin.delete_group(&group).await {
+            if error.code() == Some(Code::UnknownGroup) {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
         Ok(())
     }
 }

@@ -20,10 +20,12 @@ mod proxy;
 mod report;
 mod scenario;
 mod spaces;
+mod stop;
 mod storm;
 
 pub use report::Report;
 pub use scenario::{Ability, Fault, Network, Scenario, Who};
+pub use stop::Stopped;
 
 use crate::{checker, history::History};
 use anyhow::Context as _;
@@ -49,6 +51,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use stop::stopped;
 use storm::{Done, Storm};
 use tokio::time::Instant;
 
@@ -95,10 +98,10 @@ pub struct Args {
     #[arg(long = "for", default_value = "1m", value_parser = duration, conflicts_with = "scenario")]
     pub total: Duration,
     /// Partitions of the load's topic
-    #[arg(long, default_value_t = 6, conflicts_with = "scenario")]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "scenario")]
     pub partitions: u32,
     /// Producers
-    #[arg(long, default_value_t = 4, conflicts_with = "scenario")]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "scenario")]
     pub producers: u32,
     /// Records per second and producer at most
     #[arg(long, default_value_t = 2_000, conflicts_with = "scenario")]
@@ -138,20 +141,25 @@ impl Args {
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| format!("{text:?} is not a time such as 90s or 2m"))?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "" | "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(60 * number)),
-        "h" => Ok(Duration::from_secs(3600 * number)),
-        unit => Err(format!("{unit:?} is not a unit of time: use ms, s, m or h")),
-    }
+    let unit_ms = match &text[digits..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        unit => return Err(format!("{unit:?} is not a unit of time: use ms, s, m or h")),
+    };
+    let time = number.checked_mul(unit_ms).map(Duration::from_millis).filter(|time| *time <= TIME_MAX);
+    time.ok_or_else(|| format!("{text:?} is longer than a year"))
 }
 
-/// Loads, does faults, counts. What fails once nodes are started is in the report.
+/// Longest time that may be asked for.
+const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// Loads, does faults, counts. What fails once nodes are started is in the report; after a signal there is none.
 ///
 /// # Errors
 /// When there is no such cluster or scenario, or the machine does not allow what is required.
-pub async fn run(args: Args) -> anyhow::Result<Report> {
+pub async fn run(args: Args) -> anyhow::Result<Result<Report, Stopped>> {
     let scenario = match &args.scenario {
         Some(path) => Scenario::read(path)?,
         None => Scenario {
@@ -165,18 +173,34 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
         },
     };
     let (mut report, course) = match args.scenario {
-        Some(_) => on_own_nodes(&args, &scenario, probe::refused).await?,
+        // Nodes end with the future that has them.
+        Some(_) => tokio::select! {
+            biased;
+            stopped = stopped() => return Ok(Err(stopped)),
+            ran = on_own_nodes(&args, &scenario, probe::refused) => ran?,
+        },
         None => {
             let target = Target::running(args.cluster.as_deref())?;
             let load = begin(&args, &scenario, &target).await?;
-            storm(&args, &scenario, &target, args.total, load, BTreeSet::new()).await
+            tokio::select! {
+                biased;
+                stopped = stopped() => {
+                    // A second signal does not wait for that.
+                    tokio::select! {
+                        () = load.abandon() => {}
+                        _ = self::stopped() => {}
+                    }
+                    return Ok(Err(stopped));
+                }
+                ran = storm(&args, &scenario, &target, args.total, load.clone(), BTreeSet::new()) => ran,
+            }
         }
     };
     match std::fs::write(&args.html, html::page(&scenario.about, &report, &course)) {
         Ok(()) => eprintln!("plots: {}", args.html.display()),
         Err(error) => report.failures.push(format!("could not write {}: {error}", args.html.display())),
     }
-    Ok(report)
+    Ok(Ok(report))
 }
 
 /// `refused` says why the machine does not allow something.
@@ -380,6 +404,17 @@ mod tests {
     }
 
     #[test]
+    fn words_that_make_no_load_are_refused() {
+        for words in
+            [["--partitions", "0"], ["--producers", "0"], ["--for", "18446744073709551615h"], ["--every", "9000h"]]
+        {
+            assert!(Command::try_parse_from([&["run"], &words[..]].concat()).is_err(), "{words:?}");
+        }
+        let times = ["500ms", "90", "90s", "2m", "1h"].map(|text| duration(text).unwrap().as_millis());
+        assert_eq!(times, [500, 90_000, 90_000, 120_000, 3_600_000]);
+    }
+
+    #[test]
     fn a_command_is_told_as_it_is_typed() {
         let typed = "run kills.toml --minutes 2.5 --facts --require power-loss,clock";
         let words: Vec<_> = typed.split(' ').skip(2).chain(["--dir", "/somewhere", "--port", "9000"]).collect();
@@ -401,7 +436,7 @@ mod tests {
         let words =
             [&scenario, "--port", &port, "--dir", dir.path().to_str().unwrap(), "--html", html.to_str().unwrap()];
         // This program is no node: what is started ends at once.
-        let report = tokio::task::LocalSet::new().run_until(run(args(&words))).await.unwrap();
+        let report = tokio::task::LocalSet::new().run_until(run(args(&words))).await.unwrap().unwrap();
         assert!(!report.is_good() && report.failures[0].contains("ended while it started"), "{report:?}");
         assert!(std::fs::read_to_string(html).unwrap().contains("ended while it started"));
     }

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     bed: Bed,
     /// Megabytes to write and read
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=MEGABYTES_MAX))]
     megabytes: u64,
     /// Write nothing: read this topic, which stays. What was written before the nodes were started, or before more than they
     /// keep in memory (log.cache_bytes, log.tail_bytes), comes from their disks the first time
@@ -40,7 +40,7 @@ pub(in crate::cli) struct LatencyArgs {
     #[command(flatten)]
     bed: Bed,
     /// Records, one after the other
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
 }
 
@@ -96,6 +96,8 @@ impl Quantiles {
     }
 }
 
+/// Most that may be asked for: a terabyte.
+const MEGABYTES_MAX: u64 = 1 << 20;
 /// Until the consumer has found its partitions and its first fetch is parked.
 const TO_PARK: Duration = Duration::from_millis(200);
 /// Longest wait for a record that was acknowledged.

@@ -130,7 +130,7 @@ where
     let (acks, at) = (tally.micros.len() as f64, |q: f64| tally.micros.value_at_quantile(q) as f64 / 1e3);
     #[allow(clippy::cast_precision_loss, reason = "figures for people")]
     let size = shape.size as f64;
-    let cpu_s = after.zip(before).map(|(after, before)| after.cpu_s_since(&before));
+    let cpu_s = after.zip(before).map(|(after, before)| after.cpu_s_since(&before)).filter(|_| acks > 0.0);
     Figures {
         peer: shape.peer,
         inflight: shape.inflight,

@@ -6,7 +6,7 @@ mod load;
 mod probe;
 mod usage;
 
-use super::{ClusterNode, Context, INTERRUPTED, config, output};
+use super::{ClusterNode, Context, INTERRUPTED, TERMINATED, config, output};
 use crate::{
     client::{Admin, Client, Code, NewTopic, Record},
     types::TopicName,
@@ -40,13 +40,13 @@ pub(super) enum Command {
 #[derive(clap::Args)]
 pub(super) struct Bed {
     /// Partitions
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     partitions: u32,
     /// Copies of each; the cluster's default when 0
     #[arg(long, default_value_t = 0)]
     replicas: u32,
     /// Bytes of a record
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = up_to(SIZE_MAX))]
     size: usize,
     /// Where the disk is probed; choose the disk of the nodes [default: the data of a node of `dev`, else this folder]
     #[arg(long, value_name = "DIR")]
@@ -86,17 +86,17 @@ pub(super) struct ProduceArgs {
     #[command(flatten)]
     bed: Bed,
     /// Records in flight, one load after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1000")]
+    #[arg(long, value_delimiter = ',', default_value = "1,64,1000", value_parser = up_to(INFLIGHT_MAX))]
     inflight: Vec<usize>,
     /// Seconds that are measured, each load
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
     /// Seconds before, not measured
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX))]
     warm: u64,
     /// Batches of so many bytes: as many records more are in flight as fill two of them per partition [default: what
     /// the records in flight give, at most 262144]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to(SIZE_MAX))]
     batch_bytes: Option<usize>,
     /// How long a batch waits for more records, milliseconds [default: 0; with --batch-bytes until it is full]
     #[arg(long)]
@@ -104,6 +104,18 @@ pub(super) struct ProduceArgs {
     /// Lines of JSON with the same keys, from other brokers: shown in the same table
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
+}
+
+/// Largest record and batch that may be asked for: far more than any broker takes.
+const SIZE_MAX: u64 = 64 << 20;
+/// Most records in flight that may be asked for.
+const INFLIGHT_MAX: u64 = 1_000_000;
+/// Longest load that may be asked for.
+const SECONDS_MAX: u64 = 7 * 24 * 3_600;
+
+/// From 1 on: nothing has no figures.
+fn up_to(most: u64) -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=most)
 }
 
 /// Largest batch when none is asked for.
@@ -181,9 +193,6 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
-
-/// As a shell ends with after SIGTERM.
-const TERMINATED: u8 = 143;
 
 impl Signals {
     /// From here on they end nothing by themselves.
@@ -379,6 +388,23 @@ mod tests {
 
     fn args(words: &[&str]) -> ProduceArgs {
         Line::try_parse_from([&["bench"], words].concat()).map(|line| line.args).unwrap()
+    }
+
+    #[test]
+    fn loads_that_have_no_figures_are_refused() {
+        for words in [
+            ["--inflight", "0"],
+            ["--inflight", "1,99999999999999999"],
+            ["--seconds", "0"],
+            ["--seconds", "18446744073709551615"],
+            ["--warm", "18446744073709551615"],
+            ["--size", "0"],
+            ["--partitions", "0"],
+            ["--batch-bytes", "0"],
+        ] {
+            assert!(Line::try_parse_from([&["bench"], &words[..]].concat()).is_err(), "{words:?}");
+        }
+        assert_eq!((args(&["--warm", "0"]).warm, args(&["--inflight", "1,64"]).inflight), (0, vec![1, 64]));
     }
 
     #[test]

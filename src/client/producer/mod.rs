@@ -183,7 +183,8 @@ impl Producer {
         Ok(receipt)
     }
 
-    /// Sends all that was taken so far without waiting for more, and waits until each is acknowledged or failed.
+    /// Sends all that was taken so far without waiting for more, and waits until each is acknowledged or failed. The error is of
+    /// what was open when it was called: of what had failed before, its [`Receipt`] alone tells.
     pub async fn flush(&self) -> Result<(), FlushError> {
         let lots: Vec<_> = lock(&self.shared.lots).values().cloned().collect();
         let mut outcomes = Vec::new();

@@ -1,10 +1,12 @@
-//! What a list of groups says of homes that do not answer.
+//! What is told of groups, topics and offsets: of homes that do not answer, of what was changed just now, of what is not there.
 
 use crate::{
+    client::{Code, NewTopic, Record},
     testing::TestCluster,
-    types::{GroupName, Position},
+    types::{GroupName, Position, TopicName},
 };
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Enough for five nodes to share.
 const HOMES: u64 = 16;
@@ -60,5 +62,51 @@ fn a_list_of_groups_says_which_homes_are_lost_while_their_nodes_list_others() {
         assert!(names.iter().any(is_lost), "{:?}", found.homes_missing);
         assert!(!found.groups.is_empty() && found.groups.iter().all(|group| !is_lost(&group.group)));
         drop(consumers);
+    });
+}
+
+#[test]
+fn who_changed_a_topic_sees_it_changed() {
+    TestCluster::builder().seed(32).run(|cluster| async move {
+        let orders: TopicName = "orders".parse().unwrap();
+        cluster.client().await.admin().create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        // It answers clients as before, and hears of no change.
+        cluster.isolate(cluster.nodes().last().unwrap());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut changed = 0;
+        for n in 0..12 {
+            let admin = cluster.client().await.admin();
+            let set = vec![("retention.ms".to_owned(), (1_000 + n).to_string())];
+            let asked = set.iter().cloned().map(|(name, value)| (name, Some(value))).collect();
+            // What the node that is alone is asked to change is not changed.
+            if admin.alter_topic(&orders, asked, 0).await.is_ok() {
+                assert_eq!(admin.describe_topic(&orders).await.unwrap().settings, set);
+                assert_eq!(admin.topics().await.unwrap()[0].settings, set);
+                changed += 1;
+            }
+        }
+        assert!(changed > 5, "{changed}");
+    });
+}
+
+#[test]
+fn a_group_is_not_moved_behind_the_end_and_is_told_so_at_once() {
+    TestCluster::builder().seed(33).run(|cluster| async move {
+        let client = cluster.client().await;
+        let admin = client.admin();
+        let orders: TopicName = "orders".parse().unwrap();
+        admin.create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        client.producer().build().send(Record::new(orders.clone(), "one")).await.unwrap().await.unwrap();
+        let group = "readers".parse().unwrap();
+        let builder = client.consumer().start(Position::Earliest);
+        let mut consumer = builder.subscribe("readers".parse().unwrap(), [orders.clone()]).await.unwrap();
+        while consumer.poll(Duration::from_secs(1)).await.unwrap().is_empty() {}
+        consumer.close().await.unwrap();
+        let begun = Instant::now();
+        let error = admin.reset_group(&group, &[], Position::Offset(2)).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::OffsetOutOfRange), "{error}");
+        assert!(error.to_string().contains("offset 2 is above the high watermark 1"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(admin.reset_group(&group, &[], Position::Offset(1)).await.unwrap(), [(orders, 0, 1)]);
     });
 }

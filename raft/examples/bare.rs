@@ -161,10 +161,18 @@ impl Node {
         Ok(())
     }
 
-    async fn open(&self, node: u32, number: u64) -> Fallible<(Group, mpsc::UnboundedReceiver<Event>)> {
+    async fn open(
+        &self,
+        arguments: &Arguments,
+        node: u32,
+        number: u64,
+    ) -> Fallible<(Group, mpsc::UnboundedReceiver<Event>)> {
         let (sender, events) = mpsc::unbounded_channel();
         let owner = Arc::new(Mailbox(sender));
-        let group = self.host.open(GroupId(1024 + number), ReplicaId(u64::from(node)), owner).await?;
+        let (group, replica) = (GroupId(1024 + number), ReplicaId(u64::from(node)));
+        let voters = (1..=arguments.nodes).map(|n| (ReplicaId(u64::from(n)), NodeId(n))).collect();
+        self.host.found(group, replica, &voters).await?;
+        let group = self.host.open(group, replica, owner).await?;
         Ok((group, events))
     }
 }
@@ -215,7 +223,7 @@ async fn follow(arguments: &Arguments, folder: &Path) -> Fallible {
     std::io::stdin().read_line(&mut line)?;
     node.meet(&line)?;
     for number in 0..arguments.groups {
-        let (_, mut events) = node.open(arguments.node, number).await?;
+        let (_, mut events) = node.open(arguments, arguments.node, number).await?;
         node.env.spawn_local(async move {
             let mut tally = Tally::default();
             while let Some(event) = events.recv().await {
@@ -321,8 +329,8 @@ async fn measure(arguments: &Arguments) -> Fallible {
     }
     let mut leaders = Vec::new();
     for number in 0..arguments.groups {
-        let (group, events) = node.open(1, number).await?;
-        group.initialize((1..=arguments.nodes).map(|n| (ReplicaId(u64::from(n)), NodeId(n))).collect()).await?;
+        let (group, events) = node.open(arguments, 1, number).await?;
+        group.stand_first();
         let (orders, taken) = mpsc::unbounded_channel();
         let mut role = group.role();
         let leader = Leader::new(group, node.env.clone());

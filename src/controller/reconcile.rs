@@ -25,18 +25,19 @@ pub enum Step {
         replica: ReplicaId,
         /// What it is for.
         purpose: Purpose,
-        /// Of a replica that may write the group's first membership.
+        /// Of a replica that founded the group.
         initial: Option<InitialMembership>,
     },
 }
 
-/// The first membership of a group: the same for all who may write it, so that it does not matter who does, or how many.
+/// The first membership of a group. All its voters write it, the same one, before they open: whoever is gone before it did
+/// anything is missed by nobody but a minority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitialMembership {
     /// Who votes.
     pub voters: BTreeMap<ReplicaId, NodeId>,
-    /// 0 writes it at once; the others one after the other, if nobody has.
-    pub turn: u32,
+    /// Whether this one tries to lead at once.
+    pub is_first: bool,
 }
 
 /// What leads from `hosted` to what `metadata` says of `node`.
@@ -62,11 +63,11 @@ pub fn plan(metadata: &Metadata, node: NodeId, hosted: &BTreeMap<GroupId, Replic
     removals.chain(additions).collect()
 }
 
-/// Founders that live have their turns in the order of the placement. The first one may be gone before it wrote anything.
+/// The first founder that is there, in the order of the placement, is to lead.
 fn initial(placement: &Placement, replica: ReplicaId) -> Option<InitialMembership> {
     let may = |r: &&Replica| r.state == ReplicaState::Voter && placement.founders.contains_key(&r.id);
     let turn = placement.replicas.iter().filter(may).position(|r| r.id == replica)?;
-    Some(InitialMembership { voters: placement.founders.clone(), turn: u32::try_from(turn).unwrap_or(u32::MAX) })
+    Some(InitialMembership { voters: placement.founders.clone(), is_first: turn == 0 })
 }
 
 #[cfg(test)]
@@ -88,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_hosted_and_founders_have_their_turns() {
+    fn what_is_missing_is_hosted_and_the_first_founder_leads() {
         let steps = plan(&metadata(), NodeId(1), &BTreeMap::from([(GroupId(1030), ReplicaId(80))]));
         let [
             Step::Remove { group: GroupId(1030) },
-            Step::Host { replica: ReplicaId(70), initial: Some(InitialMembership { voters, turn: 0 }), .. },
-            Step::Host { replica: ReplicaId(73), initial: Some(InitialMembership { turn: 1, .. }), .. },
+            Step::Host { replica: ReplicaId(70), initial: Some(InitialMembership { voters, is_first: true }), .. },
+            Step::Host { replica: ReplicaId(73), initial: Some(InitialMembership { is_first: false, .. }), .. },
         ] = &steps[..]
         else {
             panic!("{steps:?}")
@@ -126,8 +127,8 @@ mod tests {
         let voters = BTreeMap::from([(ReplicaId(70), NodeId(1)), (ReplicaId(71), NodeId(2))]);
         assert_eq!(
             *initial,
-            InitialMembership { voters, turn: 0 },
-            "the dead one has no turn, and is a member all the same"
+            InitialMembership { voters, is_first: true },
+            "the dead one leads nothing, and is a member all the same"
         );
     }
 }

@@ -40,8 +40,6 @@ use tokio::{
 const SEEN: &str = "metadata-seen";
 const EXECUTE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
-/// A founder of a group that is still empty waits so long for each one before it.
-const FOUNDS_AFTER: Duration = Duration::from_secs(2);
 /// Replicas that are opened or made side by side: what each writes shares its flushes with the others.
 const OPENED_AT_ONCE: usize = 32;
 /// Replicas that are removed side by side before the metadata is looked at again: new ones do not wait for old ones.
@@ -426,30 +424,27 @@ impl Hosting {
         purpose: Purpose,
         initial: Option<InitialMembership>,
     ) -> Result<(), NodeError> {
+        let initial = initial.filter(|_| group != controller::GROUP);
+        let founded = match &initial {
+            Some(initial) => self.found(group, replica, &initial.voters).await?,
+            None => false,
+        };
         let raft = self.open(group, replica, purpose).await?;
-        match initial.filter(|_| group != controller::GROUP && raft.log().last().is_none()) {
-            Some(InitialMembership { voters, turn: 0 }) => found(group, &raft, voters).await,
-            Some(InitialMembership { voters, turn }) => {
-                let hosting = self.clone();
-                self.0.env.spawn(async move { hosting.found_late(group, replica, voters, turn).await });
-                Ok(())
-            }
-            None => Ok(()),
+        if founded && initial.is_some_and(|initial| initial.is_first) {
+            raft.stand_first();
         }
+        Ok(())
     }
 
-    /// Who should have founded the group may be gone before it did.
-    async fn found_late(&self, group: GroupId, replica: ReplicaId, voters: BTreeMap<ReplicaId, NodeId>, turn: u32) {
-        tokio::time::sleep(FOUNDS_AFTER * turn).await;
-        let hosted = self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
-        let Some(hosted) = hosted.filter(|here| here.replica == replica && here.raft.log().last().is_none()) else {
-            return;
-        };
-        highwater_raft::observe::reached("group founded by another than its first");
-        tracing::info!(group = group.0, replica = replica.0, "nobody has founded the group: this replica does");
-        if let Err(error) = found(group, &hosted.raft, voters).await {
-            tracing::warn!(group = group.0, replica = replica.0, %error, "the group could not be founded");
-        }
+    /// Writes the group's first membership into the log of a replica that is not open yet, if that is empty.
+    pub(super) async fn found(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        voters: &BTreeMap<ReplicaId, NodeId>,
+    ) -> Result<bool, NodeError> {
+        let voters = voters.iter().map(|(replica, node)| (*replica, (*node).into())).collect();
+        self.0.host.found(group, replica, &voters).await.map_err(|error| NodeError::Directory(error.to_string()))
     }
 
     async fn remove(&self, groups: &[GroupId]) -> Result<(), NodeError> {
@@ -483,14 +478,5 @@ impl Hosting {
                 tracing::warn!(%error, group = group.0, "the damage could not be reported");
             }
         });
-    }
-}
-
-/// Writes the first membership, unless there is one.
-pub(super) async fn found(group: GroupId, raft: &Group, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), NodeError> {
-    let voters = voters.into_iter().map(|(replica, node)| (replica, node.into())).collect();
-    match raft.initialize(voters).await {
-        Ok(()) | Err(group::ChangeError::AlreadyInitialised) => Ok(()),
-        Err(error) => Err(NodeError::Directory(format!("group {group}: {error}"))),
     }
 }

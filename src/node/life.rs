@@ -2,7 +2,7 @@
 
 use super::{
     Failure, NodeError,
-    hosting::{self, Fallen, Hosting},
+    hosting::{Fallen, Hosting},
     janitor, mender,
     seeds::{Founding, Seeds},
     steward,
@@ -106,6 +106,15 @@ impl Life {
             self.set_cluster_id(known.cluster_id);
         }
         let replica = self.seeds.find(register.clone()).await?;
+        let founding = self.seeds.founding().filter(|_| replica == self.seeds.first());
+        let founded = match &founding {
+            // A damaged one is not opened either.
+            Some(founding) if self.hosting.fault(controller::GROUP).is_none() => {
+                let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), *node)).collect();
+                self.hosting.found(controller::GROUP, replica, &voters).await?
+            }
+            _ => false,
+        };
         let raft = match self.hosting.open(controller::GROUP, replica, Purpose::Controller).await {
             Ok(raft) => raft,
             Err(error) => match self.hosting.fault(controller::GROUP) {
@@ -113,6 +122,9 @@ impl Life {
                 None => return Err(error),
             },
         };
+        if founded && founding.is_some_and(|founding| founding.founders.keys().next() == Some(&self.config.node.id)) {
+            raft.stand_first();
+        }
         // From here on the controller's replica may fail, and is opened again.
         tokio::select! {
             biased;
@@ -123,12 +135,7 @@ impl Life {
 
     /// Joins the cluster and serves; ends only with an error.
     async fn serve(&self, raft: &Group, register: RegisterNode) -> Result<(), NodeError> {
-        if let Some(founding) = self.seeds.founds() {
-            // A replica that took the place of the first one is empty too, and no founder.
-            if raft.replica() == self.seeds.first() && raft.log().last().is_none() {
-                let voters = founding.founders.keys().map(|node| (ReplicaId(node.0.into()), *node)).collect();
-                hosting::found(controller::GROUP, raft, voters).await?;
-            }
+        if let Some(founding) = self.seeds.founding() {
             self.bootstrap(&founding).await?;
         }
         if !self.seeds.has_joined() {

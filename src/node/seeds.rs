@@ -3,7 +3,8 @@
 //! ```text
 //!  controller replica in the directory ─▶ open it
 //!  a seed, all seeds answered, all empty ─▶ the lowest founds: mints the cluster id, notes the founders with their
-//!                                           directories, initialises; the others find themselves in its answer
+//!                                           directories; the others find themselves in its answer. Each of them writes
+//!                                           the same first membership into its log, and goes on without the lowest
 //!  else ─▶ register at the cluster: a new replica id
 //! ```
 //! **Invariant:** a seed takes its first replica id (its node id) only with the directory that the founding names, and only
@@ -87,11 +88,10 @@ impl Seeds {
         ReplicaId(self.node.0.into())
     }
 
-    /// Whether this node writes the controller group's first membership.
-    pub(super) fn founds(&self) -> Option<Founding> {
-        let lowest = self.cluster.seeds.iter().map(|seed| seed.id).min();
-        self.known()
-            .filter(|known| lowest == Some(self.node) && known.founders.get(&self.node) == Some(&self.directory.id()))
+    /// What this node founded, until it has joined it.
+    pub(super) fn founding(&self) -> Option<Founding> {
+        let founds = |known: &Founding| known.founders.get(&self.node) == Some(&self.directory.id());
+        self.known().filter(|known| !self.has_joined() && founds(known))
     }
 
     /// Serves [`Service::Seed`].
@@ -122,7 +122,7 @@ impl Seeds {
             return self.register(register).await;
         }
         loop {
-            if self.known().is_some_and(|known| known.founders.get(&self.node) == Some(&self.directory.id())) {
+            if self.founding().is_some() {
                 return Ok(self.first());
             }
             let answers = self.ask_seeds().await?;

@@ -67,9 +67,6 @@ pub enum ChangeError {
     /// Another change is not committed yet.
     #[error("another change of this group is under way")]
     InProgress,
-    /// The group already has a log.
-    #[error("the group is already initialised")]
-    AlreadyInitialised,
     /// What was asked for cannot be.
     #[error("{why}")]
     Impossible {

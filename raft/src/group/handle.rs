@@ -47,9 +47,10 @@ impl Group {
         self.replica.barrier().await
     }
 
-    /// Writes the first membership, if nobody has. More than one replica may, with the same one, as long as it is empty itself.
-    pub async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
-        self.replica.initialize(voters).await
+    /// Stands in the first election of this life before the others do, who wait for a lease: in a group that was
+    /// [founded](super::Host::found) just now, where nobody can have given one.
+    pub fn stand_first(&self) {
+        self.replica.stand_first();
     }
 
     /// Adds a replica that gets the log but does not vote.

@@ -144,6 +144,18 @@ impl Host {
         Ok(Host { node: Node::start(options, directory, network, env)?, server: Arc::default() })
     }
 
+    /// Writes the first membership of a group into the log of a replica of it that is not open, and that has no entries: it is
+    /// on disk when this returns. Each of the voters does so before it opens, all with the same one: then the group needs
+    /// no more than a majority of them from the first moment on. Gives whether it was written.
+    pub async fn found(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        voters: &BTreeMap<ReplicaId, NodeId>,
+    ) -> Result<bool, OpenError> {
+        self.node.found(group, replica, voters).await
+    }
+
     /// Opens a group on the current runtime, where all its tasks then live. Creates the group's log if it is not there.
     /// The owner gets [`super::Event::Restore`] first if there is a checkpoint, and must answer while this waits.
     pub async fn open(&self, group: GroupId, replica: ReplicaId, owner: Arc<dyn Owner>) -> Result<Group, OpenError> {

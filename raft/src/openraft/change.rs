@@ -12,7 +12,7 @@ use crate::{
 };
 use ::openraft::{
     ReadPolicy,
-    errors::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError},
+    errors::{ChangeMembershipError, ClientWriteError, Fatal, LinearizableReadError, RaftError},
 };
 use openraft_rt::WatchReceiver;
 use std::{
@@ -55,16 +55,9 @@ impl Replica {
         }
     }
 
-    pub(crate) async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
-        match self.raft.initialize(voters).await {
-            // openraft elects at once.
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(ChangeError::AlreadyInitialised),
-            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
-                Err(ChangeError::Impossible { why: error.to_string() })
-            }
-            Err(RaftError::Fatal(fatal)) => Err(gone(&fatal)),
-        }
+    pub(crate) fn stand_first(&self) {
+        // When the replica is gone nobody minds.
+        let _ = self.commands.send(Command::StandFirst);
     }
 
     pub(crate) async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), ChangeError> {

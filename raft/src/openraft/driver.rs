@@ -3,7 +3,8 @@
 //! A leader's group is heartbeaten while it took a proposal lately or has uncommitted entries; else it is left alone and
 //! its lease lapses. A follower starts elections when its leader's node is suspected or was started anew, when its
 //! leader has left the group, when nobody is known to lead, or when it is asked to. The k-th live voter tries k steps after
-//! the others, from the moment at which the lease that it gave ends, and again until a leader is known.
+//! the others, from the moment at which the lease that it gave ends, and again until a leader is known. In a group that was
+//! founded just now one is told to stand first, and the others give it a lease.
 //!
 //! **Invariant:** a group with a live quorum is not leaderless for ever: after the back-stop openraft's own timer is on.
 //! **Invariant:** timers of all groups beat together, so that messages of one beat leave together.
@@ -49,6 +50,8 @@ pub(super) enum Command {
         /// Which term.
         term: u64,
     },
+    /// Nobody can have led the group yet, and this replica is to.
+    StandFirst,
 }
 
 /// From this try on pauses are drawn.
@@ -65,6 +68,8 @@ struct Driver {
     deposed: Option<u64>,
     /// This replica leads that term in vain.
     abandoned: Option<u64>,
+    /// Nobody led when this replica was opened.
+    first: bool,
     leaderless: Option<Leaderless>,
     /// The term at the last look.
     seen_term: Option<u64>,
@@ -104,6 +109,7 @@ pub(super) async fn drive(replica: Arc<Replica>, mut commands: mpsc::UnboundedRe
         opened: Instant::now(),
         deposed: None,
         abandoned: None,
+        first: false,
         leaderless: None,
         seen_term: None,
         ticking: false,
@@ -147,12 +153,14 @@ impl Driver {
             Command::Elect { term } => self.deposed = self.deposed.max(Some(*term)),
             Command::Abandoned { term } => self.abandoned = Some(*term),
             Command::Greet { from } => self.newcomers.push(*from),
+            Command::StandFirst => (self.first, self.leaderless) = (true, None),
         }
     }
 
     /// Does what is due; says when there is something to do next.
     async fn step(&mut self, now: Instant, role: &Role, lives: Lives) -> Option<Instant> {
         let next = if role.leading {
+            self.first = false;
             self.end_election();
             self.lead(now, role, &lives).await
         } else {
@@ -270,6 +278,7 @@ impl Driver {
         }
         let wait = match self.leader_is(now, role, lives) {
             Leader::Alive => {
+                self.first = false;
                 self.end_election();
                 return None;
             }
@@ -285,10 +294,13 @@ impl Driver {
                 }
                 return Some(until.min(next.max(now) + self.timing().heartbeat_min));
             }
+            Leader::Dead if self.first => Duration::ZERO,
             Leader::Dead => self.rank(role, lives) * self.timing().rank_step,
         };
-        let lease_end =
-            self.replica.shared.contact().map_or(self.opened, |contact| contact.at + self.timing().election_max);
+        let lease = self.timing().election_max;
+        let waits = self.is_new() && !self.first;
+        let unknown = if waits { self.opened + lease } else { self.opened };
+        let lease_end = self.replica.shared.contact().map_or(unknown, |contact| contact.at + lease);
         let campaigning = self.replica.raft.server_metrics().borrow_watched().state == ServerState::Candidate;
         // A new term without a leader is another's campaign, most likely the one that leadership is being handed to: it
         // has passed a pre-vote, and whoever ran against it now would end its term.
@@ -374,7 +386,7 @@ impl Driver {
         }
     }
 
-    /// Whether the group has only just been initialised.
+    /// Whether the group has only just been founded.
     fn is_new(&self) -> bool {
         self.replica.shared.log.last().is_none_or(|last| last.index == 0)
     }

@@ -1,6 +1,12 @@
 //! What the replicas of a node share.
 
-use super::{pace::Pace, replica::Replica, serve::Demux};
+use super::{
+    codec::to_log,
+    pace::Pace,
+    replica::Replica,
+    serve::Demux,
+    types::{Content, Entry, Membership, log_id},
+};
 use crate::{
     GroupId, NodeId, ReplicaId,
     env::Env,
@@ -137,28 +143,54 @@ impl Node {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) async fn open(
-        &self,
-        group: GroupId,
-        replica: ReplicaId,
-        owner: Arc<dyn Owner>,
-    ) -> Result<Arc<Replica>, OpenError> {
+    /// Takes the group's slot. Whatever ends the opening frees it, also when a future is dropped.
+    fn begin(&self, group: GroupId, replica: ReplicaId) -> Result<Opening<'_>, OpenError> {
         match self.lock().entry(group) {
             std::collections::btree_map::Entry::Occupied(slot) => {
                 let replica = match slot.get() {
                     Slot::Opening(replica) => *replica,
                     Slot::Open(replica) => replica.shared.replica,
                 };
-                return Err(OpenError::AlreadyOpen { group, replica });
+                Err(OpenError::AlreadyOpen { group, replica })
             }
-            std::collections::btree_map::Entry::Vacant(slot) => drop(slot.insert(Slot::Opening(replica))),
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                slot.insert(Slot::Opening(replica));
+                Ok(Opening { node: self, group, opened: None })
+            }
         }
-        // Whatever ends the opening frees the slot, also when this future is dropped.
-        let mut opening = Opening { node: self, group, opened: None };
-        let log = match self.directory.group(group).filter(|log| log.replica() == replica) {
-            Some(log) => log,
-            None => self.directory.create(group, replica).await.map_err(|source| OpenError::Log { group, source })?,
-        };
+    }
+
+    /// The log of a replica, made if it is not there.
+    async fn log_of(&self, group: GroupId, replica: ReplicaId) -> Result<log::Group, OpenError> {
+        match self.directory.group(group).filter(|log| log.replica() == replica) {
+            Some(log) => Ok(log),
+            None => self.directory.create(group, replica).await.map_err(|source| OpenError::Log { group, source }),
+        }
+    }
+
+    pub(crate) async fn found(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        voters: &BTreeMap<ReplicaId, NodeId>,
+    ) -> Result<bool, OpenError> {
+        let _opening = self.begin(group, replica)?;
+        let log = self.log_of(group, replica).await?;
+        if log.last().is_some() {
+            return Ok(false);
+        }
+        let flushed = flushed(&log, vec![first_entry(voters)]).await;
+        flushed.map(|()| true).map_err(|source| OpenError::Log { group, source: source.into() })
+    }
+
+    pub(crate) async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        owner: Arc<dyn Owner>,
+    ) -> Result<Arc<Replica>, OpenError> {
+        let mut opening = self.begin(group, replica)?;
+        let log = self.log_of(group, replica).await?;
         self.settle(group, &log).await.map_err(|source| OpenError::Log { group, source: source.into() })?;
         let messages = self.demux.add(group, replica);
         let started = Replica::start(
@@ -179,9 +211,7 @@ impl Node {
     /// A replica that begins takes all of its log for flushed, and would acknowledge it: so it is.
     async fn settle(&self, group: GroupId, log: &log::Group) -> io::Result<()> {
         if self.left().contains(&group) {
-            let (done, flushed) = oneshot::channel();
-            log.append(Vec::new(), Box::new(move |result| drop(done.send(result))));
-            flushed.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))?;
+            flushed(log, Vec::new()).await?;
             self.left().remove(&group);
         }
         Ok(())
@@ -230,6 +260,19 @@ impl Node {
         }
         self.net.rpc.close();
     }
+}
+
+/// Appends entries and waits until they and all before them are on disk.
+async fn flushed(log: &log::Group, entries: Vec<log::Entry>) -> io::Result<()> {
+    let (done, flushed) = oneshot::channel();
+    log.append(entries, Box::new(move |result| drop(done.send(result))));
+    flushed.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
+}
+
+/// The first entry of a group's log, of no leader's term: the same wherever it is written.
+fn first_entry(voters: &BTreeMap<ReplicaId, NodeId>) -> log::Entry {
+    let membership = Membership::from(voters.clone());
+    to_log(Entry { log_id: log_id(log::LogId { term: 0, index: 0 }), payload: Content::Membership(membership) })
 }
 
 struct Opening<'n> {

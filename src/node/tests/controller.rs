@@ -69,6 +69,20 @@ async fn a_seed_that_ends_between_its_controller_replicas_does_not_take_the_firs
     .await;
 }
 
+/// The first founder of some groups has asked for votes and written nothing.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_wiped_as_it_founds_leaves_no_group_without_a_leader() {
+    for seed in 71..75 {
+        local(async move {
+            let mut world = World::new(3, seed).await;
+            wipe(&mut world, 2).await;
+            within(60, world.node(2).serving()).await;
+            whole(&world).await;
+        })
+        .await;
+    }
+}
+
 /// As when a disk was not mounted for one start.
 #[tokio::test(start_paused = true)]
 async fn a_seed_that_is_back_with_its_directory_hears_of_the_metadata_again() {

@@ -13,7 +13,6 @@ fn a_crashed_leader_is_followed_by_another_and_nothing_is_lost() {
     for seed in 10..20 {
         sim(seed, async move {
             let mut world = World::start(seed, 3).await;
-            world.initialize(&[1, 2, 3]).await;
             let first = world.leader().await;
             world.propose(first, 0..100);
             world.all_applied(100).await;
@@ -37,7 +36,6 @@ fn a_restart_of_all_loses_nothing_that_was_applied() {
     for seed in 20..30 {
         sim(seed, async move {
             let mut world = World::start(seed, 3).await;
-            world.initialize(&[1, 2, 3]).await;
             let mut count = 0;
             for _ in 0..3 {
                 let leader = world.leader().await;
@@ -65,7 +63,6 @@ fn a_restart_of_all_loses_nothing_that_was_applied() {
 fn a_leader_that_restarts_at_once_is_replaced_or_elected_anew() {
     sim(31, async {
         let mut world = World::start(31, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;
@@ -83,7 +80,6 @@ fn a_leader_that_restarts_at_once_is_replaced_or_elected_anew() {
 fn a_follower_of_an_idle_group_that_restarts_does_not_depose_its_leader() {
     sim(32, async {
         let mut world = World::start(32, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.pass(10_000).await;
         let term = world.node(leader).owner.role().term;
@@ -101,7 +97,6 @@ fn a_follower_of_an_idle_group_that_restarts_does_not_depose_its_leader() {
 fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
     sim(33, async {
         let world = World::start(33, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).collect();
         let term = world.node(leader).owner.role().term;
@@ -127,7 +122,6 @@ fn refusals_in_the_middle_of_a_pipeline_keep_the_order() {
 fn a_transfer_to_an_unreachable_target_recovers() {
     sim(34, async {
         let world = World::start(34, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;
@@ -150,7 +144,6 @@ fn a_transfer_to_an_unreachable_target_recovers() {
 fn a_failed_transfer_to_the_only_one_that_is_left_recovers_though_it_lacks_entries() {
     sim(36, async {
         let mut world = World::start(36, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         let term = world.node(leader).owner.role().term;
         world.propose(leader, 0..10);
@@ -187,7 +180,6 @@ fn a_failed_transfer_to_the_only_one_that_is_left_recovers_though_it_lacks_entri
 fn a_transfer_that_nobody_waits_for_to_the_end_leaves_no_leader_that_refuses_all() {
     sim(48, async {
         let mut world = World::start(48, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;
@@ -209,7 +201,6 @@ fn a_transfer_that_nobody_waits_for_to_the_end_leaves_no_leader_that_refuses_all
 fn who_missed_that_its_leader_has_left_hears_it_again() {
     sim(49, async {
         let mut world = World::start(49, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;
@@ -230,7 +221,6 @@ fn who_missed_that_its_leader_has_left_hears_it_again() {
 fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
     sim(35, async {
         let world = World::start(35, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let first = world.leader().await;
         world.propose(first, 0..10);
         world.all_applied(10).await;
@@ -254,7 +244,6 @@ fn a_partitioned_leader_is_replaced_and_follows_after_healing() {
 fn a_replica_that_is_opened_again_acknowledges_nothing_that_is_not_on_its_disk() {
     sim(47, async {
         let mut world = World::start(47, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;

@@ -11,7 +11,6 @@ use world::{World, sim};
 fn one_node_alone_applies_what_it_proposes() {
     sim(1, async {
         let mut world = World::start(1, 1).await;
-        world.initialize(&[1]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..100);
         world.all_applied(100).await;
@@ -27,7 +26,6 @@ fn one_node_alone_applies_what_it_proposes() {
 fn three_nodes_elect_one_leader_and_apply_the_same_in_order() {
     sim(2, async {
         let world = World::start(2, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..1_000);
         world.all_applied(1_000).await;
@@ -42,7 +40,6 @@ fn the_same_seed_gives_the_same_history() {
     let history = |seed| {
         sim(seed, async move {
             let mut world = World::start(seed, 3).await;
-            world.initialize(&[1, 2, 3]).await;
             let leader = world.leader().await;
             world.propose(leader, 0..200);
             world.all_applied(200).await;
@@ -61,7 +58,6 @@ fn the_same_seed_gives_the_same_history() {
 fn an_idle_group_is_silent_and_woken_by_the_next_proposal() {
     sim(5, async {
         let world = World::start(5, 3).await;
-        world.initialize(&[1, 2, 3]).await;
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;

@@ -64,7 +64,7 @@ impl SimNode {
 }
 
 impl World {
-    /// Nodes 1..=n, each with the replica of its own number, nothing initialised.
+    /// Nodes 1..=n, each with the replica of its own number; the first three of them founded the group.
     pub(super) async fn start(seed: u64, n: u32) -> World {
         let options = log::Options { wal_file_bytes: 64 << 10, segment_bytes: 16 << 10, ..log::Options::default() };
         Self::start_with(seed, n, options).await
@@ -83,18 +83,25 @@ impl World {
             peers: (1..=n).collect(),
             catch_up_bytes_per_s: 128 << 20,
         };
+        let founders: BTreeMap<_, _> = (1..=n.min(3)).map(|id| (ReplicaId(id.into()), NodeId(id))).collect();
         for id in 1..=n {
-            world.start_empty(id, u64::from(id)).await;
+            let founders = if id <= 3 { founders.clone() } else { BTreeMap::new() };
+            world.start_founding(id, u64::from(id), founders).await;
         }
+        world.node(1).group().stand_first();
         world
     }
 
     /// An empty node with the given replica.
     pub(super) async fn start_empty(&mut self, id: u32, replica: u64) {
+        self.start_founding(id, replica, BTreeMap::new()).await;
+    }
+
+    async fn start_founding(&mut self, id: u32, replica: u64, founders: BTreeMap<ReplicaId, NodeId>) {
         let tasks = TaskSet::default();
         let env = self.env(&tasks);
         let disk = SimDisk::new(env.clone(), SimLimits::default());
-        self.run(id, ReplicaId(replica), disk, tasks, env).await;
+        self.run(id, ReplicaId(replica), (disk, tasks, env), founders).await;
     }
 
     fn env(&mut self, tasks: &TaskSet) -> Env {
@@ -102,7 +109,13 @@ impl World {
         Env::simulated(self.seed.wrapping_mul(1_000).wrapping_add(self.boots), 1_000_000, tasks.clone())
     }
 
-    async fn run(&mut self, id: u32, replica: ReplicaId, disk: Arc<SimDisk>, tasks: TaskSet, env: Env) {
+    async fn run(
+        &mut self,
+        id: u32,
+        replica: ReplicaId,
+        (disk, tasks, env): (Arc<SimDisk>, TaskSet, Env),
+        founders: BTreeMap<ReplicaId, NodeId>,
+    ) {
         let boot = BootId(self.boots);
         let owner = Arc::new(TestOwner::default());
         let network = self.hub.join(NodeId(id), boot, &env);
@@ -119,6 +132,9 @@ impl World {
             let host_options = HostOptions { catch_up_bytes_per_s, ..HostOptions::new(NodeId(id), boot) };
             let host = Host::start(host_options, directory.clone(), network, env).unwrap();
             host.set_peers(peers);
+            if !founders.is_empty() {
+                assert!(host.found(GROUP, replica, &founders).await.unwrap());
+            }
             let group = host.open(GROUP, replica, told).await.unwrap();
             (host, group, directory)
         });
@@ -126,11 +142,6 @@ impl World {
         let (host, group, directory) = (Some(host), Some(group), Some(directory));
         let node = SimNode { disk, tasks, host, group, directory, replica, owner };
         self.nodes.insert(id, node);
-    }
-
-    pub(super) async fn initialize(&self, ids: &[u32]) {
-        let voters = ids.iter().map(|id| (self.node(*id).replica, NodeId(*id))).collect();
-        self.node(ids[0]).group().initialize(voters).await.unwrap();
     }
 
     pub(super) fn node(&self, id: u32) -> &SimNode {
@@ -212,7 +223,7 @@ impl World {
         let env = self.env(&tasks);
         let node = self.nodes.remove(&id).unwrap();
         let disk = node.disk.restart_losing_unsynced(env.clone());
-        self.run(id, node.replica, disk, tasks, env).await;
+        self.run(id, node.replica, (disk, tasks, env), BTreeMap::new()).await;
     }
 
     pub(super) async fn restart_all(&mut self) {

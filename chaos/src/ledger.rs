@@ -27,7 +27,7 @@ const BRIEF: &str = "brief";
 const HEAD: &str = "\
 Written by `highwater-chaos soak`, `run --ledger` and `ledger fuzz`, each from a clean checkout; see `chaos/src/ledger.rs`.
 
-- *code* names what was run: the trees of `src`, `raft`, `chaos/src` and the dependencies. Commits that change nothing of it have the same.
+- *code* names what was run: the files of `src`, `raft`, `chaos/src` (but for texts) and the dependencies. Commits that change nothing of it have the same.
 - *hash* of a simulation has two parts: of the histories of the first eight seeds, and of all. The same seed has the same history in every
   process and on every machine, in debug and in release builds.
 - *storm*: long ones, each drawn from a deck, or `brief`: a disk is lost, then one to three faults come close behind (`sim --brief`).
@@ -277,11 +277,14 @@ impl Checkout {
     fn at(root: PathBuf) -> anyhow::Result<Self> {
         let unknown = |_| "unknown".to_owned();
         let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(unknown);
-        let sources = ["HEAD:src", "HEAD:raft", "HEAD:chaos/src"];
-        let builds = ["HEAD:Cargo.toml", "HEAD:Cargo.lock", "HEAD:chaos/Cargo.toml", "HEAD:.cargo"];
-        let parts = [&sources[..], &builds[..]].concat();
-        let hashed = |trees: String| format!("{:016x}", digest([trees.as_bytes()]))[..10].to_owned();
-        let code = git(&root, &[&["rev-parse"], &parts[..]].concat()).map_or_else(unknown, hashed);
+        let parts = ["src", "raft", "chaos/src", "Cargo.toml", "Cargo.lock", "chaos/Cargo.toml", ".cargo"];
+        let hashed = |files: String| {
+            // What is said about the code does not change it.
+            let files: String = files.lines().filter(|file| !file.ends_with(".md")).collect();
+            format!("{:016x}", digest([files.as_bytes()]))[..10].to_owned()
+        };
+        let listed = git(&root, &[&["ls-tree", "-r", "HEAD", "--"], &parts[..]].concat());
+        let code = listed.map_or_else(unknown, hashed);
         Ok(Self { root, commit, code })
     }
 

@@ -191,6 +191,7 @@ impl World {
     }
 
     fn end(&self, id: u32, keeps: bool) -> bool {
+        self.note_known(id);
         let life = {
             let mut nodes = self.nodes.borrow_mut();
             let Some(place) = nodes.get_mut(&id) else { return false };

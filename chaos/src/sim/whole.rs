@@ -110,14 +110,26 @@ impl World {
 
     /// Whether in each group all voters are on disks that are there, whoever knows.
     fn is_replaced(&self) -> bool {
-        let newest = self.metadata().map(|(_, metadata)| metadata).max_by_key(|metadata| metadata.version);
         let votes = self.votes.borrow();
-        newest.is_some_and(|metadata| metadata.groups.keys().all(|group| votes.is_whole(group.0)))
+        self.newest().is_some_and(|metadata| metadata.groups.keys().all(|group| votes.is_whole(group.0)))
     }
 
     /// Whether no node knows of a replica that is being replaced.
     fn is_whole(&self) -> bool {
-        self.unsettled().is_none()
+        self.newest().is_some() && self.unsettled().is_none()
+    }
+
+    /// The newest metadata that any node ever had, unless all who had them are away or do not know it any more: who has just
+    /// started knows nothing before somebody leads.
+    fn newest(&self) -> Option<Arc<Metadata>> {
+        let newest = self.metadata().map(|(_, metadata)| metadata).max_by_key(|metadata| metadata.version);
+        newest.filter(|metadata| metadata.version >= self.known.get())
+    }
+
+    /// A node that ends takes with it what it knows.
+    pub(super) fn note_known(&self, id: u32) {
+        let version = self.node(id).map_or(0, |node| node.controller().metadata().version);
+        self.known.set(self.known.get().max(version));
     }
 
     /// A replica that is being replaced, and who knows of it.

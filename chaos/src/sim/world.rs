@@ -50,6 +50,8 @@ pub(super) struct World {
     pub(super) nodes: RefCell<BTreeMap<u32, Place>>,
     pub(super) lives: Cell<u64>,
     pub(super) damaged: Cell<Option<Damage>>,
+    /// Of the newest metadata that a node had when it ended.
+    pub(super) known: Cell<u64>,
     pub(super) votes: RefCell<Votes>,
     /// Of each node's disk: how often it had failed when that was last noted.
     pub(super) failed: RefCell<BTreeMap<u32, u64>>,
@@ -83,6 +85,7 @@ pub(super) async fn run(options: Options, history: Rc<RefCell<History>>) -> (Opt
         nodes: RefCell::default(),
         lives: Cell::new(0),
         damaged: Cell::new(None),
+        known: Cell::new(0),
         votes: RefCell::default(),
         failed: RefCell::default(),
         stopped,

@@ -27,6 +27,8 @@ use tokio::{
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How long a node whose disk fails may take to end.
 const END_MAX: Duration = Duration::from_secs(30);
+/// How long a process may take to stand still.
+const FREEZES: Duration = Duration::from_secs(1);
 /// Ports from node to node; the first seven are used.
 const STEP: u16 = 10;
 
@@ -316,6 +318,20 @@ impl Own {
         Ended { node, status, is_explained }
     }
 
+    /// A process that does nothing more, also when a call of it that is under way returns.
+    pub(super) async fn freeze(&self, node: u32) -> anyhow::Result<()> {
+        let pid = self.children.borrow()[node as usize - 1].as_ref().and_then(tokio::process::Child::id);
+        let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+        let Some(process) = Pid::from_raw(pid) else { return Ok(()) };
+        rustix::process::kill_process(process, Signal::STOP)?;
+        let until = Instant::now() + FREEZES;
+        while !processes::stand_still(pid) {
+            anyhow::ensure!(Instant::now() < until, "node {node} did not stand still within {} s", FREEZES.as_secs());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
     /// SIGKILL, and nothing of it is left; says when it had ended before.
     pub(super) async fn kill(&self, node: u32) -> anyhow::Result<Option<Ended>> {
         let child = self.children.borrow_mut()[node as usize - 1].take();
@@ -409,7 +425,10 @@ mod tests {
         assert!(!own.is_up(1).unwrap());
         own.children.borrow_mut()[0] = Some(Command::new("sleep").arg("600").kill_on_drop(true).spawn().unwrap());
         assert!(own.is_up(1).unwrap());
+        own.freeze(1).await.unwrap();
+        assert!(own.is_up(1).unwrap());
         assert!(own.kill(1).await.unwrap().is_none());
+        own.freeze(1).await.unwrap();
         again().await;
         own.excuse(1, Duration::ZERO);
         assert!(own.revive().unwrap()[0].is_explained);

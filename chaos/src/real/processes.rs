@@ -1,4 +1,4 @@
-//! Nodes that run from config files: which process of this machine is which node.
+//! What this machine says of processes: which one is which node, and whether one does anything.
 
 use std::{fs, path::PathBuf};
 
@@ -11,6 +11,16 @@ pub(super) fn at_port(port: u16) -> Option<u32> {
         // Somebody else's process cannot be looked into, or killed.
         let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         open.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).any(|file| sockets.contains(&file))
+    })
+}
+
+/// Whether no thread of a process runs, or will before it is told to: a stopped one may still be in a call that nothing interrupts.
+pub(super) fn stand_still(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        // `77 (name of (any) kind) S 1 …`
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        matches!(state, Some('T' | 't' | 'D' | 'Z' | 'X') | None)
     })
 }
 
@@ -28,6 +38,12 @@ fn sockets(table: &str, port: u16) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_runs_does_not_stand_still() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(!stand_still(pid));
+    }
 
     #[test]
     fn a_port_is_somebodys() {

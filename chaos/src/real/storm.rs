@@ -273,6 +273,10 @@ impl<'a> Storm<'a> {
                         up.push(*node);
                     }
                 }
+                // A sync that is under way as the file system ends may say that it has succeeded: nobody is to hear that.
+                for node in &up {
+                    own.freeze(*node).await?;
+                }
                 // The disks first: from here on nothing is written anywhere.
                 victims.iter().try_for_each(|node| disks.cut(*node))?;
                 for node in &victims {

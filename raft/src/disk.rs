@@ -42,4 +42,6 @@ pub trait File: Send + Sync + 'static {
     fn len<'a>(&'a self) -> BoxFuture<'a, io::Result<u64>>;
     /// Cuts or extends with zeros.
     fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>>;
+    /// Advice: what is synced from `start` to `end` will hardly be read soon, so its memory may serve others.
+    fn unneeded(&self, _start: u64, _end: u64) {}
 }

@@ -7,12 +7,15 @@ use futures_util::future::BoxFuture;
 use std::{
     fs, io,
     io::IoSlice,
+    num::NonZeroU64,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// Linux takes at most 1,024 parts per call.
 const PARTS_MAX: usize = 1024;
+/// The largest page of the systems that this runs on.
+const PAGE_BYTES: u64 = 64 << 10;
 
 /// A directory of the file system.
 #[derive(Debug)]
@@ -186,5 +189,12 @@ impl File for RealFile {
     }
     fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>> {
         now(self.file.set_len(len).map_err(|e| named(e, "set length of", &self.path)))
+    }
+    fn unneeded(&self, start: u64, end: u64) {
+        // Whole pages: the last one, begun, is written again, and would have to be read for that.
+        let (start, end) = (start / PAGE_BYTES * PAGE_BYTES, end / PAGE_BYTES * PAGE_BYTES);
+        if let Some(len) = NonZeroU64::new(end.saturating_sub(start)) {
+            let _ = rustix::fs::fadvise(&self.file, start, Some(len), rustix::fs::Advice::DontNeed);
+        }
     }
 }

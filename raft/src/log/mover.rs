@@ -129,6 +129,8 @@ async fn write(common: &Common, shared: &Shared, batch: Batch) -> io::Result<()>
         file.set_len(position).await?;
     }
     file.sync().await?;
+    // What is read soon is in the tail cache; a page that is never free again costs the next write a new one.
+    file.unneeded(segment.len, position);
     if new {
         common.disk.sync_directory(&segment::folder(shared.owner)).await?;
     }

@@ -4,7 +4,7 @@
 //! - no buffer is larger than twice what has arrived, whatever a header claims, and none is larger than its frame;
 //!   limits and the gate are asked before the first byte is kept;
 //! - `receive` may be dropped at any await: what has arrived stays in the link;
-//! - bytes that are no frame close the connection, and the other side is told which;
+//! - bytes that are no frame, or half of one and no more, close the connection, and the other side is told which;
 //! - small pieces leave in contiguous buffers, large ones as they are.
 //!
 //! Not here: certificates (`tls`), and who may connect (`gateway`).
@@ -26,11 +26,14 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::time::{Instant, timeout_at};
 
 /// A connection on which nothing arrives for this long is dead.
 pub const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How often a client shows that it lives.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// A frame of which nothing more comes for this long is not finished: what waits for it is given up.
+pub const FRAME_STALL_MAX: Duration = Duration::from_secs(10);
 /// Links of one connection that may be open at a time.
 pub const LINKS_MAX: u32 = 1024;
 
@@ -179,19 +182,22 @@ impl QuicConnection {
     }
 
     fn link(&self, (send, receive): (quinn::SendStream, quinn::RecvStream)) -> Link {
-        Link {
-            sender: Box::new(QuicSender { stream: send }),
-            receiver: Box::new(QuicReceiver {
-                connection: self.connection.clone(),
-                stream: receive,
-                gate: None,
-                chunk: Bytes::new(),
-                header: [0; HEADER_LEN],
-                header_len: 0,
-                coming: None,
-                buffer: Vec::new(),
-                skipped: 0,
-            }),
+        Link { sender: Box::new(QuicSender { stream: send }), receiver: Box::new(self.receiver(receive)) }
+    }
+
+    fn receiver(&self, stream: quinn::RecvStream) -> QuicReceiver {
+        QuicReceiver {
+            connection: self.connection.clone(),
+            stream,
+            gate: None,
+            chunk: Bytes::new(),
+            header: [0; HEADER_LEN],
+            header_len: 0,
+            coming: None,
+            buffer: Vec::new(),
+            skipped: 0,
+            heard: Instant::now(),
+            stall: FRAME_STALL_MAX,
         }
     }
 }
@@ -285,6 +291,10 @@ struct QuicReceiver {
     buffer: Vec<u8>,
     /// Bytes of it that were thrown away.
     skipped: usize,
+    /// When the last bytes came.
+    heard: Instant,
+    /// How long a frame may stand still.
+    stall: Duration,
 }
 
 impl QuicReceiver {
@@ -336,8 +346,13 @@ impl QuicReceiver {
         if !self.chunk.is_empty() {
             return Ok(());
         }
-        match self.stream.read_chunk(CHUNK_BYTES, true).await {
+        let begun = self.header_len > 0;
+        let read = self.stream.read_chunk(CHUNK_BYTES, true);
+        let read = if begun { timeout_at(self.heard + self.stall, read).await } else { Ok(read.await) };
+        let Ok(read) = read else { return Err(self.stalled()) };
+        match read {
             Ok(Some(chunk)) => {
+                self.heard = Instant::now();
                 self.chunk = chunk.bytes;
                 Ok(())
             }
@@ -347,16 +362,29 @@ impl QuicReceiver {
         }
     }
 
-    fn ended(&self) -> LinkClosed {
+    /// Bytes of the frame under way: that have come, and that there are.
+    fn progress(&self) -> (usize, usize) {
         let rest = self.coming.map_or(0, |(header, _)| header.rest_len());
-        match self.header_len + self.buffer.len() + self.skipped {
-            0 => LinkClosed("the link was closed".into()),
-            found => self.malformed(&FrameError::CutOff { found, expected: HEADER_LEN + rest }),
+        (self.header_len + self.buffer.len() + self.skipped, HEADER_LEN + rest)
+    }
+
+    fn ended(&self) -> LinkClosed {
+        match self.progress() {
+            (0, _) => LinkClosed("the link was closed".into()),
+            (found, expected) => self.malformed(&FrameError::CutOff { found, expected }),
         }
     }
 
+    fn stalled(&self) -> LinkClosed {
+        let (found, expected) = self.progress();
+        self.close(format!("{found} of {expected} bytes of a frame, then nothing for {} s", self.stall.as_secs()))
+    }
+
     fn malformed(&self, error: &FrameError) -> LinkClosed {
-        let reason = error.to_string();
+        self.close(error.to_string())
+    }
+
+    fn close(&self, reason: String) -> LinkClosed {
         self.connection.close(MALFORMED, reason.as_bytes());
         LinkClosed(reason)
     }
@@ -452,6 +480,28 @@ mod tests {
         assert!(early.is_err(), "half a frame is no frame");
         send.write_all(&bytes[20..]).await.unwrap();
         assert_eq!(there.receiver.receive().await.unwrap(), frame);
+    }
+
+    #[tokio::test]
+    async fn half_a_frame_is_waited_for_as_long_as_more_of_it_comes() {
+        let pair = pair().await;
+        let (mut send, _receive) = pair.client.connection.open_bi().await.unwrap();
+        let frame = Frame::new(5, Produced::default()).with_body(vec![Bytes::from(vec![3; 1000])]);
+        let bytes: Vec<u8> = pieces(vec![frame.clone()]).concat();
+        send.write_all(&bytes[..20]).await.unwrap();
+        let (_, stream) = pair.server.connection.accept_bi().await.unwrap();
+        let mut there = pair.server.receiver(stream);
+        there.stall = Duration::from_secs(3600);
+        let dropped = tokio::time::timeout(Duration::from_millis(50), there.receive()).await;
+        assert!(dropped.is_err(), "half a frame is no frame");
+        send.write_all(&bytes[20..40]).await.unwrap();
+        while there.progress().0 < 40 {
+            let _ = tokio::time::timeout(Duration::from_millis(1), there.receive()).await;
+        }
+        there.stall = Duration::ZERO;
+        let reason = format!("40 of {} bytes of a frame, then nothing for 0 s", bytes.len());
+        assert_eq!(there.receive().await.unwrap_err().0, reason);
+        assert_eq!(pair.client.closed().await.0, reason);
     }
 
     #[tokio::test]

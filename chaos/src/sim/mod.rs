@@ -28,7 +28,7 @@ mod whole;
 mod world;
 
 pub use faults::{Fault, Loss, Role, Step, Who};
-pub use many::{Many, Tally, run_many};
+pub use many::{Length, Many, Tally, run_many};
 pub use script::Script;
 pub use sometimes::{Sums, table};
 pub use storm::{Card, Storm};

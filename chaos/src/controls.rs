@@ -137,8 +137,7 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
             let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
             found.runs += 1;
             found.beside += outcome.failures.len();
-            let livelock = outcome.stuck.clone().filter(|stuck| stuck.starts_with(sim::LIVELOCK));
-            found.evidence = outcome.verdict.lines().chain(livelock).collect();
+            found.evidence = outcome.evidence();
             tracing::info!(seed, stuck = outcome.stuck, failures = ?outcome.failures, "ran");
             let seed = (!found.evidence.is_empty()).then_some(seed);
             last = Some(outcome);

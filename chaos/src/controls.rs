@@ -3,8 +3,8 @@
 //!
 //! A control is a kept script in `chaos/controls`, named like its bug: a seed, and the storm that goes for the weakness or the
 //! faults one by one. The same seed is run without the bug first, and must be clean. Where the kept seed shows the bug no longer,
-//! since the product took another course, the next ones are tried, and the line says so. A control runs in a process of its own,
-//! since a bug stays planted for good.
+//! since the product took another course, the next ones are tried; its line says so, and the last one counts them. A control runs in
+//! a process of its own, since a bug stays planted for good.
 
 use crate::{
     ledger::Checkout,
@@ -29,6 +29,9 @@ const FOUND: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/controls/SEARCH.md");
 
 /// From the kept seed on: so many are tried.
 const TRIES: u64 = 6;
+
+/// Virtual seconds of storm of a control at most: two runs of it, without the bug and with it, take a few seconds.
+const SECONDS_MAX: u64 = 30;
 
 /// What is asked of the controls.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -137,8 +140,7 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
             let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
             found.runs += 1;
             found.beside += outcome.failures.len();
-            let livelock = outcome.stuck.clone().filter(|stuck| stuck.starts_with(sim::LIVELOCK));
-            found.evidence = outcome.verdict.lines().chain(livelock).collect();
+            found.evidence = outcome.evidence();
             tracing::info!(seed, stuck = outcome.stuck, failures = ?outcome.failures, "ran");
             let seed = (!found.evidence.is_empty()).then_some(seed);
             last = Some(outcome);
@@ -172,7 +174,9 @@ fn optimised(debug_assertions: bool) -> anyhow::Result<()> {
 
 fn read(folder: &Path, bug: Bug) -> anyhow::Result<Script> {
     let path = folder.join(format!("{}.json", bug.name()));
-    Script::read(&path).with_context(|| format!("{}", path.display()))
+    let script = Script::read(&path).with_context(|| format!("{}", path.display()))?;
+    anyhow::ensure!(script.seconds <= SECONDS_MAX, "{}: a control has {SECONDS_MAX} virtual s at most", path.display());
+    Ok(script)
 }
 
 /// Runs all of them, or those named, each in a process of its own. Gives whether each was caught, and was clean without its
@@ -204,7 +208,8 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         }
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn()
     };
-    let (mut caught, mut good) = (Vec::new(), 0);
+    let kept = args.search.is_none() && args.clean.is_none();
+    let (mut caught, mut good, mut others, mut longest) = (Vec::new(), 0, 0, 0.0_f64);
     for some in chosen.chunks(args.jobs.max(1)) {
         let running = some.iter().map(|bug| start(*bug)).collect::<Result<Vec<_>, _>>()?;
         for (bug, child) in some.iter().zip(running) {
@@ -213,6 +218,11 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
             let found: Found = serde_json::from_str(text.trim())
                 .with_context(|| format!("{} ended with {} and said {text:?}", bug.name(), output.status))?;
             say(line(*bug, &found, args.clean.is_some()));
+            if let Some(seed) = found.seed.filter(|_| kept && found.runs > 1) {
+                say(format!("  THE KEPT SEED {} DOES NOT SHOW IT: keep seed {seed} instead", seed + 1 - found.runs));
+                others += 1;
+            }
+            longest = longest.max(found.seconds);
             found.wrong.iter().for_each(|wrong| say(format!("  without the bug, {wrong}")));
             caught.extend(found.seed.map(|_| found.runs));
             good += usize::from(found.wrong.is_empty() && (args.clean.is_some() || found.seed.is_some()));
@@ -223,6 +233,10 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let (of, seconds) = (chosen.len(), begun.elapsed().as_secs());
     say(match args.clean {
         Some(runs) => format!("{good}/{of} clean without their bug over {runs} seeds; {seconds} s"),
+        None if kept => format!(
+            "{}/{of} caught, {others} of them not on their kept seeds; {seconds} s, {longest:.1} s the longest",
+            caught.len()
+        ),
         None => format!("{}/{of} caught; median seeds to catch {median}; {seconds} s", caught.len()),
     });
     if let Some(runs) = args.search.filter(|_| args.only.is_empty()) {

@@ -27,7 +27,8 @@ const BRIEF: &str = "brief";
 const HEAD: &str = "\
 Written by `highwater-chaos soak`, `run --ledger` and `ledger fuzz`, each from a clean checkout; see `chaos/src/ledger.rs`.
 
-- *code* names what was run: the files of `src`, `raft`, `chaos/src` (but for texts) and the dependencies. Commits that change nothing of it have the same.
+- *code* names what was run: the files of `src`, `raft`, `chaos/src` (but for texts; for simulations also but for `chaos/src/real`) and the
+  dependencies. Commits that change nothing of it have the same.
 - *hash* of a simulation has two parts: of the histories of the first eight seeds, and of all. The same seed has the same history in every
   process and on every machine, in debug and in release builds.
 - *storm*: long ones, each drawn from a deck, or `brief`: a disk is lost, then one to three faults come close behind (`sim --brief`).
@@ -236,6 +237,8 @@ pub struct Checkout {
     root: PathBuf,
     commit: String,
     code: String,
+    /// The same without what only real nodes need.
+    simulated: String,
 }
 
 impl std::fmt::Display for Checkout {
@@ -275,17 +278,22 @@ impl Checkout {
     }
 
     fn at(root: PathBuf) -> anyhow::Result<Self> {
-        let unknown = |_| "unknown".to_owned();
-        let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(unknown);
+        let commit = git(&root, &["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(|_| "unknown".to_owned());
         let parts = ["src", "raft", "chaos/src", "Cargo.toml", "Cargo.lock", "chaos/Cargo.toml", ".cargo"];
-        let hashed = |files: String| {
-            // What is said about the code does not change it.
-            let files: String = files.lines().filter(|file| !file.ends_with(".md")).collect();
+        let hashed = |files: &str, but_for: &str| {
+            // `mode type hash<tab>path`. What is said about the code does not change it.
+            let is_part = |file: &&str| !file.ends_with(".md") && !file.contains(but_for);
+            let files: String = files.lines().filter(is_part).collect();
             format!("{:016x}", digest([files.as_bytes()]))[..10].to_owned()
         };
         let listed = git(&root, &[&["ls-tree", "-r", "HEAD", "--"], &parts[..]].concat());
-        let code = listed.map_or_else(unknown, hashed);
-        Ok(Self { root, commit, code })
+        let code_but_for = |path| listed.as_ref().map_or_else(|_| "unknown".to_owned(), |files| hashed(files, path));
+        let (code, simulated) = (code_but_for("\t/"), code_but_for("\tchaos/src/real/"));
+        Ok(Self { root, commit, code, simulated })
+    }
+
+    fn code_of(&self, kind: Kind) -> &str {
+        if kind == Kind::Simulation { &self.simulated } else { &self.code }
     }
 
     fn ledger(&self) -> anyhow::Result<Ledger> {
@@ -301,7 +309,7 @@ impl Checkout {
         let mut row: Row = cells.into_iter().collect();
         row.insert("date", today()?);
         row.insert("commit", self.commit.clone());
-        row.insert("code", self.code.clone());
+        row.insert("code", self.code_of(kind).to_owned());
         assert!(row.keys().copied().eq(kind.all_columns().collect::<std::collections::BTreeSet<_>>()), "{row:?}");
         let mut ledger = self.ledger()?;
         ledger.tables.entry(kind).or_default().push(row);
@@ -441,10 +449,11 @@ fn check(jobs: u64, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         say("the ledger has no seeds yet".into());
         return Ok(true);
     }
-    let mut pool: Vec<_> = (0..rows.len()).filter(|place| rows[*place]["code"] == checkout.code).collect();
+    let code = checkout.code_of(Kind::Simulation);
+    let mut pool: Vec<_> = (0..rows.len()).filter(|place| rows[*place]["code"] == code).collect();
     let same = !pool.is_empty();
     if !same {
-        say(format!("NO ROW IS OF THIS CODE ({}): another's seeds must be clean all the same", checkout.code));
+        say(format!("NO ROW IS OF THIS CODE ({code}): another's seeds must be clean all the same"));
         pool = (0..rows.len()).collect();
     }
     let drawn = highwater_raft::env::Env::real().random_u64() % pool.len() as u64;
@@ -462,7 +471,7 @@ fn check(jobs: u64, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
             format!("THE SAME CODE, AND OTHER HISTORIES: hash {:016x}, the row has {}", tally.hash, row["hash"])
         }
         (false, _) => {
-            format!("the code is another since ({} then, {} now): clean is what counts", row["code"], checkout.code)
+            format!("the code is another since ({} then, {code} now): clean is what counts", row["code"])
         }
     });
     let (mut known, mut open) = (0, tally.wrong);
@@ -555,6 +564,30 @@ mod tests {
         assert!(Ledger::parse(&text.replace("| command |", "| comand |")).is_err(), "a column that nobody knows");
     }
 
+    fn commit_all(root: &Path) {
+        super::git(root, &["add", "-A"]).unwrap();
+        let who = ["-c", "user.name=x", "-c", "user.email=x", "-c", "core.hooksPath=/dev/null"];
+        super::git(root, &[&who[..], &["commit", "-q", "-m", "x"]].concat()).unwrap();
+    }
+
+    #[test]
+    fn what_only_real_nodes_need_is_no_part_of_the_code_of_a_simulation() {
+        let dir = tempfile::tempdir().unwrap();
+        super::git(dir.path(), &["init", "-q"]).unwrap();
+        let mut codes = Vec::new();
+        for file in ["chaos/src/sim/mod.rs", "chaos/src/real/mod.rs", "chaos/src/real/notes.md", "chaos/src/reality.rs"]
+        {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "one").unwrap();
+            commit_all(dir.path());
+            let checkout = Checkout::at(dir.path().to_owned()).unwrap();
+            codes.push([Kind::Simulation, Kind::Real].map(|kind| checkout.code_of(kind).to_owned()));
+        }
+        let changed: Vec<_> = codes.windows(2).map(|two| [0, 1].map(|kind| two[0][kind] != two[1][kind])).collect();
+        assert_eq!(changed, [[false, true], [false, false], [true, true]]);
+    }
+
     #[test]
     fn rows_are_of_what_is_committed_alone() {
         let dir = tempfile::tempdir().unwrap();
@@ -563,9 +596,7 @@ mod tests {
         std::fs::write(dir.path().join("code.rs"), "one").unwrap();
         std::fs::write(dir.path().join(FILE), Ledger::default().render()).unwrap();
         git(&["init", "-q"]);
-        git(&["add", "-A"]);
-        let who = ["-c", "user.name=x", "-c", "user.email=x", "-c", "core.hooksPath=/dev/null"];
-        git(&[&who[..], &["commit", "-q", "-m", "x"]].concat());
+        commit_all(dir.path());
         let checkout = Checkout::at(dir.path().to_owned()).unwrap();
         let built = dir.path().join("code.rs").metadata().unwrap().modified().unwrap();
         checkout.add_fuzz("| entry | 9 | 8 | 7 | 6 s | chaos/fuzz/run --runs 9 entry | 1 ab |").unwrap();

@@ -67,6 +67,9 @@ struct Sim {
     /// So many seeds
     #[arg(long, default_value_t = 1)]
     runs: u64,
+    /// Go on behind those with as many as begin within so many minutes
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
     /// Seeds at a time
     #[arg(long, default_value_t = 1)]
     jobs: u64,
@@ -175,18 +178,18 @@ fn simulate(args: &Sim) -> anyhow::Result<bool> {
     let many = Many {
         seed: args.which.seed,
         runs: args.runs,
+        minutes: args.minutes,
         jobs: args.jobs,
         until_caught: args.until_caught,
         require_sometimes: args.require_sometimes,
         tally: args.tally,
     };
     let (good, last) = sim::run_many(&many, options, say)?;
-    if let (Some(path), Some(outcome)) = (&args.history, &last) {
+    if let (Some(path), Some((_, outcome))) = (&args.history, &last) {
         outcome.history.write(&mut std::io::BufWriter::new(std::fs::File::create(path)?))?;
     }
-    if let (Some(path), Some(outcome)) = (&args.keep, last) {
-        let options = options(args.which.seed + args.runs - 1);
-        std::fs::write(path, Script::of(&options, &outcome).to_text()?)?;
+    if let (Some(path), Some((options, outcome))) = (&args.keep, &last) {
+        std::fs::write(path, Script::of(options, outcome).to_text()?)?;
     }
     Ok(good)
 }

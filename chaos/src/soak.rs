@@ -4,10 +4,7 @@
 pub use crate::sim::Tally;
 use crate::{ledger::Checkout, sim};
 use anyhow::Context as _;
-use std::{
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::process::{Child, Command, Stdio};
 use tokio::time::Instant;
 
 /// Seeds of one process.
@@ -126,16 +123,18 @@ impl Block {
 pub fn run(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let checkout = Checkout::clean()?;
     let minutes = args.minutes.or(args.hours.map(|hours| hours * 60.0));
-    let until = minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
-    let end = args.seeds.map_or(u64::MAX, |seeds| args.which.seed + seeds);
+    let length = sim::Length::new(args.which.seed + args.seeds.unwrap_or(0), minutes);
     let begun = Instant::now();
     let mut row = Row { seeds: args.which.clone(), first: 0, tally: Tally::default() };
     let (mut next, mut clean, mut running) = (args.which.seed, true, std::collections::VecDeque::new());
     loop {
-        while running.len() < args.jobs.max(1) && next < end && until.is_none_or(|until| Instant::now() < until) {
+        while running.len() < args.jobs.max(1) {
             // A row begins with a block, so that its first seeds can be run again alone.
             let left_of_row = args.row - (next - args.which.seed) % args.row;
-            let runs = BLOCK.min(end - next).min(left_of_row);
+            let runs = length.left(next, BLOCK.min(left_of_row));
+            if runs == 0 {
+                break;
+            }
             running.push_back(args.which.start(next, runs, 1)?);
             next += runs;
         }
@@ -146,13 +145,14 @@ pub fn run(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         let Tally { runs, wrong, sums, .. } = &row.tally;
         let (last, minutes) = (row.seeds.seed + runs - 1, begun.elapsed().as_secs() / 60);
         say(format!("{minutes} min: seeds {} to {last}, {} crashes, wrong {wrong:?}", row.seeds.seed, sums.crashes));
-        if row.tally.runs >= args.row
-            || running.is_empty() && (next >= end || until.is_some_and(|u| Instant::now() >= u))
-        {
+        if row.tally.runs >= args.row {
             say(checkout.add_soak(&row.seeds, &row.tally, row.first)?);
             let seeds = Seeds { seed: last + 1, ..row.seeds };
             row = Row { seeds, first: 0, tally: Tally::default() };
         }
+    }
+    if row.tally.runs > 0 {
+        say(checkout.add_soak(&row.seeds, &row.tally, row.first)?);
     }
     Ok(clean)
 }

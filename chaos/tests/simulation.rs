@@ -29,13 +29,13 @@ fn the_same_seed_gives_the_same_history_in_two_processes() {
     assert_ne!(full, frames, "the seed decides");
 }
 
-/// How often each kind of fault counted.
-fn made(steps: &[&str]) -> BTreeMap<String, u64> {
+/// What a script reaches.
+fn reached(steps: &[&str]) -> sim::Sums {
     let steps = steps.iter().map(|step| serde_json::from_str::<Step>(step).unwrap()).collect();
     let options = Options { nodes: 3, seconds: 3, script: Some(Rc::new(steps)), ..Options::new(1) };
     let outcome = sim::run(&options).unwrap();
     assert!(outcome.is_good(), "{:?} {:?} {:?}", outcome.stuck, outcome.failures, outcome.verdict);
-    outcome.sums.made
+    outcome.sums
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn only_faults_that_did_something_count() {
     ];
     // The first of each pair took node 1 down; of two at once one hit a node that lived.
     let counted = BTreeMap::from([("down".into(), 4), ("stall".into(), 1)]);
-    assert_eq!(made(&nothing), counted);
+    assert_eq!(reached(&nothing).made, counted);
 
     let something = [
         r#"{"pause_ms": 0, "do": "jump", "node": 1, "by_ms": 50}"#,
@@ -78,5 +78,14 @@ fn only_faults_that_did_something_count() {
         r#"{"pause_ms": 1000, "do": "jump", "node": 3, "by_ms": 0}"#,
     ];
     let counted = ["jump", "alone", "full", "crash", "sync_error"].map(|kind| (kind.to_owned(), 1));
-    assert_eq!(made(&something), BTreeMap::from(counted));
+    assert_eq!(reached(&something).made, BTreeMap::from(counted));
+}
+
+#[test]
+fn a_node_that_is_back_at_once_was_not_suspected() {
+    let times = |steps: &[&str]| reached(steps).times("node back before it was suspected");
+    let at_once = r#"{"pause_ms": 300, "do": "crash", "node": 1, "down_ms": 20}"#;
+    assert_eq!(times(&[at_once]), 2, "the two others were told");
+    let late = r#"{"pause_ms": 300, "do": "crash", "node": 1, "down_ms": 1500}"#;
+    assert_eq!(times(&[late]), 0);
 }

@@ -5,18 +5,43 @@ use highwater_raft::observe::digest;
 use std::{
     collections::BTreeMap,
     sync::{
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc,
     },
+    time::Duration,
 };
+use tokio::time::Instant;
+
+/// How far a search goes: so many seeds, and behind them as many as begin in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    end: u64,
+    until: Option<Instant>,
+}
+
+impl Length {
+    /// Seeds below `end`; then, for so many minutes from now, whichever come.
+    pub fn new(end: u64, minutes: Option<f64>) -> Self {
+        Self { end, until: minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0)) }
+    }
+
+    /// How many more seeds are begun just now, of `most` from this one on.
+    pub fn left(&self, seed: u64, most: u64) -> u64 {
+        let in_time = self.until.is_some_and(|until| Instant::now() < until);
+        if in_time { most } else { self.end.saturating_sub(seed).min(most) }
+    }
+}
 
 /// Which seeds, and when the set is good.
 #[derive(Clone, Debug)]
 pub struct Many {
     /// The first.
     pub seed: u64,
-    /// How many.
+    /// How many at least.
     pub runs: u64,
+    /// Goes on behind those for so long, of wall time.
+    pub minutes: Option<f64>,
     /// At a time.
     pub jobs: u64,
     /// Stops at the first seed whose history is not clean, which is what is wanted: a bug is planted.
@@ -57,7 +82,39 @@ impl Tally {
     }
 }
 
-/// Runs them all; `options` makes each one. Tells of each by `say`. Gives whether all went as wanted, and the last run's outcome.
+impl Many {
+    /// What is wrong with the set as a whole.
+    fn complaints(&self, tally: &Tally) -> Vec<String> {
+        let never = tally.sums.never();
+        let wrong = (!tally.wrong.is_empty()).then(|| format!("wrong seeds: {:?}", tally.wrong));
+        let little = (self.require_sometimes && !never.is_empty())
+            .then(|| format!("never reached, so this set proves little: {never:?}"));
+        wrong.into_iter().chain(little).collect()
+    }
+}
+
+/// The seeds that are still to be begun, in their order.
+struct Queue {
+    length: Length,
+    next: Mutex<u64>,
+}
+
+impl Queue {
+    /// One of them. The clock is asked under the lock: none is left out before one that is begun.
+    fn take(&self) -> Option<u64> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let seed = (self.length.left(*next, 1) > 0).then_some(*next);
+        *next += u64::from(seed.is_some());
+        seed
+    }
+
+    /// The first that was not begun.
+    fn end(&self) -> u64 {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs them all; `options` makes each one. Tells of each by `say`. Gives whether all went as wanted, and the last run.
 ///
 /// # Errors
 /// When this build cannot replay, or a run's thread died.
@@ -65,38 +122,39 @@ pub fn run_many(
     many: &Many,
     options: impl Fn(u64) -> Options + Sync,
     mut say: impl FnMut(String),
-) -> anyhow::Result<(bool, Option<Outcome>)> {
-    let begun = tokio::time::Instant::now();
-    let (next, end) = (AtomicU64::new(many.seed), many.seed + many.runs);
-    let stop = AtomicU64::new(end);
+) -> anyhow::Result<(bool, Option<(Options, Outcome)>)> {
+    let begun = Instant::now();
+    let length = Length::new(many.seed + many.runs, many.minutes);
+    let (queue, stop) = (Queue { length, next: Mutex::new(many.seed) }, AtomicBool::new(false));
     let (done, outcomes) = mpsc::channel();
     std::thread::scope(|scope| {
-        for _ in 0..many.jobs.clamp(1, many.runs.max(1)) {
-            let (done, next, stop, options) = (done.clone(), &next, &stop, &options);
+        for _ in 0..many.jobs.max(1) {
+            let (done, queue, stop, options) = (done.clone(), &queue, &stop, &options);
             scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= stop.load(Relaxed) || done.send((seed, run(&options(seed)))).is_err() {
+                while let Some(seed) = queue.take() {
+                    if stop.load(Relaxed) || done.send((seed, run(&options(seed)))).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(done);
-        let (mut waiting, mut wrong, mut last) = (BTreeMap::new(), Vec::new(), None);
+        let (mut waiting, mut last) = (BTreeMap::new(), None);
         let (mut caught, mut tally) = (None, Tally::default());
-        for seed in many.seed..end {
-            let outcome = next_of(seed, &mut waiting, &outcomes)?.map_err(anyhow::Error::msg)?;
-            let ran = options(seed);
+        for seed in many.seed.. {
+            let Some(came) = next_of(seed, &mut waiting, &outcomes) else {
+                anyhow::ensure!(seed == queue.end(), "the run of seed {seed} panicked");
+                break;
+            };
+            let came = came.inspect_err(|_| stop.store(true, Relaxed));
+            let (ran, outcome) = (options(seed), came.map_err(anyhow::Error::msg)?);
             tally.add(&Tally::of(&ran, &outcome));
-            if !tell(&ran, &outcome, &mut say) {
-                wrong.push(seed);
-            }
+            tell(&ran, &outcome, &mut say);
             let clean = outcome.verdict.is_clean();
-            last = Some(outcome);
+            last = Some((ran, outcome));
             if many.until_caught && !clean {
                 caught = Some(seed);
-                stop.store(0, Relaxed);
+                stop.store(true, Relaxed);
                 break;
             }
         }
@@ -118,37 +176,28 @@ pub fn run_many(
             ));
             return Ok((caught.is_some(), last));
         }
-        if !wrong.is_empty() {
-            say(format!("wrong seeds: {wrong:?}"));
-        }
-        let never = sums.never();
-        if many.require_sometimes && !never.is_empty() {
-            say(format!("never reached, so this set proves little: {never:?}"));
-        }
-        Ok((wrong.is_empty() && (never.is_empty() || !many.require_sometimes), last))
+        let complaints = many.complaints(&tally);
+        let good = complaints.is_empty();
+        complaints.into_iter().for_each(say);
+        Ok((good, last))
     })
 }
 
 type Came = Result<Outcome, String>;
 
-fn next_of(
-    seed: u64,
-    waiting: &mut BTreeMap<u64, Came>,
-    outcomes: &mpsc::Receiver<(u64, Came)>,
-) -> anyhow::Result<Came> {
+/// What came of a seed; nothing when no more come.
+fn next_of(seed: u64, waiting: &mut BTreeMap<u64, Came>, outcomes: &mpsc::Receiver<(u64, Came)>) -> Option<Came> {
     loop {
         if let Some(outcome) = waiting.remove(&seed) {
-            return Ok(outcome);
+            return Some(outcome);
         }
-        match outcomes.recv() {
-            Ok((of, outcome)) => drop(waiting.insert(of, outcome)),
-            Err(_) => anyhow::bail!("the run of seed {seed} panicked"),
-        }
+        let (of, outcome) = outcomes.recv().ok()?;
+        waiting.insert(of, outcome);
     }
 }
 
 /// A line about the seed, and one about each thing that is wrong.
-pub(super) fn tell(options: &Options, outcome: &Outcome, say: &mut impl FnMut(String)) -> bool {
+fn tell(options: &Options, outcome: &Outcome, say: &mut impl FnMut(String)) {
     let (seed, short) = (options.seed, outcome.sums.short_of(options));
     let good = outcome.is_good() && short.is_none();
     let Sums { acked, crashes, lossy_crashes, partitions, .. } = outcome.sums;
@@ -161,5 +210,68 @@ pub(super) fn tell(options: &Options, outcome: &Outcome, say: &mut impl FnMut(St
     outcome.stuck.iter().for_each(|stuck| say(format!("  stuck: {stuck}")));
     outcome.failures.iter().for_each(|failure| say(format!("  {failure}")));
     outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
-    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::soak::Seeds;
+
+    fn queue(runs: u64, minutes: Option<f64>) -> Queue {
+        Queue { length: Length::new(10 + runs, minutes), next: Mutex::new(10) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_its_runs_a_set_goes_on_until_its_minutes_are_over() {
+        let fixed = queue(2, None);
+        assert_eq!([(); 4].map(|()| fixed.take()), [Some(10), Some(11), None, None]);
+        let longer = queue(2, Some(4.0));
+        assert_eq!([(); 4].map(|()| longer.take()), [10, 11, 12, 13].map(Some));
+        tokio::time::advance(Duration::from_secs(239)).await;
+        assert_eq!(longer.take(), Some(14));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((longer.take(), longer.end()), (None, 15));
+        let slow = queue(2, Some(0.5));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!([(); 3].map(|()| slow.take()), [Some(10), Some(11), None], "its runs all the same");
+    }
+
+    #[test]
+    fn a_set_is_good_when_each_seed_is_and_all_that_is_interesting_was_reached() {
+        let many = Many {
+            seed: 1,
+            runs: 1,
+            minutes: None,
+            jobs: 1,
+            until_caught: false,
+            require_sometimes: true,
+            tally: false,
+        };
+        let all = Tally { sums: Sums::of_everything(), ..Tally::default() };
+        assert_eq!(many.complaints(&all), [""; 0]);
+        let mut less = all.clone();
+        less.sums.reached.remove("split vote");
+        assert_eq!(many.complaints(&less), ["never reached, so this set proves little: [\"split vote\"]"]);
+        let reached = [("split vote".to_owned(), 1)].into();
+        less.add(&Tally { sums: Sums { reached, ..Sums::default() }, ..Tally::default() });
+        assert_eq!(many.complaints(&less), [""; 0], "one of its seeds is enough");
+        let any = Many { require_sometimes: false, ..many };
+        assert_eq!(any.complaints(&Tally::default()), [""; 0]);
+        assert_eq!(any.complaints(&Tally { wrong: vec![7], ..Tally::default() }), ["wrong seeds: [7]"]);
+    }
+
+    #[test]
+    fn at_least_a_tenth_of_seeds_and_of_simulated_time_is_in_full_mode() {
+        for (brief, runs) in [(false, 100), (true, 150)] {
+            let seeds = Seeds { seed: 1, seconds: None, brief, full_every: super::super::FULL_EVERY };
+            let (mut full, mut all) = ((0, 0), (0, 0));
+            for options in (1..=runs).map(|seed| seeds.options(seed)) {
+                for (count, seconds) in [Some(&mut all), options.full.then_some(&mut full)].into_iter().flatten() {
+                    (*count, *seconds) = (*count + 1, *seconds + options.seconds);
+                }
+            }
+            assert_eq!(all.0, runs);
+            assert!(full.0 * 10 >= all.0 && full.1 * 10 >= all.1, "{full:?} of {all:?}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ mod whole;
 mod world;
 
 pub use faults::{Fault, Loss, Role, Step, Who};
-pub use many::{Many, Tally, run_many};
+pub use many::{Length, Many, Tally, run_many};
 pub use script::Script;
 pub use sometimes::{Sums, table};
 pub use storm::{Card, Storm};
@@ -130,6 +130,12 @@ impl Outcome {
     pub fn is_good(&self) -> bool {
         self.verdict.is_clean() && self.stuck.is_none() && self.failures.is_empty()
     }
+
+    /// What gives a planted bug away: the checker's word, or a livelock. A panic, or a run that got stuck, does not.
+    pub fn evidence(&self) -> Vec<String> {
+        let livelock = self.stuck.iter().filter(|stuck| stuck.starts_with(LIVELOCK));
+        self.verdict.lines().chain(livelock.cloned()).collect()
+    }
 }
 
 thread_local! {
@@ -138,7 +144,7 @@ thread_local! {
 }
 
 /// How a run that was stopped for too many polls begins to say so.
-pub const LIVELOCK: &str = "livelock";
+const LIVELOCK: &str = "livelock";
 
 /// Something that no run may have.
 fn note_failure(what: String) {
@@ -205,4 +211,28 @@ fn seeded_runtime(seed: u64) -> Result<tokio::runtime::Runtime, String> {
 #[cfg(not(tokio_unstable))]
 fn seeded_runtime(_: u64) -> Result<tokio::runtime::Runtime, String> {
     Err("this build cannot replay a seed: build with `--cfg tokio_unstable` in RUSTFLAGS or .cargo/config.toml".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::What;
+
+    #[test]
+    fn a_history_or_a_livelock_gives_a_bug_away_and_a_panic_does_not() {
+        let (sums, faults, history) = (Sums::default(), Vec::new(), History::default());
+        let failures = vec!["panicked at log.rs: a frame went back".into()];
+        let stuck = Some("the run panicked".into());
+        let mut outcome = Outcome { verdict: checker::check(&history), stuck, failures, sums, faults, history };
+        assert!(outcome.verdict.is_clean() && !outcome.is_good());
+        assert_eq!(outcome.evidence(), [""; 0]);
+        outcome.stuck = Some("waited 90 virtual s for the storm to end".into());
+        assert_eq!(outcome.evidence(), [""; 0]);
+        outcome.stuck = Some(format!("{LIVELOCK}: more polls than time allows"));
+        assert_eq!(outcome.evidence(), ["livelock: more polls than time allows"]);
+        outcome.history.push(0, 1, What::SendOk { partition: 0, value: 10, offset: 0, epoch: 2 });
+        outcome.history.push(1, 99, What::Final { partition: 0, start: 0, records: Vec::new() });
+        outcome.verdict = checker::check(&outcome.history);
+        assert!(outcome.evidence().len() > 1, "{:?}", outcome.evidence());
+    }
 }

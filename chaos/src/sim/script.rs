@@ -11,9 +11,9 @@ pub struct Script {
     pub about: String,
     /// The seed of everything but the faults.
     pub seed: u64,
-    /// The seed whose ordinary storm showed it first: it is run again too. What it no longer reaches, the script stands in for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub found_by: Option<u64>,
+    /// Seeds whose ordinary storms showed it: they are run again too. What they no longer reach, the script stands in for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found_by: Vec<u64>,
     /// Nodes.
     pub nodes: u32,
     /// Virtual seconds of storm.
@@ -47,7 +47,7 @@ impl Script {
         Script {
             about: outcome.verdict.lines().next().unwrap_or_default(),
             seed: options.seed,
-            found_by: None,
+            found_by: Vec::new(),
             nodes: options.nodes,
             seconds: options.seconds,
             retention_ms: options.retention_ms,
@@ -69,26 +69,32 @@ impl Script {
         Ok(format!("{head}[\n    {}\n  ]\n}}\n", faults.join(",\n    ")))
     }
 
-    /// Runs it and tells. A state that it is kept for and reaches no more is a failure.
+    /// Runs it, and the seeds that found it with the storms that they draw today, and tells.
     ///
     /// # Errors
     /// When this build cannot replay.
     pub fn replay(&self, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
-        let outcome = run(&self.options()).map_err(anyhow::Error::msg)?;
-        let missed = self.missed(&outcome);
-        missed.iter().for_each(|what| say(format!("  ERROR: no longer reached: {what}")));
-        let found = self.found_by.map_or(Ok(true), |seed| self.run_seed(seed, &mut say))?;
-        let good = outcome.is_good() && missed.is_empty() && found;
-        say(format!("  {} hash {:016x}", if good { "ok" } else { "WRONG" }, outcome.history.hash()));
-        outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
-        outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
+        let again = |options: &Options| run(options).map_err(anyhow::Error::msg);
+        let mut good = self.judge(&again(&self.options())?, &mut say);
+        for seed in &self.found_by {
+            good &= self.judge_seed(*seed, &again(&Options::new(*seed))?, &mut say);
+        }
         Ok(good)
     }
 
-    /// Runs the seed that showed it first, with the storm that it draws today. Gives whether that is clean.
-    fn run_seed(&self, seed: u64, say: &mut impl FnMut(String)) -> anyhow::Result<bool> {
-        let outcome = run(&Options::new(seed)).map_err(anyhow::Error::msg)?;
-        let missed = self.missed(&outcome);
+    /// Tells what came of it. A state that it is kept for and reaches no more is a failure.
+    fn judge(&self, outcome: &Outcome, say: &mut impl FnMut(String)) -> bool {
+        let missed = self.missed(outcome);
+        missed.iter().for_each(|what| say(format!("  ERROR: no longer reached: {what}")));
+        let good = outcome.is_good() && missed.is_empty();
+        say(format!("  {} hash {:016x}", if good { "ok" } else { "WRONG" }, outcome.history.hash()));
+        tell_wrong(outcome, say);
+        good
+    }
+
+    /// The same of a seed that found it: what that no longer reaches is told.
+    fn judge_seed(&self, seed: u64, outcome: &Outcome, say: &mut impl FnMut(String)) -> bool {
+        let missed = self.missed(outcome);
         say(match (outcome.is_good(), &missed[..]) {
             (false, _) => format!("  seed {seed} WRONG"),
             (true, []) => format!("  seed {seed} ok"),
@@ -96,9 +102,8 @@ impl Script {
                 format!("  seed {seed} ok, and no longer reaches {missed:?}: the script stands in for it")
             }
         });
-        outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
-        outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
-        Ok(outcome.is_good())
+        tell_wrong(outcome, say);
+        outcome.is_good()
     }
 
     fn missed(&self, outcome: &Outcome) -> Vec<&str> {
@@ -119,6 +124,11 @@ impl Script {
             ..Options::new(self.seed)
         }
     }
+}
+
+fn tell_wrong(outcome: &Outcome, say: &mut impl FnMut(String)) {
+    outcome.stuck.iter().chain(&outcome.failures).for_each(|why| say(format!("  {why}")));
+    outcome.verdict.lines().for_each(|line| say(format!("  {line}")));
 }
 
 #[cfg(test)]
@@ -142,5 +152,33 @@ mod tests {
             count += 1;
         }
         assert!(count > 0);
+    }
+    fn script(reaches: &[&str]) -> Script {
+        let text = r#"{"about": "a node loses power", "seed": 1, "nodes": 3, "seconds": 1,
+            "faults": [{"pause_ms": 200, "do": "crash", "node": 1, "down_ms": 20}]}"#;
+        let reaches = reaches.iter().map(|what| (*what).to_owned()).collect();
+        Script { reaches, ..serde_json::from_str(text).unwrap() }
+    }
+
+    #[test]
+    fn a_script_that_misses_what_it_is_kept_for_fails_and_a_seed_that_does_is_told() {
+        let mut lines = Vec::new();
+        assert!(script(&["crash"]).replay(|line| lines.push(line)).unwrap(), "{lines:?}");
+        assert!(lines.len() == 1 && lines[0].starts_with("  ok hash "), "{lines:?}");
+
+        lines.clear();
+        let misses = script(&["crash", "wipe"]);
+        assert!(!misses.replay(|line| lines.push(line)).unwrap());
+        assert_eq!(lines[0], "  ERROR: no longer reached: wipe");
+        assert!(lines.len() == 2 && lines[1].starts_with("  WRONG hash "), "{lines:?}");
+
+        let mut outcome = run(&misses.options()).unwrap();
+        lines.clear();
+        assert!(misses.judge_seed(7, &outcome, &mut |line| lines.push(line)));
+        assert_eq!(lines, ["  seed 7 ok, and no longer reaches [\"wipe\"]: the script stands in for it"]);
+        outcome.stuck = Some("waited 90 virtual s".into());
+        lines.clear();
+        assert!(!misses.judge_seed(7, &outcome, &mut |line| lines.push(line)));
+        assert_eq!(lines, ["  seed 7 WRONG", "  waited 90 virtual s"]);
     }
 }

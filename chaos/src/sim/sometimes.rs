@@ -5,12 +5,13 @@ use super::{Course, Fault, Options};
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// States that a set of runs must reach, as `observe::reached` of the product names them; those in capitals are the world's own.
-const INTERESTING: [&str; 20] = [
+const INTERESTING: [&str; 21] = [
     LOSSY,
     FAILED,
     RESET,
     EXISTS,
     "leader change with produce in flight",
+    "node back before it was suspected",
     "checkpoint installed",
     "learner swap committed",
     "proposal refused in mid-pipeline",
@@ -137,4 +138,33 @@ pub fn table(sums: &Sums) -> String {
         let _ = writeln!(out, "{:>10}  {what}", sums.times(what));
         out
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Sums {
+        /// Each state once.
+        pub(in crate::sim) fn of_everything() -> Self {
+            let once = |what: &str| (what.to_owned(), 1);
+            let reached = INTERESTING.into_iter().filter(|what| *what != LOSSY).map(once).collect();
+            Self { lossy_crashes: 1, made: Fault::KINDS.map(once).into(), reached, ..Self::default() }
+        }
+    }
+
+    #[test]
+    fn a_state_that_no_run_reached_is_missed() {
+        assert_eq!(Sums::of_everything().never(), [""; 0]);
+        for what in INTERESTING.into_iter().chain(Fault::KINDS) {
+            let mut sums = Sums::of_everything();
+            if what == LOSSY {
+                sums.lossy_crashes = 0;
+            } else {
+                assert!(sums.reached.remove(what).or(sums.made.remove(what)).is_some(), "{what}");
+            }
+            assert_eq!(sums.never(), [what]);
+        }
+        assert_eq!(Sums::default().never().len(), INTERESTING.len() + Fault::KINDS.len());
+    }
 }

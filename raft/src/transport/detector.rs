@@ -381,7 +381,12 @@ impl Task {
             Output::Forsake(node, ended) => {
                 match ended {
                     Ended::Suspected(why) => tracing::warn!(%node, %why, "node is suspected"),
-                    Ended::Replaced(boot) => tracing::info!(%node, %boot, "node was started anew"),
+                    Ended::Replaced(boot) => {
+                        if self.publish.borrow().get(&node).is_some_and(|life| life.state == State::Alive) {
+                            crate::observe::reached("node back before it was suspected");
+                        }
+                        tracing::info!(%node, %boot, "node was started anew");
+                    }
                 }
                 self.rpc.fail_pending(node);
                 // Connections to a replaced life are ended by the new one's HELLO: here they may be the new one's already.

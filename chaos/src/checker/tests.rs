@@ -1,5 +1,7 @@
 //! Hand-made histories: one clean, and each anomaly planted once.
 
+mod scale;
+
 use super::*;
 use crate::history::{Because, Deed, Fact, GARBAGE, Value, What};
 

@@ -34,7 +34,7 @@ use cluster::{Own, Target};
 use disks::Disks;
 use facts::Facts;
 use highwater::{
-    client::{Builder, Client, Dialer, NewTopic, QuicDialer},
+    client::{Builder, Client, Dialer, QuicDialer},
     tls::{self, Identity, Roots},
     types::{Position, TopicName},
 };
@@ -261,8 +261,9 @@ async fn begin(args: &Args, scenario: &Scenario, target: &Target) -> anyhow::Res
     target.learn(&client).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
-    client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
-    Ok(Rc::new(Load::new([client, onlooker], dialer, topic, scenario.partitions)))
+    let load = Load::new([client, onlooker], dialer, topic, scenario.partitions);
+    load.create().await?;
+    Ok(Rc::new(load))
 }
 
 async fn storm(

@@ -41,8 +41,8 @@ fn told(output: &Output) -> (String, String) {
 }
 
 /// Says so where the output of tests is captured too: that is what macros print, not what is written.
-fn not_run(why: &str) {
-    let line = format!("not run: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+fn not_shown(why: &str) {
+    let line = format!("NOT SHOWN HERE: {}; {why}\n", std::thread::current().name().unwrap_or("a test"));
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
@@ -71,7 +71,7 @@ fn progress_is_shown_on_a_terminal() {
     script.args(["-qec", &typed, "/dev/null"]).current_dir(dir.path()).stdin(Stdio::null());
     let output = match script.env("TERM", "xterm").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return not_run("`script` of util-linux is not installed");
+            return not_shown("`script` of util-linux is not installed, so there is no terminal");
         }
         output => output.unwrap(),
     };

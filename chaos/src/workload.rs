@@ -1,9 +1,10 @@
-//! What loads have in common, simulated and real: records that carry a value, and how one replica is read by itself.
+//! What loads have in common, simulated and real: records that carry a value, what became of what an administrator asked for, and
+//! how one replica is read by itself.
 
-use crate::history::{GARBAGE, Value};
+use crate::history::{Because, Deed, GARBAGE, Value, What};
 use highwater::{
     batch,
-    client::Delivery,
+    client::{AdminError, Code, Delivery},
     types::{NodeId, TopicPartition},
     wire::{Connection, Fetch, FetchPartition, Frame, Hello, Link, LinkClosed, Message},
 };
@@ -32,6 +33,21 @@ fn value_of(bytes: &[u8]) -> Option<Value> {
     let (value, rest) = bytes.split_first_chunk::<8>()?;
     let is_whole = bytes.len() == BYTES && rest.iter().all(|byte| *byte == FILL);
     is_whole.then(|| Value::from_be_bytes(*value))
+}
+
+/// What an administrator was told of what it asked for.
+pub(crate) fn told<T>(deed: Deed, answer: &Result<T, AdminError>) -> What {
+    let topics = !matches!(deed, Deed::Reset { .. });
+    let Err(error) = answer else { return What::AdminOk { deed } };
+    match (error, error.code()) {
+        // Leaders are asked for offsets before the home is asked for anything.
+        (AdminError::NoLeader { .. } | AdminError::Partition { .. }, _) => {
+            What::AdminFail { deed, because: Because::NotSent }
+        }
+        (_, Some(Code::TopicExists)) if topics => What::AdminFail { deed, because: Because::Exists },
+        (_, Some(Code::UnknownTopic)) if topics => What::AdminFail { deed, because: Because::Unknown },
+        _ => What::AdminInfo { deed },
+    }
 }
 
 /// What a replica serves: first offset, next offset, and a hash over the bytes in between.

@@ -118,6 +118,7 @@ fn golden(target: &str) -> Vec<Vec<u8>> {
             chosen(&[2], hex("log/identity-v1.hex")),
             chosen(&[3], hex("log/newest-v1.hex")),
         ],
+        "peer_message" => vec![chosen(&[8], hex("peers/heartbeat-v1.hex"))],
         "peer_service" => vec![
             chosen(&[1], hex("peers/gossip.hex")),
             chosen(&[2], hex("peers/seeding.hex")),

@@ -41,8 +41,8 @@ fn told(output: &Output) -> (String, String) {
 }
 
 /// Says so where the output of tests is captured too: that is what macros print, not what is written.
-fn not_run(why: &str) {
-    let line = format!("not run: {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+fn not_shown(why: &str) {
+    let line = format!("NOT SHOWN HERE: {}; {why}\n", std::thread::current().name().unwrap_or("a test"));
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
@@ -71,7 +71,7 @@ fn progress_is_shown_on_a_terminal() {
     script.args(["-qec", &typed, "/dev/null"]).current_dir(dir.path()).stdin(Stdio::null());
     let output = match script.env("TERM", "xterm").output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return not_run("`script` of util-linux is not installed");
+            return not_shown("`script` of util-linux is not installed, so there is no terminal");
         }
         output => output.unwrap(),
     };
@@ -106,7 +106,7 @@ fn no_node_outlives_a_run_that_is_stopped() {
 
 /// Kills on nodes that say what clients cannot see.
 fn with_facts(dir: &Path) -> Child {
-    let words = format!("{} --facts --json", kills(dir));
+    let words = format!("{} --facts --json --history history.jsonl", kills(dir));
     chaos(&words.split(' ').collect::<Vec<_>>(), dir).spawn().unwrap()
 }
 
@@ -121,6 +121,20 @@ fn what_nodes_say_of_themselves_is_judged() {
     assert!(report["facts"].as_u64().unwrap() > report["acked"].as_u64().unwrap(), "{report}");
     assert!(report["faults"]["kill of a leader"].as_u64().unwrap() >= 1, "{report}");
     assert_eq!(progress(&stderr), BTreeSet::new(), "progress is for terminals");
+
+    // What administrators ask for is in the history too, around all else that clients do.
+    let history = std::fs::read_to_string(dir.path().join("history.jsonl")).unwrap();
+    let events: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds = ["admin", "admin_ok", "admin_fail", "admin_info", "topics", "send", "final"];
+    let kind = |event: &Value| kinds.into_iter().find(|kind| event["e"] == *kind);
+    let mut told: Vec<_> =
+        events.iter().filter_map(|event| Some((kind(event)?, event["deed"]["do"].as_str()))).collect();
+    told.dedup();
+    let around = [(0, ("admin", Some("create"))), (1, ("admin_ok", Some("create"))), (2, ("send", None))];
+    assert!(around.into_iter().all(|(at, event)| told[at] == event), "{:?}", &told[..3]);
+    let end =
+        [("final", None), ("topics", None), ("admin", Some("delete")), ("admin_ok", Some("delete")), ("topics", None)];
+    assert!(told.ends_with(&end), "{:?}", &told[told.len() - 5..]);
 }
 
 #[test]

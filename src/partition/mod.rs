@@ -17,3 +17,6 @@ pub use error::{FetchError, ProduceError, Unavailable};
 pub use handle::{Around, Found, Handle, Park, Produce, Produced, Read, Served};
 pub use marks::{Marks, Role};
 pub use tail::{TailBudget, TailLog};
+
+#[cfg(feature = "testing")]
+pub(crate) use serve::fuzz as fuzz_notes;

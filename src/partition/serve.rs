@@ -81,6 +81,20 @@ pub(super) fn batches(entries: &[Applied], offset: u64, end: u64, bytes_max: usi
     Ok(out)
 }
 
+/// The fuzz target of notes. Promises of entries whose place and terms are sound: what is served lies in its entry, and reading ends.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz(entries: &[Applied]) {
+    let place = |applied: &Applied| applied.stamp.offset.max(applied.stamp.offset_end);
+    let sound = |applied: &&Applied| applied.entry.term <= crate::limits::TERM_MAX && place(applied) < 1 << 62;
+    let entries: Vec<_> = entries.iter().take_while(sound).cloned().collect();
+    let Ok(served) = batches(&entries, 0, u64::MAX, usize::MAX) else { return };
+    for Served { base_offset, offset_end, prefix, rest, .. } in served {
+        assert!(base_offset <= offset_end && prefix.len() + rest.len() >= batch::HEADER_LEN);
+        let holds = |applied: &Applied| prefix.len() + rest.len() <= applied.entry.payload.len();
+        assert!(entries.iter().any(holds), "a batch that is longer than its entry");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

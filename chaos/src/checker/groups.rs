@@ -35,18 +35,24 @@ pub(super) fn number(place: &str) -> Partition {
     place.rsplit_once('/').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
-/// What members of one group hold: from being told to saying otherwise.
+/// What members of one group hold: from being told to saying otherwise. A fact costs what it names and what its member holds,
+/// however many partitions the group has.
 #[derive(Default)]
 struct Ownership<'h> {
-    /// Who holds a partition, and the generation in which it was told to give it up.
-    holders: BTreeMap<&'h str, BTreeMap<&'h str, Option<u64>>>,
+    /// What a member holds, and the generation in which it was told to give it up.
+    held: BTreeMap<&'h str, BTreeMap<&'h str, Option<u64>>>,
+    /// Who holds a partition.
+    holders: BTreeMap<&'h str, BTreeSet<&'h str>>,
     /// The newest generation that a member was told.
     told: BTreeMap<&'h str, u64>,
     /// Ends of memberships that were seen: every replica says each.
     gone: BTreeSet<(u64, &'h str)>,
+    /// Partitions that were looked at.
+    looked: u64,
 }
 
-fn ownership(events: &[Event], found: &mut Vec<Anomaly>) {
+/// Gives how many partitions it looked at.
+pub(super) fn ownership(events: &[Event], found: &mut Vec<Anomaly>) -> u64 {
     let mut groups: BTreeMap<&str, Ownership<'_>> = BTreeMap::new();
     for event in events {
         let What::Saw { fact, .. } = &event.what else { continue };
@@ -70,6 +76,7 @@ fn ownership(events: &[Event], found: &mut Vec<Anomaly>) {
             _ => {}
         }
     }
+    groups.values().map(|group| group.looked).sum()
 }
 
 impl<'h> Ownership<'h> {
@@ -82,36 +89,40 @@ impl<'h> Ownership<'h> {
         }
         *newest = generation;
         let named: BTreeSet<&str> = partitions.split_whitespace().collect();
-        for (partition, holders) in &mut self.holders {
-            if let Some(revoked) = holders.get_mut(member)
-                && !named.contains(partition)
-            {
-                revoked.get_or_insert(generation);
-            }
+        let held = self.held.entry(member).or_default();
+        self.looked += (held.len() + named.len()) as u64;
+        for (_, revoked) in held.iter_mut().filter(|(partition, _)| !named.contains(*partition)) {
+            revoked.get_or_insert(generation);
         }
         let mut overlaps = Vec::new();
         for partition in named {
             let holders = self.holders.entry(partition).or_default();
-            overlaps.extend(holders.keys().filter(|other| **other != member).map(|other| (partition, *other)));
-            holders.insert(member, None);
+            overlaps.extend(holders.iter().filter(|other| **other != member).map(|other| (partition, *other)));
+            holders.insert(member);
+            held.insert(partition, None);
         }
         overlaps
     }
 
     fn said(&mut self, member: &str, generation: u64, partitions: &str) {
         let named: BTreeSet<&str> = partitions.split_whitespace().collect();
-        for (partition, holders) in &mut self.holders {
-            let knows = holders.get(member).copied().flatten().is_some_and(|revoked| generation >= revoked);
-            if knows && !named.contains(partition) {
-                holders.remove(member);
+        let Some(held) = self.held.get_mut(member) else { return };
+        self.looked += (held.len() + named.len()) as u64;
+        held.retain(|partition, revoked| {
+            let gives_up = revoked.is_some_and(|revoked| generation >= revoked) && !named.contains(partition);
+            if gives_up {
+                self.holders.entry(partition).or_default().remove(member);
             }
-        }
+            !gives_up
+        });
     }
 
     fn gone(&mut self, member: &'h str, generation: u64, index: u64) {
         if self.gone.insert((index, member)) {
-            for holders in self.holders.values_mut() {
-                holders.remove(member);
+            let held = self.held.remove(member).unwrap_or_default();
+            self.looked += held.len() as u64;
+            for partition in held.keys() {
+                self.holders.entry(partition).or_default().remove(member);
             }
             // What an old home still tells it does not count.
             self.told.insert(member, generation + 1);

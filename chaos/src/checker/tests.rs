@@ -1,5 +1,7 @@
 //! Hand-made histories: one clean, and each anomaly planted once.
 
+mod scale;
+
 use super::*;
 use crate::history::{Because, Deed, Fact, GARBAGE, Value, What};
 
@@ -89,6 +91,23 @@ fn what_became_of_values() {
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 13), (3, 13)])), ["duplicate", "group lost"]);
     assert_eq!(kinds(finals(vec![(0, 10), (1, 11), (2, 12)])), ["aborted read", "inconsistent offset", "lost write"]);
     assert_eq!(kinds(with(Damaged { partition: 0, text: "wrong checksum".into() })), ["damaged batch"]);
+}
+
+#[test]
+fn the_shortest_evidence_is_told() {
+    use What::*;
+    // Both partitions miss an offset. What is found first is the longer to tell, and stands in the lower partition.
+    let partition = |partition: u32, first: u64| {
+        let values = [first, first + 2].map(|offset| (offset, 1_000 * u64::from(partition) + offset));
+        let sends = values.map(|(_, value)| Send { partition, value });
+        let acks = values.map(|(offset, value)| SendOk { partition, value, offset, epoch: 2 });
+        [&sends[..], &acks[..], &[Final { partition, start: first, records: values.to_vec() }]].concat()
+    };
+    let verdict = check(&history([vec![Topic { retention: true }], partition(0, 98), partition(7, 1)].concat()));
+    let told: Vec<_> = verdict.anomalies.iter().map(|a| (a.partition, a.evidence.as_str())).collect();
+    assert_eq!(told, [(7, "nothing between 1 and 3"), (0, "nothing between 98 and 100")]);
+    let lines: Vec<_> = verdict.lines().collect();
+    assert_eq!(lines, ["2 x gap in partition 7: nothing between 1 and 3"]);
 }
 
 #[test]

@@ -6,14 +6,14 @@ mod replicas;
 
 use super::ends;
 use crate::{
-    history::{History, Value, What},
+    history::{Deed, History, Value, What},
     observe,
-    workload::{decode, encode},
+    workload::{decode, encode, told},
 };
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use highwater::{
-    client::{Client, Code, ConsumeError, Delivery, Dialer, ProduceError, Producer, Record},
+    client::{AdminError, Client, Code, ConsumeError, Delivery, Dialer, NewTopic, ProduceError, Producer, Record},
     types::{GroupName, Position, TopicName},
 };
 use std::{
@@ -74,6 +74,10 @@ const AGAIN: Duration = Duration::from_millis(50);
 const OPEN_MAX: usize = 2_000;
 /// The group, in the history.
 const GROUP: u32 = 1;
+/// Who makes the topic and removes it, in the history.
+const ADMIN: u32 = 203;
+/// How long a node may lag behind in which topics there are, with all healed.
+const LISTED_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for the removal of what a run made: longer than sessions of members that ended.
 const ABANDON_MAX: Duration = Duration::from_secs(15);
 /// How long readers may need to see everything once the load is over.
@@ -100,6 +104,55 @@ impl Load {
             got: RefCell::default(),
             followed: Cell::default(),
             caught_up: Cell::default(),
+        }
+    }
+
+    /// Makes the topic. The run's first deed.
+    pub(super) async fn create(&self) -> anyhow::Result<()> {
+        let deed = Deed::Create { topic: self.topic.to_string(), partitions: self.partitions };
+        let topic = NewTopic::new(self.topic.clone()).partitions(self.partitions);
+        Ok(self.ask(deed, self.client.admin().create_topic(topic)).await.map(drop)?)
+    }
+
+    /// Removes it. The last one: what clients and nodes know of it is written down before and after.
+    async fn delete(&self) -> anyhow::Result<()> {
+        self.list(|there| there).await?;
+        let deed = Deed::Delete { topic: self.topic.to_string() };
+        self.ask(deed, self.client.admin().delete_topic(&self.topic)).await?;
+        self.list(|there| !there).await
+    }
+
+    /// Asks for something, and writes down what came of it.
+    async fn ask<T>(&self, deed: Deed, asking: impl Future<Output = Result<T, AdminError>>) -> Result<T, AdminError> {
+        self.note(ADMIN, What::Admin { deed: deed.clone() });
+        let answer = asking.await;
+        self.note(ADMIN, told(deed, &answer));
+        answer
+    }
+
+    /// Writes down whether the topic is there, and with how many partitions. A node may lag behind: it is asked until it says what is
+    /// `expected` or the time is over. Topics of others are not the run's.
+    async fn list(&self, expected: impl Fn(bool) -> bool) -> anyhow::Result<()> {
+        let deadline = Instant::now() + LISTED_MAX;
+        loop {
+            let listed = self.client.admin().topics().await;
+            let is_last = Instant::now() > deadline;
+            match listed {
+                Err(error) if is_last => return Err(error).context("no node says which topics there are"),
+                Ok(topics) => {
+                    let count = |partitions: usize| u32::try_from(partitions).unwrap_or(u32::MAX);
+                    let ours = topics.into_iter().filter(|topic| topic.name == self.topic);
+                    let topics: BTreeMap<_, _> =
+                        ours.map(|topic| (topic.name.to_string(), count(topic.partitions.len()))).collect();
+                    let last = is_last || expected(!topics.is_empty());
+                    self.note(ADMIN, What::Topics { topics, last });
+                    if last {
+                        return Ok(());
+                    }
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -305,7 +358,7 @@ impl Load {
             self.note(0, What::Final { partition, start: 0, records });
         }
         self.compare_replicas(&ends).await?;
-        self.client.admin().delete_topic(&self.topic).await?;
+        self.delete().await?;
         self.client.admin().delete_group(&self.group()?).await?;
         self.onlooker.close();
         self.client.close();

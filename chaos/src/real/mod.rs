@@ -34,7 +34,7 @@ use cluster::{Own, Target};
 use disks::Disks;
 use facts::Facts;
 use highwater::{
-    client::{Builder, Client, Dialer, NewTopic, QuicDialer},
+    client::{Builder, Client, Dialer, QuicDialer},
     tls::{self, Identity, Roots},
     types::{Position, TopicName},
 };
@@ -70,8 +70,8 @@ pub struct Args {
     /// Where the scenario's nodes keep everything; kept afterwards [default: a folder that goes when all is well]
     #[arg(long, value_name = "DIR", requires = "scenario")]
     pub dir: Option<PathBuf>,
-    /// Have the nodes write down what clients cannot see (entries, marks, leaders, what is on disk, who owns what), and judge it too
-    #[arg(long, requires = "scenario")]
+    /// Have the scenario's nodes write down what clients cannot see (entries, marks, leaders, what is on disk, who owns what), and judge it too
+    #[arg(long)]
     pub facts: bool,
     /// Add a row to chaos/LEDGER.md
     #[arg(long, requires = "scenario")]
@@ -152,6 +152,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("{text:?} is longer than a year"))
 }
 
+/// Why `--facts` is refused.
+const FACTS_OF_SCENARIOS: &str = "--facts needs a scenario: nodes write down what clients cannot see from their start on, and only a \
+    scenario starts nodes of its own; name a file of chaos/scenarios, or leave --facts out";
+
 /// Longest time that may be asked for.
 const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
@@ -160,6 +164,7 @@ const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// # Errors
 /// When there is no such cluster or scenario, or the machine does not allow what is required.
 pub async fn run(args: Args) -> anyhow::Result<Result<Report, Stopped>> {
+    anyhow::ensure!(!args.facts || args.scenario.is_some(), FACTS_OF_SCENARIOS);
     let scenario = match &args.scenario {
         Some(path) => Scenario::read(path)?,
         None => Scenario {
@@ -261,8 +266,9 @@ async fn begin(args: &Args, scenario: &Scenario, target: &Target) -> anyhow::Res
     target.learn(&client).await?;
     let unique = highwater_raft::env::Env::real().random_u64();
     let topic: TopicName = format!("chaos-{unique:016x}").parse()?;
-    client.admin().create_topic(NewTopic::new(topic.clone()).partitions(scenario.partitions)).await?;
-    Ok(Rc::new(Load::new([client, onlooker], dialer, topic, scenario.partitions)))
+    let load = Load::new([client, onlooker], dialer, topic, scenario.partitions);
+    load.create().await?;
+    Ok(Rc::new(load))
 }
 
 async fn storm(
@@ -401,6 +407,12 @@ mod tests {
         let error = ran.err().unwrap().to_string();
         assert_eq!(error, "PowerLoss is required, and not possible here: no loop devices");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was begun");
+    }
+
+    #[tokio::test]
+    async fn facts_of_a_cluster_that_runs_are_refused_with_the_reason() {
+        let error = run(args(&["--facts"])).await.unwrap_err().to_string();
+        assert!(error.starts_with("--facts needs a scenario: nodes write down"), "{error}");
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! they are told is in the history.
 
 use super::{clients, world::World};
-use crate::history::{Because, Deed, What};
+use crate::{
+    history::{Deed, What},
+    workload::told,
+};
 use highwater::{
-    client::{AdminError, Client, Code, Consumer, Delivery, NewTopic, Record},
+    client::{AdminError, Client, Consumer, Delivery, NewTopic, Record},
     types::{GroupName, Position, TopicName},
 };
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
@@ -18,20 +21,7 @@ pub(super) async fn ask<T>(
 ) -> Result<T, AdminError> {
     world.note(process, What::Admin { deed: deed.clone() });
     let answer = asking.await;
-    let topics = !matches!(deed, Deed::Reset { .. });
-    let what = match &answer {
-        Ok(_) => What::AdminOk { deed },
-        Err(error) => match (error, error.code()) {
-            // Leaders are asked for offsets before the home is asked for anything.
-            (AdminError::NoLeader { .. } | AdminError::Partition { .. }, _) => {
-                What::AdminFail { deed, because: Because::NotSent }
-            }
-            (_, Some(Code::TopicExists)) if topics => What::AdminFail { deed, because: Because::Exists },
-            (_, Some(Code::UnknownTopic)) if topics => What::AdminFail { deed, because: Because::Unknown },
-            _ => What::AdminInfo { deed },
-        },
-    };
-    world.note(process, what);
+    world.note(process, told(deed, &answer));
     answer
 }
 

@@ -124,7 +124,7 @@ impl World {
         let disk = {
             let mut nodes = self.nodes.borrow_mut();
             let place = nodes.get_mut(&id).expect("all nodes have a place");
-            let lost = place.disk.lost_bytes();
+            let (lost, torn) = (place.disk.lost_bytes(), place.disk.torn_writes());
             place.disk = if place.keeps {
                 place.disk.restart_keeping_unsynced(env.clone())
             } else {
@@ -134,6 +134,7 @@ impl World {
             let mut sums = self.sums.borrow_mut();
             sums.lossy_crashes += u64::from(lost > 0);
             sums.bytes_lost += lost;
+            sums.reach(super::sometimes::TORN, place.disk.torn_writes() - torn);
             place.disk.clone()
         };
         let boot = BootId(env.random_u64());

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 /// States that a set of runs must reach, as `observe::reached` of the product names them; those in capitals are the world's own.
 const INTERESTING: [&str; 21] = [
     LOSSY,
+    TORN,
     FAILED,
     RESET,
     EXISTS,
@@ -35,6 +36,7 @@ pub(super) const BLOCKED: &str = "datagram stopped on one way or both";
 pub(super) const FAILED: &str = "send that surely failed";
 pub(super) const RESET: &str = "group reset";
 pub(super) const EXISTS: &str = "topic refused that exists";
+pub(super) const TORN: &str = "write of which a loss of power left a part";
 const LOSSY: &str = "unsynced bytes really lost";
 
 /// What a run, or a set of them, reached.

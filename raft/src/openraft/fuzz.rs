@@ -115,5 +115,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     }));
     seeds.extend(crate::transport::quic::fuzz_seeds().iter().map(|bytes| of(6, bytes)));
     seeds.extend(crate::transport::rpc::fuzz_seeds().iter().map(|bytes| of(7, bytes)));
+    let heartbeat = crate::testing::fuzz::HEARTBEAT;
+    seeds.extend(crate::transport::detector::fuzz_seeds().iter().map(|bytes| of(heartbeat, bytes)));
     seeds
 }

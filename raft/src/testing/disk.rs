@@ -112,6 +112,7 @@ struct World {
     stall_until: Option<tokio::time::Instant>,
     drag: Option<(String, u32)>,
     lost: u64,
+    torn: u64,
     failures: Failures,
 }
 
@@ -241,8 +242,11 @@ impl SimDisk {
             }
             world.durable.forget_unreachable();
             world.names = world.durable.clone();
-            let lost: u64 = world.inodes.values_mut().map(|inode| tear(inode, &env)).sum();
-            world.lost += lost;
+            let left: Vec<(u64, u64)> = world.inodes.values_mut().map(|inode| tear(inode, &env)).collect();
+            for (lost, torn) in left {
+                world.lost += lost;
+                world.torn += torn;
+            }
             let named: BTreeSet<u64> = world.names.files.values().copied().collect();
             world.inodes.retain(|id, _| named.contains(id));
         }
@@ -312,6 +316,11 @@ impl SimDisk {
         self.world().lost
     }
 
+    /// Writes of which losses of power left a part, in all lives.
+    pub fn torn_writes(&self) -> u64 {
+        self.world().torn
+    }
+
     /// What it did wrong so far.
     pub fn failures(&self) -> Failures {
         self.world().failures
@@ -367,9 +376,9 @@ impl SimDisk {
 }
 
 /// What power loss leaves of the writes since the last sync: each is lost, whole, or a subset of its sectors.
-/// Decides what of the unsynced writes reached the medium; gives the bytes that did not.
-fn tear(inode: &mut Inode, env: &Env) -> u64 {
-    let mut lost = 0;
+/// Decides what of the unsynced writes reached the medium; gives the bytes that did not, and of how many writes a part did.
+fn tear(inode: &mut Inode, env: &Env) -> (u64, u64) {
+    let (mut lost, mut torn) = (0, 0);
     for change in inode.pending.drain(..) {
         match change {
             Change::Length(len) if env.random_below(2) == 0 => inode.synced.resize(len, 0),
@@ -377,11 +386,12 @@ fn tear(inode: &mut Inode, env: &Env) -> u64 {
             Change::Write(position, bytes) => {
                 let kept = keep(&mut inode.synced, position, &bytes, env);
                 lost += bytes.len() as u64 - kept;
+                torn += u64::from(kept > 0 && kept < bytes.len() as u64);
             }
         }
     }
     inode.current = inode.synced.clone();
-    lost
+    (lost, torn)
 }
 
 /// Puts nothing, all, the first sectors or any sectors of a write; gives the bytes put.

@@ -399,5 +399,41 @@ impl Task {
     }
 }
 
+/// The fuzz target of heartbeats. Promises: what decodes encodes to no more bytes, and those decode to the same; the machine takes
+/// it, and knows the sender's life by it.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    // In two parts: a number may lie across them.
+    let (front, rest) = data.split_at(data.len() / 3);
+    let payload = Payload::new([front, rest].map(bytes::Bytes::copy_from_slice));
+    let Some(mut beat) = Beat::decode(&payload) else { return };
+    let again = beat.encode();
+    assert!(again.len() <= payload.len(), "{} bytes of {}", again.len(), payload.len());
+    // Nobody encodes an age that stands for none.
+    let longest = Duration::from_millis(u64::from(IDLE - 1));
+    beat.vouched.arbiters.iter_mut().for_each(|age| *age = longest.min(*age));
+    assert_eq!(Beat::decode(&again).as_ref(), Some(&beat));
+    let (from, now, boot) = (NodeId(2), Instant::now(), beat.boot);
+    let mut machine = Machine::new(Timing::default());
+    machine.step(now, Input::Peers([from].into()));
+    machine.step(now, Input::Heard { from, beat });
+    machine.step(now, Input::Tick);
+    assert_eq!(machine.lives()[&from].boot, Some(boot));
+}
+
+/// Inputs to begin with.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
+    let ms = Duration::from_millis;
+    let vouched = [
+        Vouched::default(),
+        Vouched { arbiters: vec![ms(1), ms(301)], flush: None },
+        Vouched { arbiters: vec![ms(3)], flush: Some(ms(501)) },
+    ];
+    let beats = vouched.map(|vouched| Beat { boot: BootId(99), vouched }.encode().contiguous().to_vec());
+    let appended = [&beats[0][..], b"of a later version"].concat();
+    beats.into_iter().chain([appended]).collect()
+}
+
 #[cfg(test)]
 mod tests;

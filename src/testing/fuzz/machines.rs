@@ -3,7 +3,7 @@
 //! Promises of `apply`: any bytes give a reply; two machines with the same log are equal, also when one of them went
 //! through its checkpoint on the way; so are what they tell, their effects, and what they would do when promoted; each
 //! machine's own invariants hold. Promises of a checkpoint: what is read is written as bytes that are read as the same,
-//! and a machine that was read takes any command.
+//! and a machine that was read takes any command. What stands in front of it, the fence, is read and written as it was.
 
 use super::{Input, KIB, MIB, Target};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     controller::machine::{self as controller, ControllerMachine},
     group::machine::{self as group, HomeMachine},
     partition::machine::{self as partition, PartitionMachine},
+    replica::Fence,
     types::{Generation, GroupName, MemberId, NodeId, Position, TopicId, TopicName, TopicPartition},
 };
 use bytes::Bytes;
@@ -154,6 +155,9 @@ fn checkpoint<M: Fuzzed>(data: &[u8]) {
     let choice = input.u8();
     let rest = input.rest();
     let bytes = if choice & 1 == 0 { [&[M::VERSION], rest].concat() } else { rest.to_vec() };
+    if let Ok((fence, behind)) = Fence::unwrap(Bytes::copy_from_slice(rest)) {
+        assert_eq!(fence.wrap(&behind), rest, "one fence, two encodings");
+    }
     let mut machine = M::default();
     if machine.restore(&bytes.into()).is_err() {
         assert_eq!(machine, M::default(), "what was refused changed something");

@@ -214,9 +214,10 @@ pub fn config(data: &[u8]) {
         Ok(config) => assert_eq!(Config::parse(&config.to_toml(), "again").as_ref(), Ok(&config)),
         Err(problems) => {
             assert!(!problems.0.is_empty());
+            let lines = 1..=1 + text.lines().count();
             for problem in &problems.0 {
                 let line = problem.line.expect("it was read");
-                assert!((1..=1 + text.lines().count()).contains(&line), "{problem}");
+                assert!(lines.contains(&line), "{problem}");
                 assert!(!problem.message.is_empty() && !problem.message.contains('\n'), "{problem}");
             }
         }

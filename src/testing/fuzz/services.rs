@@ -10,6 +10,7 @@ use crate::{
         machine::{Addresses, Command, RegisterNode, TakeProducerBlock},
     },
     node::{Founding, Page, Piece, Seeding, Wanted},
+    partition,
     peer::{
         Desk,
         gossip::{self, Led},
@@ -159,7 +160,7 @@ fn executed(data: &[u8]) {
     }
 }
 
-/// Entries that are to take a damaged segment's place. Promises: they lie in the page; what answers a question is what was
+/// Entries that are to take a damaged segment's place. Promises: they lie in the page; so does what their notes let be served; what answers a question is what was
 /// asked for; what takes the place is read as it was given, and nothing in it overlaps.
 fn page(wanted: u64, data: &[u8]) {
     let Some(page) = decoded::<Page>(data) else { return };
@@ -172,6 +173,7 @@ fn page(wanted: u64, data: &[u8]) {
         let end = FIRST.0 + indexes.len() as u64;
         assert!(indexes.iter().copied().eq(FIRST.0..end) && (FIRST.0 + 1..=FIRST.0 + wanted).contains(&end));
     }
+    partition::fuzz_notes(&entries);
     let takes_its_place = replacement(&entries);
     assert!(answers || !takes_its_place || entries.len() as u64 > wanted);
 }
@@ -243,5 +245,13 @@ fn seeds() -> Vec<Vec<u8>> {
     ];
     seeds.extend(answers.iter().map(|answer| of(&[3], answer)));
     seeds.extend(pages.iter().map(|page| of(&[5, 2], page)));
+    // A note that serves a batch, and one whose batch lies behind the entry's end.
+    seeds.extend([0_u32, 9].map(|position| {
+        let words = [position, 100, 0, 3, 0, 7].map(u32::to_be_bytes).concat();
+        let entry = Entry { index: FIRST.0, term: 2, kind: 1, payload: Bytes::from(vec![0; 100]).into() };
+        let (offset, offset_end) = (FIRST.1, FIRST.1 + 3);
+        let stamp = Stamp { index: FIRST.0, offset, offset_end, max_timestamp: 7, note: words.into() };
+        of(&[5, 2], &Page { entries: vec![Piece::from(Applied { entry, stamp })], begin: Some(3) })
+    }));
     seeds
 }

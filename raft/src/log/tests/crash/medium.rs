@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const SECTOR: usize = 512;
 /// Above so many unsynced changes only the last ones are there or not, each by itself; the others as prefixes.
-const SUBSETS_OF: usize = 12;
+pub(super) const SUBSETS_OF: usize = 12;
 
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
@@ -147,6 +147,11 @@ impl Medium {
             }
         }
         states
+    }
+
+    /// Changes of files that a loss of power may take or leave now, each by itself.
+    pub(super) fn unsynced(&self) -> usize {
+        self.inodes.values().map(|inode| inode.unsynced.len()).sum()
     }
 
     /// The bytes of a state.

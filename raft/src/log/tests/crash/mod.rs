@@ -15,7 +15,7 @@ mod medium;
 mod workload;
 
 use super::*;
-use medium::{Files, Medium, SECTOR, State as Left};
+use medium::{Files, Medium, SECTOR, SUBSETS_OF, State as Left};
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
@@ -36,7 +36,11 @@ const PROGRESS: usize = 1_000;
 #[derive(Default, Debug)]
 struct Counts {
     points: usize,
+    /// Changes that were unsynced at one point, at most.
+    unsynced: usize,
     states: usize,
+    /// The same within recoveries.
+    unsynced_in_recovery: usize,
     recoveries_broken: usize,
     states_in_recovery: usize,
 }
@@ -62,6 +66,7 @@ fn every_crash_leaves_what_was_acknowledged() {
             if let Some(step) = point.checked_sub(1) {
                 medium.take(&life.steps[step]);
             }
+            counts.unsynced = counts.unsynced.max(medium.unsynced());
             let (acked, asked) = life.bounds(point);
             let mut states = medium.states(false);
             if let Some(further) = &further {
@@ -92,6 +97,8 @@ fn every_crash_leaves_what_was_acknowledged() {
         counts
     });
     eprintln!("{counts:?}");
+    // Above it some subsets would be left out.
+    assert!(counts.unsynced.max(counts.unsynced_in_recovery) <= SUBSETS_OF, "{counts:?}");
     assert!(counts.points > 300 && counts.states > 2_500 && counts.states_in_recovery > 800, "{counts:?}");
 }
 
@@ -190,6 +197,7 @@ async fn recovered(
         let mut known = BTreeSet::new();
         for (at, step) in steps.iter().enumerate() {
             medium.take(step);
+            counts.unsynced_in_recovery = counts.unsynced_in_recovery.max(medium.unsynced());
             for left in medium.states(false) {
                 if !known.insert(left.clone()) {
                     continue;

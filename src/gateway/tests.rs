@@ -407,6 +407,7 @@ async fn offsets_are_listed_by_meaning() {
             listed.partitions.iter().map(|p| p.refused.as_ref().map_or(Ok(p.offset), |r| Err(r.code))).collect();
         let wanted = [Ok(0), Ok(5), Ok(3), Err(Code::OffsetOutOfRange), Ok(0), Err(Code::UnknownPartition)];
         assert_eq!(found, wanted);
+        assert_eq!(listed.partitions[3].offset, 5, "the nearest that is there");
     })
     .await;
 }

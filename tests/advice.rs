@@ -387,7 +387,8 @@ fn consume_at_client() -> Vec<ConsumeError> {
     vec![
         ConsumeError::Lookup(LookupError::UnknownTopic { topic: topic() }),
         ConsumeError::UnknownPartition { topic: topic(), partition },
-        ConsumeError::OutOfRange { topic: topic(), partition, offset: 3, log_start: 100 },
+        ConsumeError::OutOfRange { topic: topic(), partition, offset: 3, nearest: 100 },
+        ConsumeError::OutOfRange { topic: topic(), partition, offset: 300, nearest: 100 },
         ConsumeError::Damaged { topic: topic(), partition, offset: 42, why: "record 2 is malformed".into() },
         ConsumeError::Refused { topic: topic(), partition, refused: refused() },
         ConsumeError::Group { group: "billing".parse().unwrap(), refused: refused() },

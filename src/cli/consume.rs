@@ -3,7 +3,7 @@
 
 use super::{Context, INTERRUPTED, TERMINATED, output};
 use crate::{
-    client::{Admin, Code, Consumer, Delivery},
+    client::{Admin, Code, ConsumeError, Consumer, Delivery},
     types::{GroupName, Position, TopicName},
 };
 use std::{collections::BTreeMap, future::pending, io::Write, pin::pin, process::ExitCode, time::Duration};
@@ -70,13 +70,18 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
                         }
                     }
                 }
-                None => eprintln!("group {group} is new and starts at {}", args.from.unwrap_or(Position::Earliest)),
+                None => {
+                    let all: Vec<u32> = (0..topic.partitions).collect();
+                    check_range(&admin, &args, &all).await?;
+                    eprintln!("group {group} is new and starts at {}", args.from.unwrap_or(Position::Earliest));
+                }
             }
             let builder = client.consumer().start(args.from.unwrap_or(Position::Earliest));
             builder.subscribe(group.clone(), [args.topic.clone()]).await.map_err(super::advise)?
         }
         None => {
             let partitions: Vec<u32> = args.partition.map_or_else(|| (0..topic.partitions).collect(), |p| vec![p]);
+            check_range(&admin, &args, &partitions).await?;
             left.retain(|partition, _| partitions.contains(partition));
             let from = args.from.unwrap_or(Position::Earliest);
             let all = partitions.into_iter().map(|partition| (args.topic.clone(), partition, from));
@@ -138,6 +143,22 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     client.close();
     eprintln!("{}", output::counted(given, "record"));
     result
+}
+
+/// Who asks for an offset is told where it is not there, before anything is read or a group is made.
+async fn check_range(admin: &Admin, args: &Args, partitions: &[u32]) -> anyhow::Result<()> {
+    let Some(Position::Offset(offset)) = args.from else { return Ok(()) };
+    let starts = admin.list_offsets(&args.topic, Position::Earliest).await.map_err(super::advise)?;
+    let ends = admin.list_offsets(&args.topic, Position::Latest).await.map_err(super::advise)?;
+    for &partition in partitions {
+        let (start, end) = (starts.get(&partition).copied(), ends.get(&partition).copied());
+        let nearest = start.filter(|start| offset < *start).or(end.filter(|end| offset > *end));
+        if let Some(nearest) = nearest {
+            let topic = args.topic.clone();
+            return Err(super::advise(ConsumeError::OutOfRange { topic, partition, offset, nearest }));
+        }
+    }
+    Ok(())
 }
 
 /// Nothing is left below the watermarks that were found at the start.

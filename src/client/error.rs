@@ -327,8 +327,8 @@ pub enum ConsumeError {
         /// What was asked for.
         partition: u32,
     },
-    /// The position is below what retention left, and the consumer is to fail then.
-    #[error("{topic}/{partition} begins at offset {log_start}, offset {offset} is gone")]
+    /// The position is below what retention left or above the end, and the consumer is to fail then.
+    #[error("{topic}/{partition} {}", not_there(*offset, *nearest))]
     OutOfRange {
         /// The topic.
         topic: TopicName,
@@ -336,8 +336,8 @@ pub enum ConsumeError {
         partition: u32,
         /// Where the consumer stood.
         offset: u64,
-        /// The first offset that is still there.
-        log_start: u64,
+        /// The log start or the end, whichever it is beyond.
+        nearest: u64,
     },
     /// A batch does not check out.
     #[error("{topic}/{partition} at offset {offset}: {why}")]
@@ -386,6 +386,13 @@ pub enum ConsumeError {
     /// The consumer is closed.
     #[error("the consumer is closed")]
     Closed,
+}
+
+fn not_there(offset: u64, nearest: u64) -> String {
+    match offset < nearest {
+        true => format!("begins at offset {nearest}, offset {offset} is gone"),
+        false => format!("ends at offset {nearest}, offset {offset} is not there yet"),
+    }
 }
 
 impl ConsumeError {

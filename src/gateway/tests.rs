@@ -296,7 +296,9 @@ async fn what_is_produced_is_fetched_and_a_parked_fetch_wakes_for_it() {
             panic!("not fetched")
         };
         assert_eq!(rest.partitions[0].high_watermark, 6);
+        let started = Instant::now();
         let empty = poller.ask(world.poll(50, 6), None).await;
+        assert_eq!(started.elapsed(), Duration::from_millis(50), "at its deadline, neither sooner nor later");
         assert_eq!((empty.message, empty.body), (wire::Fetched::default().into(), Vec::new()));
         assert_eq!(world.gateway.pools().response.taken(), 0, "what has left is given back");
         assert_eq!(world.gateway.pools().produce.taken(), 0);
@@ -407,6 +409,7 @@ async fn offsets_are_listed_by_meaning() {
             listed.partitions.iter().map(|p| p.refused.as_ref().map_or(Ok(p.offset), |r| Err(r.code))).collect();
         let wanted = [Ok(0), Ok(5), Ok(3), Err(Code::OffsetOutOfRange), Ok(0), Err(Code::UnknownPartition)];
         assert_eq!(found, wanted);
+        assert_eq!(listed.partitions[3].offset, 5, "the nearest that is there");
     })
     .await;
 }

@@ -25,6 +25,7 @@ use tokio::task::LocalSet;
 mod behind;
 mod controller;
 mod expiry;
+mod fetching;
 mod groups;
 mod leaders;
 mod metrics;

@@ -304,7 +304,7 @@ impl ConsumerSession {
                         "this link has a subscription: end it first, or open another link",
                     );
                     for want in &subscribe.partitions {
-                        let frame = Frame::new(correlation, dismissal(want, refused.clone()));
+                        let frame = Frame::new(correlation, dismissal(&self.ground, want, refused.clone()));
                         let _ = pushes.send(Push { frame, bytes: 0, permit: None });
                     }
                     return None;
@@ -409,7 +409,7 @@ impl ConsumerSession {
             }
             Effect::Dismiss { link, partition, refused, .. } => {
                 if let Some(Listener { correlation, pushes }) = self.listeners.get(&link) {
-                    let frame = Frame::new(*correlation, dismissal(&partition, refused));
+                    let frame = Frame::new(*correlation, dismissal(&self.ground, &partition, refused));
                     let _ = pushes.send(Push { frame, bytes: 0, permit: None });
                 }
             }

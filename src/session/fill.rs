@@ -246,8 +246,8 @@ pub(super) struct Delivery {
 }
 
 /// The delivery that tells of a partition's leaving.
-pub(super) fn dismissal(want: &FetchPartition, refused: Refused) -> wire::Delivery {
-    wire::Delivery { partition: entry(want, None, Some(refused), 0), records: 0 }
+pub(super) fn dismissal(ground: &Ground, want: &FetchPartition, refused: Refused) -> wire::Delivery {
+    wire::Delivery { partition: entry(want, ground.see(want).ok(), Some(refused), 0), records: 0 }
 }
 
 /// Reads for a subscription, within what is reserved.

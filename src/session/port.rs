@@ -183,12 +183,20 @@ impl Ground {
                 let handle = handle?;
                 let shown = handle.barrier().await;
                 shown.map_err(|unavailable| ground.or_offline(partition, unavailable.refused()))?;
-                let found = handle.offset_at(query.at).await.map_err(|error| match error {
+                Ok(match handle.offset_at(query.at).await {
+                    Ok(found) => {
+                        wire::OffsetAnswer { refused: None, offset: found.offset, leader_epoch: found.leader_epoch }
+                    }
                     // Behind the round it is not only unknown here: it is not there.
-                    FetchError::NotYet { .. } => Refused::new(Code::OffsetOutOfRange, error.to_string()),
-                    error => error.refused(),
-                })?;
-                Ok(wire::OffsetAnswer { refused: None, offset: found.offset, leader_epoch: found.leader_epoch })
+                    Err(error @ FetchError::NotYet { high_watermark, .. }) => {
+                        let refused = Refused::new(Code::OffsetOutOfRange, error.to_string());
+                        wire::OffsetAnswer { refused: Some(refused), offset: high_watermark, leader_epoch: 0 }
+                    }
+                    Err(error @ FetchError::OutOfRange { log_start, .. }) => {
+                        wire::OffsetAnswer { refused: Some(error.refused()), offset: log_start, leader_epoch: 0 }
+                    }
+                    Err(error) => return Err(error.refused()),
+                })
             }
             .map(|found: Result<_, Refused>| {
                 found.unwrap_or_else(|refused| wire::OffsetAnswer { refused: Some(refused), ..Default::default() })

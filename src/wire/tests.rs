@@ -225,12 +225,20 @@ fn a_frame_cut_anywhere_is_refused() {
     for message in samples() {
         let kind = message.kind();
         let whole = encode(message);
+        let expected = whole.len() - HEADER_LEN;
         for len in 0..whole.len() {
-            assert!(decode(&whole[..len]).is_err(), "{kind:?} cut to {len} bytes");
+            let said = decode(&whole[..len]).unwrap_err().to_string();
+            let missing = match len.checked_sub(HEADER_LEN) {
+                None => format!("frame cut off: {len} of {HEADER_LEN} bytes"),
+                Some(found) => format!("frame cut off: {found} of {expected} bytes"),
+            };
+            assert_eq!(said, missing, "{kind:?} cut to {len} bytes");
         }
         // A head cut with its length set right: a map that ends too early.
         for len in 0..whole.len() - HEADER_LEN {
-            assert!(Message::decode(kind, &whole[HEADER_LEN..HEADER_LEN + len]).is_err(), "{kind:?} with {len} bytes");
+            let said = Message::decode(kind, &whole[HEADER_LEN..HEADER_LEN + len]).unwrap_err().to_string();
+            let missing = format!("head of {kind:?} does not decode: it ends after {len} bytes, with more announced");
+            assert_eq!(said, missing);
         }
     }
 }

@@ -205,6 +205,32 @@ fn a_member_ends_where_the_topic_ended_whoever_read_the_rest() {
     });
 }
 
+#[test]
+fn an_offset_that_is_not_there_is_answered_with_where_the_topic_ends() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["topic", "create", "orders"]);
+    assert_eq!(Run::begin(&cluster, &["produce", "orders"], b"a\nb\n").ended("lines").0, Some(0));
+    for words in [
+        &[][..],
+        &["--count", "1"],
+        &["--follow"],
+        &["--partition", "0"],
+        &["-g", "billing"],
+        &["-g", "billing", "--follow"],
+    ] {
+        let words = [&["consume", "orders", "--from", "999999"], words].concat();
+        let (code, said) = Run::begin(&cluster, &words, b"").ended("an offset above the end");
+        assert_eq!(code, Some(1), "{words:?}: {said}");
+        assert!(said.contains("orders/0 ends at offset 2, offset 999999 is not there yet"), "{words:?}: {said}");
+        assert!(said.contains("earliest, latest or an offset"), "{words:?}: {said}");
+    }
+    assert_eq!(cluster.run(&["-o", "json", "group", "list"]).trim(), "[]", "no group was made for it");
+    // The end itself is a place to wait at.
+    assert_eq!(cluster.run(&["consume", "orders", "--from", "2"]), "");
+    assert_eq!(cluster.run(&["consume", "orders", "--from", "1"]), "b\n");
+}
+
 /// Programs that were started in this folder.
 fn processes_in(folder: &Path) -> Vec<String> {
     let is_there = |name: &String| fs::read_link(format!("/proc/{name}/cwd")).is_ok_and(|cwd| cwd == folder);

@@ -98,6 +98,17 @@ struct AnyTopic {
     r: u32,
 }
 
+#[derive(serde::Serialize)]
+struct AnyFetch {
+    p: [AnyPlace; 1],
+}
+
+#[derive(serde::Serialize)]
+struct AnyPlace {
+    t: TopicId,
+    o: i64,
+}
+
 fn assert_says(what: &str, found: Option<String>, expected: &str) {
     let found = found.unwrap_or_else(|| panic!("{what}: the connection lives, {expected:?} was expected"));
     assert!(found.contains(expected), "{what}: {found:?} does not say {expected:?}");
@@ -189,7 +200,14 @@ fn refused(frame: Frame, expected: Code) -> Refused {
     refused
 }
 
-async fn offsets(wire: &mut Wire, id: TopicId) {
+async fn offsets(raw: &Raw, wire: &mut Wire, id: TopicId) {
+    // An offset below zero is no offset.
+    let place = AnyPlace { t: id, o: 0 };
+    assert_eq!(raw.closed_by(&head(Kind::Fetch, &AnyFetch { p: [place] })).await, None);
+    for kind in [Kind::Fetch, Kind::Subscribe] {
+        let below = head(kind, &AnyFetch { p: [AnyPlace { t: id, o: -1 }] });
+        assert_says("offset -1", raw.closed_by(&below).await, "does not decode: invalid value: integer `-1`");
+    }
     let fetch = |topic, partition, offset| wire::Fetch {
         wait_ms_max: 100,
         partitions: vec![FetchPartition { topic, partition, offset, bytes_max: 0, from_follower: false }],
@@ -213,6 +231,16 @@ async fn offsets(wire: &mut Wire, id: TopicId) {
         let Message::ListedOffsets(listed) = answer.message else { panic!("{answer:?}") };
         let said = listed.partitions[0].refused.as_ref().map(|refused| refused.code);
         assert_eq!(said, Some(code).filter(|code| *code != Code::NotReady));
+        if code == Code::NotReady {
+            // Whether it is only unknown to this leader, the leader finds out when it is asked for the offset.
+            let query = OffsetQuery { topic, partition, at: highwater::types::Position::Offset(offset) };
+            let answer = wire.ask(Frame::new(3, ListOffsets { partitions: vec![query] })).await;
+            let Message::ListedOffsets(listed) = answer.message else { panic!("{answer:?}") };
+            let refused = listed.partitions[0].refused.as_ref().unwrap();
+            assert_eq!((refused.code, listed.partitions[0].offset), (Code::OffsetOutOfRange, 0), "{refused:?}");
+            let said = format!("offset {offset} is above the high watermark 0");
+            assert!(refused.message.contains(&said), "{refused:?}");
+        }
     }
     // Answers are no questions.
     for (name, frame) in frames() {
@@ -299,7 +327,7 @@ fn nonsense_is_refused_and_the_node_lives() {
         let before = support::rss_kib(node.pid());
         let tried = malformed(&raw).await;
         names(&raw, &cluster).await;
-        offsets(&mut cluster.wire(1).await, id).await;
+        offsets(&raw, &mut cluster.wire(1).await, id).await;
         batches(&mut cluster.wire(1).await, id).await;
         // A connection that does not begin with Hello, and one that speaks no version that the node does.
         let versions = wire::Hello { version_min: 7, version_max: 9, client: "test".into() };

@@ -68,7 +68,7 @@ impl Builder {
         self
     }
 
-    /// What happens when the position is no longer in the log. Default: go on at the log start.
+    /// What happens when the position is not in the log: below what retention left, or above the end. Default: go on at the log start.
     pub fn out_of_range(mut self, policy: OutOfRange) -> Self {
         self.options.out_of_range = policy;
         self

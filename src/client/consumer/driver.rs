@@ -7,6 +7,7 @@ use super::{
     Mode, Shared,
     cursors::Want,
     push::{self, Subscription},
+    refusals::Said,
 };
 use crate::{
     client::{
@@ -314,7 +315,7 @@ impl Driver {
     fn sent_away(&self, node: NodeId, flight: &Flight, refused: &Refused) {
         for (partition, want) in &flight.wants {
             let epoch = flight.route_epochs.get(partition).copied().unwrap_or(0);
-            self.shared.refused(*want, Route { node, epoch }, 0, refused);
+            self.shared.refused(*want, Route { node, epoch }, Said::default(), refused);
         }
     }
 
@@ -329,7 +330,7 @@ impl Driver {
             let Some(want) = flight.wants.get(&partition) else { continue };
             let epoch = flight.route_epochs.get(&partition).copied().unwrap_or(0);
             match &said.refused {
-                Some(refused) => self.shared.refused(*want, Route { node, epoch }, said.log_start, refused),
+                Some(refused) => self.shared.refused(*want, Route { node, epoch }, Said::from(&said), refused),
                 None => {
                     let taken = lock(&self.shared.cursors).fetched(*want, &said, part, 0, None);
                     if let Err(error) = taken {
@@ -348,7 +349,10 @@ impl Driver {
                     self.shared.served(want.partition);
                     lock(&self.shared.cursors).resolved(want.partition, want.version, answer.offset);
                 }
-                Some(refused) => self.shared.refused(*want, *route, 0, &refused),
+                Some(refused) => {
+                    let said = Said { nearest: answer.offset, end: None };
+                    self.shared.refused(*want, *route, said, &refused);
+                }
             }
         }
         self.shared.positions_known();

@@ -1,6 +1,6 @@
 //! One push subscription: a link on which one node delivers within the credit that it is granted.
 
-use super::{Shared, cursors::Want, driver::fetch_partition};
+use super::{Shared, cursors::Want, driver::fetch_partition, refusals::Said};
 use crate::{
     client::{
         RequestError,
@@ -124,7 +124,7 @@ fn take(
     if let Some(refused) = &said.refused {
         let (want, route) = (*want, Route { node, epoch: route.epoch });
         wants.remove(&partition);
-        shared.refused(want, route, said.log_start, refused);
+        shared.refused(want, route, Said::from(&said), refused);
         let _ = ended.send(Ended::Partition { id, partition });
         return;
     }

@@ -4,10 +4,25 @@ use super::{Shared, cursors::Want, driver::PAUSE};
 use crate::{
     client::{ConsumeError, LookupError, cluster::Route, pool::lock, stats::Counters},
     types::TopicPartition,
-    wire::{Code, Refused},
+    wire::{Code, FetchedPartition, Refused},
 };
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// What comes with a refusal.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Said {
+    /// The offset that is nearest to the one asked for, if that is out of range.
+    pub(super) nearest: u64,
+    /// Up to where the leader knows its log, if it said so.
+    pub(super) end: Option<u64>,
+}
+
+impl From<&FetchedPartition> for Said {
+    fn from(said: &FetchedPartition) -> Self {
+        Self { nearest: said.log_start, end: Some(said.high_watermark) }
+    }
+}
 
 /// How long an offline partition is left alone.
 const OFFLINE_PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +42,7 @@ impl Shared {
     }
 
     /// A partition was refused: what comes next is the code's matter.
-    pub(super) fn refused(&self, want: Want, by: Route, log_start: u64, refused: &Refused) {
+    pub(super) fn refused(&self, want: Want, by: Route, said: Said, refused: &Refused) {
         let now = Instant::now();
         let mut cursors = lock(&self.cursors);
         match refused.code {
@@ -42,7 +57,7 @@ impl Shared {
                 self.inner.cluster.refused(want.partition, by, refused);
             }
             Code::OffsetOutOfRange => {
-                let outcome = cursors.out_of_range(want, log_start, now + TRIMMED_PAUSE);
+                let outcome = cursors.out_of_range(want, said.nearest, now + TRIMMED_PAUSE);
                 drop(cursors);
                 if let Err(error) = outcome {
                     self.report(error);
@@ -55,7 +70,13 @@ impl Shared {
                 self.inner.cluster.ask();
             }
             Code::NotReady | Code::Overloaded | Code::NoQuorum | Code::TimedOut | Code::DiskFull | Code::Internal => {
-                cursors.postpone(want.partition, want.version, now + PAUSE);
+                match said.end {
+                    // A new leader may come to know of it; who only polls would ask on and on for what is not there.
+                    Some(end) if refused.code == Code::NotReady && end < want.offset => {
+                        cursors.doubt(want, now + PAUSE);
+                    }
+                    _ => cursors.postpone(want.partition, want.version, now + PAUSE),
+                }
                 drop(cursors);
                 self.inner.cluster.ask();
             }

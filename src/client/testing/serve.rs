@@ -63,10 +63,15 @@ fn answer(world: &World, node: NodeId, message: Message) -> Message {
         Message::ListOffsets(list) => {
             let one = |query: &crate::wire::OffsetQuery| {
                 let at = TopicPartition { topic: query.topic, partition: query.partition };
-                match state.not_leader(at, node) {
-                    Some(refused) => OffsetAnswer { refused: Some(refused), ..OffsetAnswer::default() },
-                    None => OffsetAnswer { offset: state.parts[&at].offset_at(query.at), ..OffsetAnswer::default() },
+                state.questions.push(query.at);
+                if let Some(refused) = state.not_leader(at, node) {
+                    return OffsetAnswer { refused: Some(refused), ..OffsetAnswer::default() };
                 }
+                let (refused, offset) = match state.parts.get_mut(&at).unwrap().offset_at(query.at) {
+                    Ok(offset) => (None, offset),
+                    Err(nearest) => (Some(Refused::new(Code::OffsetOutOfRange, "out of range")), nearest),
+                };
+                OffsetAnswer { refused, offset, ..OffsetAnswer::default() }
             };
             ListedOffsets { partitions: list.partitions.iter().map(one).collect() }.into()
         }
@@ -195,7 +200,11 @@ fn read(
         bytes: 0,
     };
     let Some(part) = state.parts.get(&at).filter(|_| said.refused.is_none()) else { return Some((said, Vec::new())) };
-    (said.log_start, said.high_watermark) = (part.start, part.end);
+    (said.log_start, said.high_watermark) = (part.start, part.known.unwrap_or(part.end));
+    if wanted.offset > said.high_watermark {
+        said.refused = Some(Refused::new(Code::NotReady, "above the watermark"));
+        return Some((said, Vec::new()));
+    }
     if wanted.offset < part.start {
         said.refused = Some(Refused::new(Code::OffsetOutOfRange, "gone"));
         return Some((said, Vec::new()));

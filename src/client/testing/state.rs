@@ -46,6 +46,8 @@ pub(in crate::client) struct State {
     pub(in crate::client) seen: Vec<(TopicPartition, NodeId, u32)>,
     pub(in crate::client) fetches: Vec<(NodeId, Vec<(u32, u64)>)>,
     pub(in crate::client) fetch_bytes_max: u32,
+    /// Positions that leaders were asked for.
+    pub(in crate::client) questions: Vec<Position>,
     pub(in crate::client) metadata_version: u64,
     pub(in crate::client) next_producer: i64,
     pub(in crate::client) groups: BTreeMap<GroupName, Group>,
@@ -60,6 +62,8 @@ pub(in crate::client) struct Part {
     pub(in crate::client) log: Vec<(u64, Batch)>,
     pub(in crate::client) start: u64,
     pub(in crate::client) end: u64,
+    /// Its leader is new, and knows its log up to here until it asks the others.
+    pub(in crate::client) known: Option<u64>,
     pub(in crate::client) producers: BTreeMap<ProducerId, VecDeque<(u32, u32, u64)>>,
 }
 
@@ -80,7 +84,8 @@ impl State {
         let (topic, before) = self.topics[name];
         for partition in before..partitions {
             let leader = NodeId(partition % self.nodes + 1);
-            let part = Part { leader, epoch: 1, log: Vec::new(), start: 0, end: 0, producers: BTreeMap::new() };
+            let part =
+                Part { leader, epoch: 1, log: Vec::new(), start: 0, end: 0, known: None, producers: BTreeMap::new() };
             self.parts.insert(TopicPartition { topic, partition }, part);
         }
         self.topics.insert(name.clone(), (topic, partitions));
@@ -230,11 +235,15 @@ impl Part {
         out
     }
 
-    pub(super) fn offset_at(&self, at: Position) -> u64 {
+    /// The offset, or the nearest one that is there.
+    pub(super) fn offset_at(&mut self, at: Position) -> Result<u64, u64> {
+        self.known = None;
         match at {
-            Position::Earliest => self.start,
-            Position::Latest | Position::Time(_) => self.end,
-            Position::Offset(offset) => offset,
+            Position::Earliest => Ok(self.start),
+            Position::Latest | Position::Time(_) => Ok(self.end),
+            Position::Offset(offset) if offset < self.start => Err(self.start),
+            Position::Offset(offset) if offset > self.end => Err(self.end),
+            Position::Offset(offset) => Ok(offset),
         }
     }
 }

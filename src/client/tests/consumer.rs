@@ -159,6 +159,51 @@ async fn what_retention_took_is_handled_as_asked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_position_above_the_end_is_handled_as_asked() {
+    let world = World::new(1);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.append(&topic, 0, &["0", "1", "2"]));
+    let client = world.client().await;
+    let at = |policy| client.consumer().out_of_range(policy).assign([(topic.clone(), 0, Position::Offset(9))]);
+    let mut failing = at(OutOfRange::Error).await.unwrap();
+    let error = failing.poll(LONG).await.unwrap_err();
+    assert_eq!(error.to_string(), "t/0 ends at offset 3, offset 9 is not there yet");
+    assert_eq!(failing.poll(LONG).await.unwrap(), []);
+    assert_eq!(world.with(|state| state.questions.clone()), [Position::Offset(9)], "it is asked once");
+    assert_eq!(client.stats().fetch_requests, 1);
+    failing.seek(&topic, 0, Position::Offset(2)).unwrap();
+    assert_eq!(take(&mut failing, 1).await[0].offset, 2);
+    let mut earliest = at(OutOfRange::Earliest).await.unwrap();
+    assert_eq!(take(&mut earliest, 3).await[0].offset, 0);
+    let mut latest = at(OutOfRange::Latest).await.unwrap();
+    assert_eq!(latest.poll(Duration::from_secs(1)).await.unwrap(), []);
+    world.with(|state| state.append(&topic, 0, &["3"]));
+    assert_eq!(take(&mut latest, 1).await[0].offset, 3);
+}
+
+/// A leader that is new does not know all that was shown before: to a reader at the end that is no reason to be sent away.
+#[tokio::test(start_paused = true)]
+async fn a_position_that_a_new_leader_does_not_know_yet_stays() {
+    let world = World::new(2);
+    let topic = world.topic("t", 1);
+    world.with(|state| state.append(&topic, 0, &["0", "1", "2"]));
+    let client = world.client().await;
+    let builder = client.consumer().out_of_range(OutOfRange::Error);
+    let mut consumer = builder.assign([(topic.clone(), 0, Position::Earliest)]).await.unwrap();
+    take(&mut consumer, 3).await;
+    world.with(|state| {
+        state.lead(&topic, 0, 2);
+        let at = state.at(&topic, 0);
+        state.parts.get_mut(&at).unwrap().known = Some(1);
+    });
+    assert_eq!(consumer.poll(LONG).await.unwrap(), []);
+    assert_eq!(world.with(|state| state.questions.clone()), [Position::Earliest, Position::Offset(3)]);
+    assert_eq!(consumer.position(&topic, 0), Some(3));
+    world.with(|state| state.append(&topic, 0, &["3"]));
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_fetched_before_retention_took_it_is_given() {
     let world = World::new(1);
     let topic = world.topic("t", 1);

@@ -1,7 +1,10 @@
 //! What is told of groups, topics and offsets: of homes that do not answer, of what was changed just now, of what is not there.
 
 use crate::{
-    client::{Code, NewTopic, Record},
+    client::{
+        Code, NewTopic, Record,
+        consumer::{Credit, OutOfRange},
+    },
     testing::TestCluster,
     types::{GroupName, Position, TopicName},
 };
@@ -108,5 +111,36 @@ fn a_group_is_not_moved_behind_the_end_and_is_told_so_at_once() {
         assert!(error.to_string().contains("offset 2 is above the high watermark 1"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         assert_eq!(admin.reset_group(&group, &[], Position::Offset(1)).await.unwrap(), [(orders, 0, 1)]);
+    });
+}
+
+#[test]
+fn a_reader_above_the_end_is_told_so_and_one_at_the_end_never_is() {
+    TestCluster::builder().seed(34).run(|cluster| async move {
+        let client = cluster.client().await;
+        let orders: TopicName = "orders".parse().unwrap();
+        client.admin().create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        let producer = client.producer().build();
+        let send = async || producer.send(Record::new(orders.clone(), "one")).await.unwrap().await.unwrap();
+        send().await;
+        let reader = async |offset| {
+            let builder = client.consumer().out_of_range(OutOfRange::Error);
+            builder.assign([(orders.clone(), 0, Position::Offset(offset))]).await.unwrap()
+        };
+        let minute = Duration::from_secs(60);
+        let said = "orders/0 ends at offset 1, offset 2 is not there yet";
+        assert_eq!(reader(2).await.poll(minute).await.unwrap_err().to_string(), said);
+        let mut listening = reader(2).await.listen(Credit::default(), |_| async {});
+        assert_eq!(listening.failed().await.to_string(), said);
+
+        let mut at_end = reader(1).await;
+        for _ in 0..3 {
+            let leader = cluster.leader(&orders, 0).await;
+            cluster.lose_power(leader);
+            assert_eq!(at_end.poll(Duration::from_secs(5)).await.unwrap(), []);
+            cluster.start(leader).await;
+        }
+        send().await;
+        assert_eq!(at_end.poll(minute).await.unwrap()[0].offset, 1);
     });
 }

@@ -151,7 +151,7 @@ pub struct OffsetAnswer {
     /// Instead of an offset.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
-    /// The offset; the high watermark when no record is that late.
+    /// The offset; the high watermark when no record is that late; the nearest one when it is out of range.
     #[serde(rename = "o", default)]
     pub offset: u64,
     /// The leader's epoch.

@@ -49,7 +49,7 @@ macro_rules! messages {
             }
             /// Reads the head of a frame of this kind.
             pub fn decode(kind: Kind, head: &[u8]) -> Result<Self, FrameError> {
-                let failed = |e: rmp_serde::decode::Error| FrameError::Head { kind, why: e.to_string() };
+                let failed = |error| FrameError::Head { kind, why: why(&error, head.len()) };
                 match kind { $(Kind::$kind => crate::types::decode(head).map(Self::$kind).map_err(failed)),* }
             }
         }
@@ -58,6 +58,18 @@ macro_rules! messages {
             fn from(head: $kind) -> Self { Self::$kind(head) }
         })*
     };
+}
+
+/// Why a head of so many bytes does not decode.
+fn why(error: &rmp_serde::decode::Error, len: usize) -> String {
+    use rmp_serde::decode::Error;
+    match error {
+        // A slice can only end: what the decoder says then is of readers.
+        Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => {
+            format!("it ends after {len} bytes, with more announced")
+        }
+        error => error.to_string(),
+    }
 }
 
 messages! {

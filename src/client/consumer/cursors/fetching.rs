@@ -18,12 +18,12 @@ impl Cursors {
 
     /// Positions that are to be asked for now, and when more are.
     pub(in crate::client::consumer) fn sought(&self, now: Instant) -> (Vec<(Want, Position)>, Option<Instant>) {
-        let sought =
-            |cursor: &Cursor| matches!(cursor.stand, Stand::Sought(_) | Stand::Unsure(_)) && cursor.leaving.is_none();
-        let (wants, later) = self.due(now, sought);
+        let open = |stand| matches!(stand, Stand::Sought(_) | Stand::Unsure(_) | Stand::Doubted);
+        let (wants, later) = self.due(now, |cursor| open(cursor.stand) && cursor.leaving.is_none());
         let position = |want: &Want| match self.all[&want.partition].stand {
             Stand::Sought(position) => position,
             Stand::Unsure(_) => Position::Latest,
+            Stand::Doubted => Position::Offset(want.offset),
             Stand::Found(_) | Stand::Known | Stand::Failed => unreachable!("it was filtered"),
         };
         (wants.into_iter().map(|want| (want, position(&want))).collect(), later)
@@ -59,6 +59,8 @@ impl Cursors {
                         then => return cursor.stand = Stand::Sought(then),
                     }
                 }
+                // It goes on as if nothing was: what was given and is not done stays so.
+                Stand::Doubted => return cursor.stand = Stand::Known,
                 _ => offset,
             };
             if cursor.granted.is_some() && cursor.committed.is_none() {
@@ -95,12 +97,22 @@ impl Cursors {
         Some(cursor.topic.clone())
     }
 
-    /// The position is not in the log any more. What is buffered before it is given first: until then it is asked for again,
-    /// not before `again_at`.
+    /// A leader does not know of the offset, and leaves open whether it will: that is asked from `again_at` on. What is
+    /// buffered before it is given first.
+    pub(in crate::client::consumer) fn doubt(&mut self, want: Want, again_at: Instant) {
+        let Some(cursor) = self.current(want.partition, want.version) else { return };
+        cursor.not_before = Some(again_at);
+        if cursor.stand == Stand::Known && cursor.fetch_from == want.offset && cursor.position == want.offset {
+            cursor.stand = Stand::Doubted;
+        }
+    }
+
+    /// The position is not in the log; `nearest` to it is. What is buffered before it is given first: until then it is asked
+    /// for again, not before `again_at`.
     pub(in crate::client::consumer) fn out_of_range(
         &mut self,
         want: Want,
-        log_start: u64,
+        nearest: u64,
         again_at: Instant,
     ) -> Result<(), ConsumeError> {
         let policy = self.policy;
@@ -118,7 +130,7 @@ impl Cursors {
             OutOfRange::Error => {
                 cursor.stand = Stand::Failed;
                 let (topic, offset) = (cursor.topic.clone(), want.offset);
-                return Err(ConsumeError::OutOfRange { topic, partition: want.partition.partition, offset, log_start });
+                return Err(ConsumeError::OutOfRange { topic, partition: want.partition.partition, offset, nearest });
             }
         }
         Ok(())

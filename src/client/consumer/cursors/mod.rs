@@ -24,7 +24,7 @@ use crate::{
 use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
-/// Where to go on when the position is no longer in the log.
+/// Where to go on when the position is not in the log: retention took it, or it is above the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OutOfRange {
     /// At the log start.
@@ -89,6 +89,8 @@ enum Stand {
     /// The group starts here, unless the home knows better: it is to be told.
     Found(u64),
     Known,
+    /// As `Known`, but a leader did not know of the offset: one that has shown that it leads is to be asked whether it is there.
+    Doubted,
     /// Stands still until it is sought.
     Failed,
 }
@@ -122,11 +124,16 @@ impl Cursor {
         (self.fetch_from, self.position, self.processed) = (offset, offset, offset);
     }
 
+    /// Whether it has a position.
+    fn stands(&self) -> bool {
+        matches!(self.stand, Stand::Known | Stand::Doubted)
+    }
+
     /// How far records were given, here or before, if that is known.
     fn given(&self) -> Option<u64> {
         match self.stand {
             Stand::Unsure(_) => None,
-            Stand::Sought(_) | Stand::Found(_) | Stand::Known | Stand::Failed => {
+            Stand::Sought(_) | Stand::Found(_) | Stand::Known | Stand::Doubted | Stand::Failed => {
                 Some(self.position.max(self.redelivered_below))
             }
         }
@@ -275,7 +282,7 @@ impl Cursors {
 
     /// The next offset that will be given; absent while it is being asked for.
     pub(super) fn position(&self, partition: TopicPartition) -> Option<u64> {
-        self.all.get(&partition).filter(|cursor| cursor.stand == Stand::Known).map(|cursor| cursor.position)
+        self.all.get(&partition).filter(|cursor| cursor.stands()).map(|cursor| cursor.position)
     }
 
     /// The highest watermark that was seen.

@@ -88,7 +88,7 @@ impl Cursors {
 
     /// What is done (or at least given) and not committed.
     pub(in crate::client::consumer) fn uncommitted(&self, upto: Upto) -> Vec<CommitOffset> {
-        let known = self.all.iter().filter(|(_, cursor)| cursor.stand == Stand::Known);
+        let known = self.all.iter().filter(|(_, cursor)| cursor.stands());
         let offsets = known.map(|(at, cursor)| match upto {
             Upto::Done => (at, cursor, cursor.processed),
             Upto::Given => (at, cursor, cursor.position),

@@ -1,4 +1,4 @@
-//! What a new user would do: a cluster by `highwater dev`, a file in, two groups out, nodes killed by `highwater chaos`
+//! What a new user would do: a cluster by `highwater dev`, lines piped in, two groups out, nodes killed by `highwater chaos`
 //! meanwhile, everything stopped and started again.
 //!
 //! Needs the `highwater` program beside `highwater-chaos`, so it runs by name:
@@ -12,7 +12,7 @@ mod common;
 use common::{free_ports, wait};
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -97,10 +97,15 @@ impl Desk {
         Running(child)
     }
 
-    fn produce(&self, name: &str, lines: std::ops::Range<usize>) {
-        let text: Vec<String> = lines.map(|n| format!("key-{:04}|line {n:06}\n", n % 1_000)).collect();
-        std::fs::write(self.dir.path().join(name), text.concat()).unwrap();
-        self.types(&["produce", "lines", "--key-separator", "|", "--file", name]);
+    /// As through a pipe: `… | highwater produce lines`.
+    fn produce(&self, lines: std::ops::Range<usize>) {
+        let text: String = lines.map(|n| format!("key-{:04}|line {n:06}\n", n % 1_000)).collect();
+        let mut command = self.command(&["produce", "lines", "--key-separator", "|"]);
+        let mut child = Running(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+        // Dropped at the end: the program reads to the end of what comes.
+        child.0.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let status = child.0.wait().unwrap();
+        assert!(status.success(), "produce: {status}");
     }
 }
 
@@ -114,19 +119,21 @@ fn groups_see_everything_over_kills_and_a_restart_of_all() {
     desk.types(&["topic", "create", "lines", "--partitions", "12"]);
     let (a, b) = (Arc::<Mutex<Seen>>::default(), Arc::<Mutex<Seen>>::default());
     let members = [desk.member("a", &a), desk.member("a", &a), desk.member("b", &b)];
-    desk.produce("first.txt", 0..LINES);
+    desk.produce(0..LINES);
     // Kills under a load of its own, while these groups go on.
     let args = ["chaos", "--kill", "leader", "--every", "5s", "--for", "25s", "--json"];
     let told = std::thread::scope(|scope| {
         let storm = scope.spawn(|| desk.types(&args));
         for part in 1..5 {
-            desk.produce("more.txt", part * LINES..(part + 1) * LINES);
+            desk.produce(part * LINES..(part + 1) * LINES);
             sleep(Duration::from_secs(4));
         }
         storm.join().unwrap()
     });
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     eprintln!("{told}");
+    let kills: u64 = told["faults"].as_object().unwrap().values().filter_map(serde_json::Value::as_u64).sum();
+    assert!(kills >= 3, "{told}");
     assert!(told["failovers"].as_u64().unwrap() > 0 && told["acked"].as_u64() == told["read"].as_u64(), "{told}");
     assert!(desk.dir.path().join("highwater-chaos.html").exists());
     let has = |seen: &Mutex<Seen>, count| (seen.lock().unwrap().values.len() >= count).then_some(());
@@ -139,8 +146,8 @@ fn groups_see_everything_over_kills_and_a_restart_of_all() {
     let again = [&a, &b].map(|seen| seen.lock().unwrap().again);
     dev.interrupt();
     let dev = desk.dev();
-    desk.produce("last.txt", 5 * LINES..6 * LINES);
-    let members = [desk.member("a", &a), desk.member("b", &b)];
+    desk.produce(5 * LINES..6 * LINES);
+    let members = [desk.member("a", &a), desk.member("a", &a), desk.member("b", &b)];
     for ((name, seen), again) in [("a", &a), ("b", &b)].into_iter().zip(again) {
         wait("the group has the rest", || has(seen, 6 * LINES));
         let seen = seen.lock().unwrap();

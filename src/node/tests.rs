@@ -36,6 +36,8 @@ mod seeds;
 mod storage;
 
 const EPOCH_MS: u64 = 1_700_000_000_000;
+/// From the death of a leader to the next acknowledgement: suspicion, election, and a write.
+const NO_LEADER_MAX: Duration = Duration::from_secs(2);
 
 struct Slot {
     config: Config,
@@ -262,9 +264,14 @@ async fn three_nodes_go_on_when_the_leader_dies() {
         }
         let (first, _) = world.leader(partition).await;
         world.crash(first);
+        let crashed = Instant::now();
         for n in 0..10 {
             let value = format!("b{n}");
             acknowledged.push((produce_surely(&world, partition, &value).await.base_offset.unwrap(), value));
+            if n == 0 {
+                eprintln!("from the crash to the next acknowledgement: {:?} of virtual time", crashed.elapsed());
+                assert!(crashed.elapsed() < NO_LEADER_MAX, "{:?}", crashed.elapsed());
+            }
         }
         world.start(first).await;
         within(30, world.node(first).serving()).await;

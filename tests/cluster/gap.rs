@@ -10,6 +10,10 @@ use highwater::{
 };
 use std::{
     collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::FileExt as _,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -19,6 +23,7 @@ use std::{
 };
 
 const PARTITIONS: u32 = 12;
+const RECORD_BYTES: usize = 1_024;
 /// Between the acknowledgement of one record and the next one.
 const PACE: Duration = Duration::from_millis(5);
 /// How long a node stays away, every other time: the rest of the times it comes back at once.
@@ -32,7 +37,7 @@ type Acks = Arc<Mutex<Vec<Instant>>>;
 pub(crate) async fn write(client: Client, name: TopicName, partition: u32, acks: Acks, over: Arc<AtomicBool>) {
     let producer = client.producer().linger(Duration::ZERO).build();
     while !over.load(Relaxed) {
-        let record = Record::new(name.clone(), Bytes::from_static(&[b'x'; 1_024])).partition(partition);
+        let record = Record::new(name.clone(), Bytes::from_static(&[b'x'; RECORD_BYTES])).partition(partition);
         producer.send(record).await.unwrap().await.unwrap();
         acks.lock().unwrap().push(Instant::now());
         tokio::time::sleep(PACE).await;
@@ -76,9 +81,27 @@ async fn home(client: &Client, name: &TopicName) -> bool {
 fn print(what: &str, mut gaps: Vec<Duration>) {
     gaps.sort();
     if let Some(max) = gaps.last() {
-        let (p50, max) = (seconds(gaps[gaps.len() / 2]), seconds(*max));
-        eprintln!("{what}: p50 {p50}, max {max} of {} kills", gaps.len());
+        let (p50, max) = (gaps[gaps.len() / 2].as_millis(), max.as_millis());
+        eprintln!("{what}: p50 {p50} ms, max {max} ms of {} kills", gaps.len());
     }
+}
+
+/// What the disk does by itself: appends of a record's size, each with its `fdatasync`, over blocks that are there already, as
+/// `highwater bench` probes it. Median and the 99th of a hundred, milliseconds.
+fn probe(directory: &Path) -> (f64, f64) {
+    const ROUNDS: usize = 300;
+    let mut file = fs::File::create(directory.join("probe")).unwrap();
+    file.write_all(&vec![0; ROUNDS * RECORD_BYTES]).unwrap();
+    file.sync_all().unwrap();
+    let append = |n: usize| {
+        let begun = Instant::now();
+        file.write_all_at(&[b'x'; RECORD_BYTES], (n * RECORD_BYTES) as u64).unwrap();
+        file.sync_data().unwrap();
+        begun.elapsed().as_secs_f64() * 1e3
+    };
+    let mut times: Vec<f64> = (0..ROUNDS).map(append).collect();
+    times.sort_by(f64::total_cmp);
+    (times[ROUNDS / 2], times[ROUNDS * 99 / 100])
 }
 
 #[test]
@@ -94,6 +117,7 @@ fn the_kill_of_a_leader_holds_up_its_writers_for_a_moment() {
         support::settled(&client).await;
     });
     runtime.block_on(home(&client, &name));
+    let disk = probe(cluster.dir.path());
     let over = Arc::<AtomicBool>::default();
     let acks: Vec<Acks> = (0..PARTITIONS).map(|_| Acks::default()).collect();
     let writers: Vec<_> = (0..PARTITIONS)
@@ -141,16 +165,16 @@ fn the_kill_of_a_leader_holds_up_its_writers_for_a_moment() {
         let said = wall
             + (after(&slowest).map_or(killed, |(first, _)| gap_ends(&acks[slowest as usize], (first, end))) - killed);
         let first = gaps.iter().max().copied().unwrap_or_default();
-        let each: Vec<String> = gaps.iter().map(|gap| format!("{:.2}", gap.as_secs_f64())).collect();
+        let each: Vec<u128> = gaps.iter().map(Duration::as_millis).collect();
         eprintln!(
-            "kill {kill} of node {victim} at {}, which led {}: write gap {} {each:?}; back after {} (ready in {}), \
-             longest gap then {} (partition {slowest}, ended at {}){}",
+            "kill {kill} of node {victim} at {}, which led {}: write gap {} ms {each:?}; back after {} (ready in {}), \
+             longest gap then {} ms (partition {slowest}, ended at {}){}",
             of_day(wall),
             of_victim.len(),
-            seconds(first),
+            first.as_millis(),
             seconds(started - killed),
             seconds(ready),
-            seconds(second),
+            second.as_millis(),
             of_day(said),
             if returned { "" } else { "; leaderships did not go home" },
         );
@@ -161,6 +185,7 @@ fn the_kill_of_a_leader_holds_up_its_writers_for_a_moment() {
     for writer in writers {
         runtime.block_on(writer).unwrap();
     }
+    eprintln!("append and fdatasync of {RECORD_BYTES} B right before: p50 {:.2} ms, p99 {:.2} ms", disk.0, disk.1);
     print("write gap", at_kill);
     print("longest gap after the return", at_return);
     let stats = client.stats();

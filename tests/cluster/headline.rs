@@ -7,7 +7,7 @@ use crate::{
 use bytes::Bytes;
 use highwater::{
     client::{Client, Consumer, Delivery, Record},
-    types::{Position, TopicName},
+    types::{GroupName, Position, TopicName},
     wire::{Fetch, FetchPartition, Frame},
 };
 use rustix::process::Signal;
@@ -30,6 +30,8 @@ const STRIDE: u64 = 7_919;
 /// How long a node stands still before it is killed: what is sent to it meanwhile is in flight for certain. Shorter than
 /// the silence after which another leads.
 const STILL: Duration = Duration::from_millis(300);
+/// Between two looks at who is in the groups.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between the acknowledgement of a probe's record and its next one.
 const PACE: Duration = Duration::from_millis(20);
 
@@ -60,6 +62,7 @@ struct Given {
     offset: u64,
     line: u64,
     redelivered: bool,
+    at: Instant,
 }
 
 /// The line that a record holds; it must be that line to the byte.
@@ -110,30 +113,39 @@ struct Share {
     faults: Vec<String>,
 }
 
-/// Gapless, in order, nothing but what the log has. `given` is the order over all members: a partition goes from one member to
-/// another, and the order within a partition is the order of each of its keys.
-fn judge_group(given: &[Given], logs: &BTreeMap<u32, Vec<(u64, u64)>>) -> Share {
+/// Members came or went, so many times, not before this moment.
+type Change = (Instant, u64);
+
+/// Gapless, in order, nothing but what the log has, and again only what members that went may have left undone: once more at most
+/// for each change of members before it. `given` is the order over all members: a partition goes from one member to another, and
+/// the order within a partition is the order of each of its keys.
+fn judge_group(given: &[Given], logs: &BTreeMap<u32, Vec<(u64, u64)>>, changes: &[Change]) -> Share {
     let mut share = Share::default();
-    let mut seen: BTreeSet<(u32, u64)> = BTreeSet::new();
+    let mut seen: BTreeMap<(u32, u64), u64> = BTreeMap::new();
     let mut last: BTreeMap<u32, Given> = BTreeMap::new();
     for one in given {
         let in_log = logs[&one.partition].get(usize::try_from(one.offset).unwrap());
         if in_log != Some(&(one.offset, one.line)) {
             share.faults.push(format!("{one:?}, but the log has {in_log:?}"));
         }
-        if !seen.insert((one.partition, one.offset)) {
+        let times = seen.entry((one.partition, one.offset)).or_default();
+        if *times > 0 {
             share.again += 1;
             share.said += u64::from(one.redelivered);
-        } else if !one.redelivered
-            && let Some(before) = last.insert(one.partition, *one)
+            let changed: u64 = changes.iter().filter(|(at, _)| *at < one.at).map(|(_, times)| times).sum();
+            if *times > changed {
+                share.faults.push(format!("{one:?} came again, after {changed} changes of members and {times} times"));
+            }
+        } else if let Some(before) = last.insert(one.partition, *one)
             && before.offset > one.offset
         {
             share.faults.push(format!("{one:?} came after {before:?}"));
         }
+        *times += 1;
     }
     let all: BTreeSet<(u32, u64)> =
         logs.iter().flat_map(|(p, log)| log.iter().map(|(offset, _)| (*p, *offset))).collect();
-    let missing = support::missing(&all, &seen);
+    let missing = support::missing(&all, &seen.into_keys().collect());
     share.faults.extend(missing.iter().map(|(partition, offset)| format!("nobody was given {partition}/{offset}")));
     share
 }
@@ -142,19 +154,63 @@ fn judge_group(given: &[Given], logs: &BTreeMap<u32, Vec<(u64, u64)>>) -> Share 
 fn the_verdict_on_a_group_can_be_bad() {
     // Lines of one key, at the offsets 0 to 2.
     let logs = BTreeMap::from([(0, (0..3).map(|offset| (offset, offset * KEYS)).collect())]);
-    let given = |member, offset, redelivered| Given { member, partition: 0, offset, line: offset * KEYS, redelivered };
-    let judge = |given: &[Given]| {
-        let Share { again, said, faults } = judge_group(given, &logs);
+    let begun = Instant::now();
+    let after = |ms| begun + Duration::from_millis(ms);
+    let given = |member, offset, redelivered| Given {
+        member,
+        partition: 0,
+        offset,
+        line: offset * KEYS,
+        redelivered,
+        at: after(10),
+    };
+    let judge_with = |given: &[Given], changes: &[Change]| {
+        let Share { again, said, faults } = judge_group(given, &logs, changes);
         (again, said, faults.len())
     };
+    let judge = |given: &[Given]| judge_with(given, &[(after(0), 1)]);
     let [first, second, third] = [0, 1, 2].map(|offset| given(0, offset, false));
     assert_eq!(judge(&[first, second, third]), (0, 0, 0));
     assert_eq!(judge(&[first, given(1, 2, false), second]), (0, 0, 1), "members are judged together");
     assert_eq!(judge(&[first, second, third, given(1, 1, true)]), (1, 1, 0));
     assert_eq!(judge(&[first, second, third, given(1, 1, false)]), (1, 0, 0));
-    assert_eq!(judge(&[first, third, given(1, 1, true)]), (0, 0, 0), "it was given to who did not live to say so");
+    assert_eq!(judge(&[first, third, given(1, 1, true)]), (0, 0, 1), "whatever it says, it was given to nobody before");
     assert_eq!(judge(&[first, third]), (0, 0, 1), "one is missing");
     assert_eq!(judge(&[first, second, Given { line: 1, ..third }]), (0, 0, 1), "another line");
+    let again = [first, second, third, given(1, 1, true)];
+    assert_eq!(judge_with(&again, &[]), (1, 1, 1), "no member came or went");
+    assert_eq!(judge_with(&again, &[(after(20), 1)]), (1, 1, 1), "one did, but later");
+    let twice = [first, second, third, given(1, 1, true), given(0, 1, true)];
+    assert_eq!(judge(&twice), (2, 2, 1), "for one change once more");
+    assert_eq!(judge_with(&twice, &[(after(0), 2)]), (2, 2, 0));
+    assert_eq!(changes(&[(after(0), 3), (after(5), 3), (after(9), 5), (after(12), 5)]), [(after(5), 2)]);
+}
+
+/// What is seen of a group: when it was asked for, and the generation that the answer said. It counts members that come, leave and
+/// time out, and what goes from one to another by that.
+type Look = (Instant, u64);
+
+/// Looks at the groups until all is over, and once more.
+async fn watch(client: Client, groups: [GroupName; 2], looks: Arc<Mutex<[Vec<Look>; 2]>>, over: Arc<AtomicBool>) {
+    loop {
+        let last = over.load(Relaxed);
+        for (n, group) in groups.iter().enumerate() {
+            let asked = Instant::now();
+            if let Ok(details) = client.admin().describe_group(group).await {
+                looks.lock().unwrap()[n].push((asked, details.generation.0));
+            }
+        }
+        if last {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Between two looks that differ; it came about after the first of them was asked for.
+fn changes(looks: &[Look]) -> Vec<Change> {
+    let differ = looks.windows(2).filter(|two| two[0].1 < two[1].1);
+    differ.map(|two| (two[0].0, two[1].1 - two[0].1)).collect()
 }
 
 /// Writes to one partition, one record after the other.
@@ -216,6 +272,7 @@ fn collect(stdout: std::process::ChildStdout, into: &Mutex<Vec<Given>>) {
             offset: said["offset"].as_u64().unwrap(),
             line: line_of(text("key").as_bytes(), text("value").as_bytes()),
             redelivered: said["redelivered"].as_bool().unwrap(),
+            at: Instant::now(),
         };
         into.lock().unwrap().push(given);
     }
@@ -228,6 +285,7 @@ fn given(member: u32, record: &Delivery) -> Given {
         offset: record.offset,
         line: line_of(record.key.as_deref().unwrap(), record.value.as_deref().unwrap()),
         redelivered: record.redelivered,
+        at: Instant::now(),
     }
 }
 
@@ -288,9 +346,13 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
         let details = runtime.block_on(client.admin().describe_group(&group.parse().unwrap()));
         details.ok().filter(|d| d.partitions.iter().filter(|p| p.member.is_some()).count() == PARTITIONS as usize)
     };
-    let alone_before = wait("the group of one has all partitions", || generation("alone")).generation;
-    let pair_before =
-        wait("two members share the partitions", || generation("pair").filter(|d| d.members.len() == 2)).generation;
+    wait("the group of one has all partitions", || generation("alone"));
+    wait("two members share the partitions", || generation("pair").filter(|d| d.members.len() == 2));
+    let groups = ["pair", "alone"].map(|group| group.parse().unwrap());
+    let looks: Arc<Mutex<[Vec<Look>; 2]>> = Arc::default();
+    let (ended, watched) = (Arc::<AtomicBool>::default(), looks.clone());
+    let watching = runtime.spawn(watch(client.clone(), groups, watched, ended.clone()));
+    wait("both groups are looked at", || looks.lock().unwrap().iter().all(|looks| !looks.is_empty()).then_some(()));
 
     let probing: Vec<Arc<Probe>> = (0..PARTITIONS).map(|_| Arc::default()).collect();
     let writers: Vec<_> = (0..PARTITIONS)
@@ -376,8 +438,11 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
     };
     wait("the group of one has all", || has_all(&alone));
     wait("the group of two has all", || has_all(&pair));
-    let pair_now = wait("the group of two is whole", || generation("pair")).generation;
-    let alone_now = wait("the group of one is whole", || generation("alone")).generation;
+    wait("the group of two is whole", || generation("pair"));
+    wait("the group of one is whole", || generation("alone"));
+    // What members say when they go is no part of it.
+    ended.store(true, Relaxed);
+    runtime.block_on(watching).unwrap();
     over.store(true, Relaxed);
     for task in members.into_iter().chain(writers) {
         runtime.block_on(task).unwrap();
@@ -388,16 +453,20 @@ fn each_line_is_there_once_and_in_order_while_each_node_is_killed() {
     let (pair, alone) = (pair.lock().unwrap(), alone.lock().unwrap());
     let shares = [0, 1].map(|member| pair.iter().filter(|one| one.member == member).count());
     assert!(shares.iter().all(|share| *share > 0), "both members get something: {shares:?}");
-    for (name, given, before, now) in [("two", &pair, pair_before, pair_now), ("one", &alone, alone_before, alone_now)]
-    {
-        let Share { again, said, faults } = judge_group(given, &logs);
+    let looks = looks.lock().unwrap();
+    for (name, given, looks) in [("two", &pair, &looks[0]), ("one", &alone, &looks[1])] {
+        let changes = changes(looks);
+        let Share { again, said, faults } = judge_group(given, &logs, &changes);
         eprintln!(
-            "group of {name}: {} records, {again} again, {said} of them said so, generation {before} -> {now}",
-            given.len()
+            "group of {name}: {} records, {again} again, {said} of them said so, generation {} -> {} in {} looks",
+            given.len(),
+            looks[0].1,
+            looks[looks.len() - 1].1,
+            looks.len()
         );
         assert!(faults.is_empty(), "group of {name}: {} faults, {:#?}", faults.len(), &faults[..faults.len().min(10)]);
         assert_eq!(said, again, "group of {name}: what comes again says so");
-        assert!(again == 0 || before != now, "group of {name}: {again} again, and no member left or timed out");
+        assert!(again == 0 || !changes.is_empty(), "group of {name}: {again} again, and no member left or timed out");
     }
     eprintln!("shares of the group of two: {shares:?}");
 }

@@ -15,6 +15,7 @@
 #![allow(clippy::disallowed_methods, reason = "wall-clock time and threads of a test of real processes")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod behind;
 mod certificates;
 mod commands;
 mod drain;

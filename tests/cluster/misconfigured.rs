@@ -1,11 +1,19 @@
-//! Nodes that cannot start say why, and which line to change.
+//! Nodes that cannot start say why, and which line to change; peers that are not who they say are told so.
 
-use crate::support::{self, BINARY, Cluster, Program};
+use crate::support::{self, BINARY, Cluster, Program, topic};
+use highwater::client::Record;
+use highwater_raft::{
+    NodeId,
+    env::Env,
+    transport::tls::{Identity, dns_name},
+};
+use quinn::crypto::rustls::QuicClientConfig;
 use std::{
     fs,
     io::Read as _,
     net::{TcpListener, UdpSocket},
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 /// Runs `serve`, which must end by itself with 1; gives what it said.
@@ -81,28 +89,72 @@ fn a_node_that_cannot_start_says_why() {
     assert!(good.contains("127.0.0.1"));
 }
 
-#[test]
-fn a_node_with_the_certificate_of_another_is_not_let_in() {
-    let _turn = support::turn();
-    let mut cluster = Cluster::three("");
-    cluster.kill(3);
-    let path = cluster.config_of(3);
-    let good = fs::read_to_string(&path).unwrap();
-    fs::write(&path, good.replace("node-3.pem", "node-2.pem").replace("node-3.key", "node-2.key")).unwrap();
-    let from = cluster.log_of(1).len();
-    cluster.start(3);
-    let said = support::wait("the others say why", || {
-        let said = [&cluster.log_of(3), &cluster.log_of(1)[from..]].concat();
-        said.contains("certificate").then_some(said)
-    });
-    for line in said.lines().filter(|line| line.contains("certificate")).take(3) {
-        eprintln!("another's certificate: {line}");
+/// The first words of a peer on a connection.
+#[derive(serde::Serialize)]
+struct Hello {
+    v: u16,
+    c: &'static str,
+    n: u32,
+    b: u64,
+    l: u8,
+    a: &'static str,
+    k: &'static str,
+}
+
+const CONTROL: (u16, u8) = (2, 0);
+const DATA: (u16, u8) = (1, 1);
+
+/// Dials a peer port of node 1 with the certificate of node 2, and says to be `node`. `Err` is why node 1 closed the connection.
+async fn hello(cluster: &Cluster, (port, lane): (u16, u8), node: u32) -> Result<(), String> {
+    let read = |name: &str| fs::read(cluster.dir.path().join("highwater-certs").join(name)).unwrap();
+    let (ca_pem, cert_pem, key_pem) = (read("ca.pem"), read("node-2.pem"), read("node-2.key"));
+    let cluster_name = "highwater";
+    let identity = Identity { cluster_name: cluster_name.into(), node: NodeId(2), ca_pem, cert_pem, key_pem };
+    let tls = identity.credentials(&Env::real()).unwrap().client;
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let mut address = cluster.node(1).native;
+    address.set_port(address.port() + port);
+    let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    let dialled = endpoint.connect_with(config, address, &dns_name(cluster_name, NodeId(1))).unwrap();
+    let connection = dialled.await.expect("the certificate is good");
+    let said = Hello { v: 1, c: cluster_name, n: node, b: 7, l: lane, a: "", k: "" };
+    let said = rmp_serde::to_vec_named(&said).unwrap();
+    let length = u32::try_from(said.len()).unwrap().to_le_bytes();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[&length[..], &said].concat()).await.unwrap();
+    let answer = tokio::time::timeout(support::SOON, receive.read_exact(&mut [0; 4])).await.expect("it answers");
+    if answer.is_ok() {
+        return Ok(());
     }
-    let heard = support::http(cluster.node(3).http, "/health/ready").map(|answer| answer.0);
-    assert_ne!(heard, Some(200), "it is not part of the cluster");
-    // With its own it is.
-    cluster.kill(3);
-    fs::write(&path, good).unwrap();
-    cluster.start(3);
-    cluster.ready();
+    match connection.closed().await {
+        quinn::ConnectionError::ApplicationClosed(close) => Err(String::from_utf8_lossy(&close.reason).into()),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_peer_that_claims_another_id_than_its_certificate_is_told_so() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    cluster.run(&["cert", "node", "--node", "2"]);
+    let runtime = support::runtime();
+    let name = topic("orders");
+    runtime.block_on(async {
+        let client = cluster.client().await;
+        support::create(&client, &name, 1).await;
+        for port in [DATA, CONTROL] {
+            for claimed in [1, 3, 9] {
+                let why = hello(&cluster, port, claimed).await.expect_err("it is not let in");
+                eprintln!("node 2 as node {claimed}: {why}");
+                let expected = format!("HELLO says node {claimed}, the certificate node 2");
+                assert!(why.contains(&expected) && why.contains("compare node.id"), "{why}");
+            }
+            assert_eq!(hello(&cluster, port, 2).await, Ok(()), "the same words with its own id");
+        }
+        // The node goes on.
+        let record = Record::new(name.clone(), "after").partition(0);
+        client.producer().build().send(record).await.unwrap().await.unwrap();
+    });
+    assert_eq!(support::http(cluster.node(1).http, "/health/ready").map(|answer| answer.0), Some(200));
+    assert!(!cluster.log_of(1).contains("panicked"), "{}", cluster.log_of(1));
 }

@@ -341,8 +341,10 @@ pub(crate) fn rss_kib(pid: u32) -> u64 {
 #[derive(Clone, Copy)]
 pub(crate) struct Used {
     pub(crate) cpu_ms: u64,
-    /// Times that its threads went to sleep. Other programs that take the processor from them are no work of theirs.
-    pub(crate) switches: u64,
+    /// Times that its threads went to sleep.
+    pub(crate) voluntary: u64,
+    /// Times that other programs took the processor from them, which is no work of theirs.
+    pub(crate) involuntary: u64,
 }
 
 pub(crate) fn used(pid: u32) -> Used {
@@ -350,13 +352,17 @@ pub(crate) fn used(pid: u32) -> Used {
     // The name in brackets may have spaces; utime and stime are fields 14 and 15, in hundredths of a second.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let of_task = |path: PathBuf| {
-        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let switches = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches:"));
-        switches.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
-    };
-    Used { cpu_ms: ticks * 10, switches: tasks.map(|task| of_task(task.unwrap().path())).sum() }
+    let mut used = Used { cpu_ms: ticks * 10, voluntary: 0, involuntary: 0 };
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+        let count = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default()
+        };
+        used.voluntary += count("voluntary_ctxt_switches:");
+        used.involuntary += count("nonvoluntary_ctxt_switches:");
+    }
+    used
 }
 
 pub(crate) fn topic(name: &str) -> TopicName {

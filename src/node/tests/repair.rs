@@ -54,19 +54,25 @@ async fn replaced(world: &World, group: GroupId, replica: ReplicaId) {
 
 /// A node's replica has all of it, and serves it.
 async fn serves(world: &World, n: usize, partition: TopicPartition, expected: &[String]) {
+    serves_from(world, n, partition, 0, expected).await;
+}
+
+/// The same when the log starts at `start`.
+async fn serves_from(world: &World, n: usize, partition: TopicPartition, start: usize, expected: &[String]) {
     within(60, async {
         loop {
             let handle = world.node(n).partitions().find(partition);
             if let Some(handle) = handle.filter(|handle| handle.marks().high_watermark >= expected.len() as u64) {
                 let mut found = Vec::new();
-                while found.len() < expected.len() {
-                    match try_read(&handle, found.len() as u64).await {
+                while start + found.len() < expected.len() {
+                    match try_read(&handle, (start + found.len()) as u64).await {
                         Some(served) => found.extend(served),
                         None => break,
                     }
                 }
-                if found.len() == expected.len() {
-                    assert_eq!(found, expected);
+                if start + found.len() == expected.len() {
+                    assert_eq!(handle.marks().log_start, start as u64);
+                    assert_eq!(found, expected[start..]);
                     return;
                 }
             }
@@ -300,6 +306,7 @@ async fn a_damaged_segment_is_fetched_from_a_peer_and_costs_nobody_its_vote() {
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_checkpoint_costs_its_replica() {
+    const TRIMMED: usize = 60;
     for end in ["/restart", ".base"] {
         local(async {
             let (mut world, partition) = cluster(26).await;
@@ -310,16 +317,16 @@ async fn a_damaged_checkpoint_costs_its_replica() {
             if end == ".base" {
                 // It is what the log starts with once the segments before it are gone.
                 let handle = world.leader(partition).await.1;
-                handle.propose(crate::partition::machine::Trim { offset: 60 }.command());
+                handle.propose(crate::partition::machine::Trim { offset: TRIMMED as u64 }.command());
                 for n in 0..3 {
                     let log = || world.node(n).0.hosting.all()[&group].raft.clone();
                     within(20, async {
-                        while world.node(n).partitions().find(partition).unwrap().marks().log_start < 60 {
+                        while world.node(n).partitions().find(partition).unwrap().marks().log_start < TRIMMED as u64 {
                             tokio::time::sleep(Duration::from_millis(50)).await;
                         }
                     })
                     .await;
-                    log().compact(60).await.unwrap();
+                    log().compact(TRIMMED as u64).await.unwrap();
                 }
                 seal().await;
             }
@@ -332,9 +339,7 @@ async fn a_damaged_checkpoint_costs_its_replica() {
             whole(&world).await;
             let after = replicas_of(&world, 1);
             assert_ne!(after[&group], before[&group], "{end}");
-            if end == "/restart" {
-                serves(&world, 1, partition, &expected).await;
-            }
+            serves_from(&world, 1, partition, if end == ".base" { TRIMMED } else { 0 }, &expected).await;
         })
         .await;
     }

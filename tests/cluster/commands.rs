@@ -286,12 +286,18 @@ fn chaos_is_the_program_beside_it_and_ends_with_it() {
     fs::hard_link(BINARY, &program).unwrap();
     fs::write(&chaos, "#!/bin/sh\necho \"$$ $*\"\nexit 3\n").unwrap();
     fs::set_permissions(&chaos, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(&program);
-    command.args(["--cluster", "dev.toml", "chaos", "--kill", "any"]).stdout(Stdio::piped());
-    let run = command.spawn().unwrap();
-    let id = run.id();
-    let output = run.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
-    // A signal to this process is one to the other.
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} run --kill any --cluster dev.toml\n"));
+    for (words, passed) in [
+        (&["chaos", "--kill", "any"][..], "run --kill any"),
+        (&["-o", "json", "chaos", "--kill", "any"], "run --kill any --json"),
+        (&["-o", "json", "chaos", "--json"], "run --json"),
+    ] {
+        let mut command = Command::new(&program);
+        command.args(["--cluster", "dev.toml"]).args(words).stdout(Stdio::piped());
+        let run = command.spawn().unwrap();
+        let id = run.id();
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        // A signal to this process is one to the other.
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} {passed} --cluster dev.toml\n"));
+    }
 }

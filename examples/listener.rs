@@ -1,4 +1,5 @@
-//! Push: the broker sends records to a listener over the network, and never more than its credit.
+//! Push: the broker sends records to a listener over the network, and never more than its credit. It is in a group, which goes on
+//! behind what it handled.
 
 mod common;
 
@@ -6,7 +7,7 @@ use anyhow::{Result, ensure};
 use common::{Cluster, Printed};
 use highwater::{
     client::{Delivery, NewTopic, Record, consumer::Credit},
-    types::{Position, TopicName},
+    types::{GroupName, Position, TopicName},
 };
 use std::{
     sync::{
@@ -38,7 +39,8 @@ async fn main() -> Result<()> {
             count.fetch_add(1, Ordering::Relaxed);
         }
     };
-    let consumer = client.consumer().assign((0..3).map(|p| (topic.clone(), p, Position::Earliest))).await?;
+    let group: GroupName = "readers".parse()?;
+    let consumer = client.consumer().start(Position::Earliest).subscribe(group.clone(), [topic.clone()]).await?;
     let mut listening = consumer.listen(Credit { records: 10, ..Credit::default() }, slow);
     let mut held_max = 0;
     let watch = async {
@@ -56,7 +58,9 @@ async fn main() -> Result<()> {
     printed.line(format!("{} records handled, never more than 10 held", handled.load(Ordering::Relaxed)));
     listening.stop().await?;
     ensure!(client.stats().fetch_requests == 0, "nothing was polled for");
+    let committed = client.admin().committed(&group, &topic).await?;
+    printed.line(format!("the group goes on at {:?}", committed.values().collect::<Vec<_>>()));
     client.close();
     cluster.stop().await?;
-    printed.check(&["300 records handled, never more than 10 held"])
+    printed.check(&["300 records handled, never more than 10 held", "the group goes on at [100, 100, 100]"])
 }

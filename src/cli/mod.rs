@@ -217,6 +217,9 @@ fn chaos(context: Context, args: &[std::ffi::OsString]) -> anyhow::Result<ExitCo
     let program = if beside.exists() { beside } else { PathBuf::from(name) };
     let mut command = std::process::Command::new(&program);
     command.arg("run").args(args);
+    if context.output == Output::Json && !args.iter().any(|arg| arg == "--json") {
+        command.arg("--json");
+    }
     let files = [("--cluster", context.cluster), ("--certificate", context.certificate), ("--key", context.key)];
     for (name, file) in files.into_iter().filter_map(|(name, file)| Some((name, file?))) {
         command.arg(name).arg(file);

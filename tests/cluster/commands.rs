@@ -159,6 +159,51 @@ fn bench_leaves_no_topic_behind_however_it_ends() {
 }
 
 #[test]
+fn a_cluster_is_looked_for_in_an_order() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("highwater-dev")).unwrap();
+    for file in ["option.toml", "variable.toml", "highwater-dev/dev.toml"] {
+        fs::write(dir.path().join(file), "neither of the two").unwrap();
+    }
+    for (option, variable, found) in [
+        (Some("option.toml"), Some("variable.toml"), "option.toml"),
+        (Some("option.toml"), None, "option.toml"),
+        (None, Some("variable.toml"), "variable.toml"),
+        (None, None, "highwater-dev/dev.toml"),
+    ] {
+        let mut command = Command::new(BINARY);
+        command.current_dir(dir.path()).env_remove("HIGHWATER_CLUSTER").stdin(Stdio::null());
+        command.envs(variable.map(|file| ("HIGHWATER_CLUSTER", file)));
+        command.args(["cluster", "status"]).args(option.into_iter().flat_map(|file| ["--cluster", file]));
+        let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(said.starts_with(&format!("error: {found} is not TOML")), "{option:?} {variable:?}: {said}");
+    }
+}
+
+#[test]
+fn dev_leaves_a_node_dead_when_it_is_told_to() {
+    let _turn = support::turn();
+    let dir = tempfile::tempdir().unwrap();
+    let port = support::free_ports(1)[0].to_string();
+    let (out, error) = (dir.path().join("out"), dir.path().join("error"));
+    let mut command = Command::new(BINARY);
+    command.args(["dev", "--nodes", "1", "--no-restart", "--port", &port]).current_dir(dir.path());
+    command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&error).unwrap()).stdin(Stdio::null());
+    let mut dev = Program(command.spawn().unwrap());
+    let said = |path: &Path| fs::read_to_string(path).unwrap();
+    support::wait("dev is ready", || said(&out).contains("Ctrl-C stops it").then_some(()));
+    let file = dir.path().join("highwater-dev/dev.toml");
+    support::kill(support::pids(&file)[0]);
+    support::wait("dev notices", || said(&error).contains("node 1 died (signal: 9 (SIGKILL))").then_some(()));
+    support::wait("dev.toml names no process", || support::pids(&file).is_empty().then_some(()));
+    // Longer than it takes `dev` to start one again.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!said(&error).contains("started again") && support::pids(&file).is_empty(), "{}", said(&error));
+    dev.signal(Signal::INT);
+    assert!(dev.ended("dev stops").success());
+}
+
+#[test]
 fn what_is_no_position_is_answered_with_what_is() {
     for words in [&["consume", "orders", "--from"][..], &["group", "reset", "billing", "--to"]] {
         for text in ["-1", "@-1", "@x", ""] {
@@ -287,12 +332,18 @@ fn chaos_is_the_program_beside_it_and_ends_with_it() {
     fs::hard_link(BINARY, &program).unwrap();
     fs::write(&chaos, "#!/bin/sh\necho \"$$ $*\"\nexit 3\n").unwrap();
     fs::set_permissions(&chaos, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(&program);
-    command.args(["--cluster", "dev.toml", "chaos", "--kill", "any"]).stdout(Stdio::piped());
-    let run = command.spawn().unwrap();
-    let id = run.id();
-    let output = run.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
-    // A signal to this process is one to the other.
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} run --kill any --cluster dev.toml\n"));
+    for (words, passed) in [
+        (&["chaos", "--kill", "any"][..], "run --kill any"),
+        (&["-o", "json", "chaos", "--kill", "any"], "run --kill any --json"),
+        (&["-o", "json", "chaos", "--json"], "run --json"),
+    ] {
+        let mut command = Command::new(&program);
+        command.args(["--cluster", "dev.toml"]).args(words).stdout(Stdio::piped());
+        let run = command.spawn().unwrap();
+        let id = run.id();
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        // A signal to this process is one to the other.
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{id} {passed} --cluster dev.toml\n"));
+    }
 }

@@ -97,12 +97,19 @@ fn the_start_of_the_readme_works() {
     let (out, error) = desk.types("highwater consume orders -g billing");
     assert_eq!(out, "", "{error}");
     everything_in_json(&desk);
-    let pids: Vec<i32> = fs::read_to_string(desk.dir.path().join("highwater-dev/dev.toml"))
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.strip_prefix("pid = ")?.parse().ok())
-        .collect();
-    assert_eq!(pids.len(), 3);
+    places_and_levels(&desk);
+    let file = desk.dir.path().join("highwater-dev/dev.toml");
+    let before = support::pids(&file);
+    support::kill(before[1]);
+    let pids = support::wait("dev starts the node again", || {
+        let pids = support::pids(&file);
+        (pids.len() == 3 && pids[1] != before[1]).then_some(pids)
+    });
+    assert_eq!((pids[0], pids[2]), (before[0], before[2]), "the others went on");
+    support::wait("all three live", || {
+        let status = desk.json("cluster status");
+        status["nodes"].as_array().unwrap().iter().all(|node| node["alive"] == true).then_some(())
+    });
     let begun = Instant::now();
     dev.signal(Signal::INT);
     let status = dev.ended("dev stops");
@@ -169,6 +176,48 @@ fn everything_in_json(desk: &Desk) {
     assert_eq!((lines.len(), lines[1]["peer"].as_str()), (2, Some("another")), "{lines:?}");
     assert!(lines[0]["disk"]["p50_ms"].is_number() && lines[0]["inflight"] == 16, "{lines:?}");
     assert!(lines[0]["batch_bytes"].as_f64() > Some(2_000.0), "{lines:?}");
+}
+
+/// Where reading begins, and what counts as sent.
+fn places_and_levels(desk: &Desk) {
+    desk.types("highwater topic create steps");
+    let (_, error) = desk.types("seq 0 9 | highwater produce steps");
+    assert!(error.contains("10 records acknowledged"), "{error}");
+    assert_eq!(desk.types("highwater consume steps --from 5").0, "5\n6\n7\n8\n9\n");
+    let (out, error) = desk.types("highwater consume steps -g late --from latest");
+    assert_eq!(out, "", "{error}");
+    assert!(error.contains("group late is new and starts at latest"), "{error}");
+    for level in ["leader", "none"] {
+        let (_, error) = desk.types(&format!("echo {level} | highwater produce steps --ack {level}"));
+        assert!(error.contains("1 record acknowledged"), "{error}");
+        // Neither says that it is there for others yet.
+        support::wait(level, || desk.types("highwater consume steps --from 10").0.contains(level).then_some(()));
+    }
+    assert_eq!(desk.types("highwater consume steps -g late").0, "leader\nnone\n");
+    let out = desk.dir.path().join("followed");
+    let mut follow = desk.shell("exec highwater consume steps --from latest --follow");
+    let mut follow = Program(follow.stdout(fs::File::create(&out).unwrap()).spawn().unwrap());
+    let followed = || fs::read_to_string(&out).unwrap();
+    // It does not say where it stands: something new comes until it has seen some of it.
+    support::wait("what is new is printed", || {
+        desk.types("echo new | highwater produce steps");
+        (!followed().is_empty()).then_some(())
+    });
+    assert!(followed().lines().all(|line| line == "new"), "nothing from before: {}", followed());
+    follow.signal(Signal::INT);
+    assert!(follow.ended("Ctrl-C").success());
+
+    fs::write(desk.dir.path().join("bad.toml"), "[node]\nid = 1\ncolour = \"red\"\n").unwrap();
+    let checked = desk.shell("highwater config check bad.toml").output().unwrap();
+    let error = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(1), "{error}");
+    assert!(error.contains("bad.toml:3: unknown key `colour` in [node]"), "{error}");
+    let checked = desk.shell("highwater -o json config check bad.toml highwater-dev/node-1.toml").output().unwrap();
+    assert_eq!(checked.status.code(), Some(1));
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let said = |n: usize| checked[n]["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap());
+    assert!(said(0).any(|problem| problem.contains("bad.toml:3: unknown key `colour`")), "{checked}");
+    assert_eq!(said(1).count(), 0, "{checked}");
 }
 
 #[test]

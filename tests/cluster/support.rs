@@ -99,6 +99,18 @@ impl Program {
     }
 }
 
+/// The processes that a `dev.toml` names.
+pub(crate) fn pids(file: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("pid = ")?.parse().ok()).collect()
+}
+
+/// Kills a process that is not ours to wait for.
+pub(crate) fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
 /// One node.
 pub(crate) struct Node {
     pub(crate) id: u32,

@@ -240,6 +240,63 @@ async fn where_a_group_starts_outlives_its_home_and_its_first_member() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn records_say_which_attempt_they_are() {
+    local(async {
+        let world = World::new(1, 37).await;
+        world.topic("alpha", 1, 1).await;
+        open_doors(&world);
+        let client = connect(&Dialer::default(), 3).await;
+        let producer = client.producer().build();
+        let send = async |value: &'static str| producer.send(Record::new(alpha(), value)).await.unwrap().await.unwrap();
+        send("given").await;
+        let join = || client.consumer().start(Position::Earliest).auto_commit(None).session(secs(6));
+        for attempt in 1..=3 {
+            let mut member = within(20, join().subscribe(readers(), [alpha()])).await.unwrap();
+            let mut next = async || {
+                let given = within(20, member.poll(secs(20))).await.unwrap();
+                given.iter().map(|r| (r.offset, r.attempt, r.redelivered)).collect::<Vec<_>>()
+            };
+            assert_eq!(next().await, [(0, attempt, attempt > 1)]);
+            if attempt == 3 {
+                send("new").await;
+                assert_eq!(next().await, [(1, 1, false)]);
+            }
+            // It goes without a word, and commits nothing.
+        }
+    })
+    .await;
+}
+
+/// What an acknowledgement says of each level, and that the record is there to be read.
+#[tokio::test(start_paused = true)]
+async fn each_level_of_acknowledgement_says_what_it_promises() {
+    local(async {
+        let world = World::new(3, 41).await;
+        world.topic("alpha", 1, 3).await;
+        open_doors(&world);
+        let client = connect(&Dialer::default(), 4).await;
+        let mut reader = client.consumer().assign([(alpha(), 0, Position::Earliest)]).await.unwrap();
+        for (offset, ack, copies, voters) in
+            [(0, AckLevel::Quorum, 2, 3), (1, AckLevel::Leader, 1, 3), (2, AckLevel::None, 0, 0)]
+        {
+            let producer = client.producer().ack(ack).build();
+            let acked = producer.send(Record::new(alpha(), format!("{ack:?}"))).await.unwrap().await.unwrap();
+            let placed = (ack == AckLevel::Quorum).then_some(offset);
+            assert_eq!(
+                (acked.offset, acked.level, acked.quorum, acked.voters),
+                (placed, ack, copies, voters),
+                "{ack:?}"
+            );
+            let read = within(20, reader.poll(secs(20))).await.unwrap();
+            let read: Vec<_> = read.iter().map(|r| (r.offset, r.value.clone().unwrap())).collect();
+            assert_eq!(read, [(offset, format!("{ack:?}").into())]);
+            within(20, producer.close()).await.unwrap();
+        }
+    })
+    .await;
+}
+
 pub(super) async fn join(node: &Node) -> wire::Joined {
     let join = wire::Join {
         group: "readers".parse().unwrap(),

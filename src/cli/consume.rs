@@ -1,13 +1,12 @@
 //! `highwater consume`: records to stdout, alone or as a member of a group. Ends at the watermark that it found, after `--count`
 //! records, or never (`--follow`).
 
-use super::{Context, INTERRUPTED, TERMINATED, output};
+use super::{Context, output, signals::Signals};
 use crate::{
     client::{Admin, Code, ConsumeError, Consumer, Delivery},
     types::{GroupName, Position, TopicName},
 };
 use std::{collections::BTreeMap, future::pending, io::Write, pin::pin, process::ExitCode, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What to read, and how to print it.
 #[derive(clap::Args)]
@@ -40,8 +39,7 @@ const POLL: Duration = Duration::from_millis(500);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::heard()?;
     let client = context.client().await?;
     // A group takes topics that are yet to be made: it would wait for this one.
     let topic = client.topic(&args.topic).await.map_err(super::advise)?;
@@ -105,8 +103,7 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         }
         let records = tokio::select! {
             biased;
-            _ = interrupt.recv() => break Ok(stopped(INTERRUPTED)),
-            _ = terminate.recv() => break Ok(stopped(TERMINATED)),
+            code = signals.next() => break Ok(stopped(code)),
             () = &mut reached => break Ok(ExitCode::SUCCESS),
             records = consumer.poll(POLL) => records,
         };

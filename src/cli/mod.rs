@@ -16,6 +16,7 @@ mod group;
 mod output;
 mod produce;
 mod serve;
+mod signals;
 mod topic;
 
 pub use cert::make_certificates;
@@ -32,11 +33,6 @@ use crate::{
 use clap::{Parser, Subcommand};
 use output::Output;
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
-
-/// As a shell ends with after Ctrl-C.
-const INTERRUPTED: u8 = 130;
-/// As a shell ends with after SIGTERM.
-const TERMINATED: u8 = 143;
 
 /// The options that every command takes stand apart from its own.
 const EVERY: &str = "Options of every command";

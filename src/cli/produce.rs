@@ -1,6 +1,6 @@
 //! `highwater produce`: lines in, records out. Nothing is said to be sent before a majority has it on disk.
 
-use super::{Context, INTERRUPTED, output};
+use super::{Context, output, signals::Signals};
 use crate::{
     advice::Advice,
     batch::Compression,
@@ -20,11 +20,7 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 /// What to send, and how.
 #[derive(clap::Args)]
@@ -60,6 +56,17 @@ pub(super) enum Ack {
     Leader,
     /// At once; may be lost
     None,
+}
+
+impl Ack {
+    /// What may be said of records that count as sent.
+    fn said(self) -> &'static str {
+        match self {
+            Self::Quorum => "acknowledged",
+            Self::Leader => "acknowledged by their leaders alone",
+            Self::None => "sent, acknowledged by nobody",
+        }
+    }
 }
 
 /// Compressions by name.
@@ -120,13 +127,13 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     let progress = progress(total, ProgressDrawTarget::stderr());
     let start = Instant::now();
     let mut load = Load { open: VecDeque::new(), acked: 0, failed: 0, first_failure: None };
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut stopped = false;
+    let mut signals = Signals::heard()?;
+    let mut stopped = None;
     let taken: anyhow::Result<()> = 'input: loop {
         let chunk = tokio::select! {
             biased;
-            _ = interrupt.recv() => {
-                stopped = true;
+            code = signals.next() => {
+                stopped = Some(code);
                 break Ok(());
             }
             chunk = lines.recv() => chunk,
@@ -157,19 +164,19 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
     };
     let given_up = tokio::select! {
         biased;
-        () = settled => false,
-        _ = interrupt.recv() => true,
+        () = settled => None,
+        code = signals.next() => Some(code),
     };
     progress.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!("{} acknowledged in {seconds:.2} s", output::counted(load.acked, "record"));
+    eprintln!("{} {} in {seconds:.2} s", output::counted(load.acked, "record"), args.ack.said());
     if context.output == output::Output::Json {
         let Load { acked, failed, .. } = load;
         let result = Sent { topic: &args.topic, acknowledged: acked, failed, unknown: load.open.len(), seconds };
         context.output.value(&result, String::new)?;
     }
     client.close();
-    if given_up {
+    if given_up.is_some() {
         eprintln!(
             "error: {} not waited for: they may be in the log",
             output::counted(load.open.len() as u64, "record")
@@ -179,10 +186,10 @@ pub(super) async fn run(context: Context, args: Args) -> anyhow::Result<ExitCode
         eprintln!("error: {} failed, the first with: {first}", output::counted(load.failed, "record"));
     }
     taken?;
-    Ok(match (stopped || given_up, load.failed) {
-        (true, _) => ExitCode::from(INTERRUPTED),
-        (false, 0) => ExitCode::SUCCESS,
-        (false, _) => ExitCode::FAILURE,
+    Ok(match (stopped.or(given_up), load.failed) {
+        (Some(code), _) => ExitCode::from(code),
+        (None, 0) => ExitCode::SUCCESS,
+        (None, _) => ExitCode::FAILURE,
     })
 }
 

@@ -8,7 +8,7 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     time::Duration,
 };
 
@@ -21,14 +21,21 @@ struct Run {
 
 impl Run {
     fn begin(cluster: &Cluster, words: &[&str], input: &[u8]) -> Self {
+        let (run, mut stdin) = Self::open(cluster, words);
+        // Whoever has ended reads no more.
+        let _ = stdin.write_all(input);
+        run
+    }
+
+    /// Its input goes on for as long as the pipe is kept.
+    fn open(cluster: &Cluster, words: &[&str]) -> (Self, ChildStdin) {
         let path = |name: &str| cluster.dir.path().join(name);
         let (out, error) = (path("out"), path("error"));
         let mut command = cluster.command(words);
         command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&error).unwrap()).stdin(Stdio::piped());
         let mut program = Program(command.spawn().unwrap());
-        // Whoever has ended reads no more.
-        let _ = program.0.stdin.take().unwrap().write_all(input);
-        Self { program, out, error }
+        let stdin = program.0.stdin.take().unwrap();
+        (Self { program, out, error }, stdin)
     }
 
     /// What it printed so far.
@@ -320,6 +327,26 @@ fn a_reader_that_is_stopped_says_that_it_did_not_end() {
         let (ended, said) = run.ended("a reader that is stopped");
         assert_eq!(ended, Some(code), "{words:?}: {said}");
         assert!(said.contains("2 records"), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn a_writer_that_is_stopped_waits_for_what_it_took() {
+    let _turn = support::turn();
+    let cluster = Cluster::one("");
+    let taken = |said: &str| said.split_once(" record").and_then(|(count, _)| count.parse::<usize>().ok());
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let topic = format!("orders-{code}");
+        cluster.run(&["topic", "create", &topic]);
+        // Nothing is sent before the end, which does not come by itself.
+        let (mut run, mut stdin) = Run::open(&cluster, &["produce", &topic, "--linger-ms", "600000"]);
+        stdin.write_all(b"one\ntwo\n").unwrap();
+        support::wait("both lines are read", || (rustix::io::ioctl_fionread(&stdin).unwrap() == 0).then_some(()));
+        run.program.signal(signal);
+        let (ended, said) = run.ended("a writer that is stopped");
+        assert_eq!(ended, Some(code), "{said}");
+        let found = cluster.run(&["consume", &topic]).lines().count();
+        assert_eq!(taken(&said), Some(found), "{said}");
     }
 }
 

@@ -187,9 +187,11 @@ fn places_and_levels(desk: &Desk) {
     let (out, error) = desk.types("highwater consume steps -g late --from latest");
     assert_eq!(out, "", "{error}");
     assert!(error.contains("group late is new and starts at latest"), "{error}");
-    for level in ["leader", "none"] {
+    for (level, said) in
+        [("leader", "1 record acknowledged by their leaders alone"), ("none", "1 record sent, acknowledged by nobody")]
+    {
         let (_, error) = desk.types(&format!("echo {level} | highwater produce steps --ack {level}"));
-        assert!(error.contains("1 record acknowledged"), "{error}");
+        assert!(error.contains(said), "{error}");
         // Neither says that it is there for others yet.
         support::wait(level, || desk.types("highwater consume steps --from 10").0.contains(level).then_some(()));
     }

@@ -6,7 +6,7 @@ mod load;
 mod probe;
 mod usage;
 
-use super::{ClusterNode, Context, INTERRUPTED, TERMINATED, config, output};
+use super::{ClusterNode, Context, config, output, signals::Signals};
 use crate::{
     client::{Admin, Client, Code, NewTopic, Record},
     types::TopicName,
@@ -22,7 +22,6 @@ use std::{
     rc::Rc,
     time::Duration,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use usage::Usage;
 
 /// `highwater bench …`
@@ -161,7 +160,7 @@ async fn on_bed(
     let measured = match admin.create_topic(topic).await {
         Ok(made) => tokio::select! {
             biased;
-            code = signals.next() => Ok(code),
+            code = signals.next() => Ok(ExitCode::from(code)),
             measured = measure(name.clone(), made.replication_factor) => measured,
         },
         Err(error) => Err(super::advise(error)),
@@ -185,28 +184,6 @@ async fn remove(admin: &Admin, name: &TopicName) -> anyhow::Result<()> {
     match admin.delete_topic(name).await {
         Err(error) if error.code() == Some(Code::UnknownTopic) => Ok(()),
         removed => removed.map_err(super::advise),
-    }
-}
-
-/// What ends a command early.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// From here on they end nothing by themselves.
-    fn heard() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// The exit code of a command that the next one ends.
-    async fn next(&mut self) -> ExitCode {
-        tokio::select! {
-            biased;
-            _ = self.interrupt.recv() => ExitCode::from(INTERRUPTED),
-            _ = self.terminate.recv() => ExitCode::from(TERMINATED),
-        }
     }
 }
 

@@ -16,7 +16,7 @@ fn who_is_far_behind_catches_up_over_the_bulk_connection_and_disturbs_nobody() {
             ..log::Options::default()
         };
         let mut world = World::start_with(60, 3, small).await;
-        world.catch_up_bytes_per_s = 100 << 10;
+        world.host_options.catch_up_bytes_per_s = 100 << 10;
         world.restart_all().await;
         let leader = world.leader().await;
         let follower = world.living().map(|(id, _)| id).find(|id| *id != leader).unwrap();

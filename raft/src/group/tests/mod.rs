@@ -3,8 +3,11 @@
 mod catch_up;
 mod changes;
 mod failures;
+mod sent;
+mod streams;
 mod world;
 
+use crate::transport::rpc::{APPEND, ELECT, SNAPSHOT, VOTE};
 use world::{World, sim};
 
 #[test]
@@ -61,7 +64,11 @@ fn an_idle_group_is_silent_and_woken_by_the_next_proposal() {
         let leader = world.leader().await;
         world.propose(leader, 0..10);
         world.all_applied(10).await;
+        world.pass(10_000).await;
+        let raft = || [APPEND, VOTE, SNAPSHOT, ELECT].map(|service| world.sent.messages(service));
+        let before = raft();
         world.pass(20_000).await;
+        assert_eq!(raft(), before, "appends and heartbeats, votes, checkpoints, requests to elect");
         assert_eq!(world.leading(), [leader]);
         let term = world.node(leader).owner.role().term;
         world.propose(leader, 10..20);

@@ -1,5 +1,6 @@
 //! The simulated world of the tests: nodes with a disk, a network and one replica each of one group.
 
+use super::sent::{Counted, Sent};
 use crate::{
     BootId, GroupId, NodeId, Payload, ReplicaId,
     disk::Disk,
@@ -43,8 +44,10 @@ pub(super) struct World {
     pub(super) began: Instant,
     boots: u64,
     peers: Vec<u32>,
-    /// Of what followers missed.
-    pub(super) catch_up_bytes_per_s: u64,
+    /// Of hosts that start from now on; who they are is theirs.
+    pub(super) host_options: HostOptions,
+    /// What nodes sent each other.
+    pub(super) sent: Sent,
 }
 
 pub(super) struct SimNode {
@@ -71,6 +74,17 @@ impl World {
     }
 
     pub(super) async fn start_with(seed: u64, n: u32, options: log::Options) -> World {
+        Self::start_tuned(seed, n, options, |_| ()).await
+    }
+
+    pub(super) async fn start_tuned(
+        seed: u64,
+        n: u32,
+        options: log::Options,
+        tune: impl FnOnce(&mut HostOptions),
+    ) -> World {
+        let mut host_options = HostOptions::new(NodeId(0), BootId(0));
+        tune(&mut host_options);
         let hub = Hub::new(seed, Timing::default());
         let began = Instant::now();
         let mut world = World {
@@ -81,7 +95,8 @@ impl World {
             began,
             boots: 0,
             peers: (1..=n).collect(),
-            catch_up_bytes_per_s: 128 << 20,
+            host_options,
+            sent: Sent::default(),
         };
         let founders: BTreeMap<_, _> = (1..=n.min(3)).map(|id| (ReplicaId(id.into()), NodeId(id))).collect();
         for id in 1..=n {
@@ -118,18 +133,17 @@ impl World {
     ) {
         let boot = BootId(self.boots);
         let owner = Arc::new(TestOwner::default());
-        let network = self.hub.join(NodeId(id), boot, &env);
+        let network = Arc::new(Counted::new(NodeId(id), self.hub.join(NodeId(id), boot, &env), &self.sent));
         let peer =
             |node: &u32| Peer { node: NodeId(*node), address: format!("{node}"), control_address: format!("{node}") };
         let peers: Vec<_> = self.peers.iter().filter(|node| **node != id).map(peer).collect();
-        let catch_up_bytes_per_s = self.catch_up_bytes_per_s;
+        let host_options = HostOptions { node: NodeId(id), boot, ..self.host_options.clone() };
         let (options, told, storage) = (self.options.clone(), owner.clone(), disk.clone() as Arc<dyn Disk>);
         let started = tasks.tag(async move {
             let directory = log::Directory::open(storage, options, env.clone()).await.unwrap();
             for (_, _, health) in directory.groups() {
                 assert_eq!(health, log::Health::Good, "node {id}");
             }
-            let host_options = HostOptions { catch_up_bytes_per_s, ..HostOptions::new(NodeId(id), boot) };
             let host = Host::start(host_options, directory.clone(), network, env).unwrap();
             host.set_peers(peers);
             if !founders.is_empty() {
@@ -195,6 +209,17 @@ impl World {
         }
         let counts: Vec<_> = self.living().map(|(id, node)| (id, node.owner.count(), node.owner.role())).collect();
         panic!("{count} not applied within 30 s: {counts:?}");
+    }
+
+    /// Waits until one replica has applied `count` commands.
+    pub(super) async fn applied(&self, id: u32, count: u64) {
+        for _ in 0..1_000 {
+            if self.node(id).owner.count() >= count {
+                return;
+            }
+            self.pass(5).await;
+        }
+        panic!("node {id} has not applied {count} within 5 s but {}", self.node(id).owner.count());
     }
 
     /// All living replicas have the same history.

@@ -100,6 +100,8 @@ pub(super) async fn serve(replica: Arc<Replica>, mut messages: mpsc::UnboundedRe
                 continue;
             }
         };
+        // One that is no member is heard: who was added, and leads, may be in entries that this replica lacks. One that was
+        // removed wins no pre-vote, as all majorities have what removed it, and so raises no term.
         if replica.role.borrow().members.get(&route.from).is_some_and(|member| member.node != from) {
             tracing::warn!(%from, replica = %route.from, "a message in the name of another node's replica");
             continue;

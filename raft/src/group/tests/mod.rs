@@ -4,6 +4,7 @@ mod catch_up;
 mod changes;
 mod failures;
 mod sent;
+mod strangers;
 mod streams;
 mod world;
 

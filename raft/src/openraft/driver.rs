@@ -15,8 +15,8 @@ use super::{
     replica::{Replica, Shared},
 };
 use crate::{
-    NodeId, ReplicaId,
-    group::{Role, Timing},
+    GroupId, NodeId, ReplicaId,
+    group::{Member, Role, Timing},
     observe,
     transport::{
         Lane,
@@ -391,17 +391,11 @@ impl Driver {
         self.replica.shared.log.last().is_none_or(|last| last.index == 0)
     }
 
-    /// How many live voters try before this one: in the order of replica ids, rotated by the group.
     fn rank(&self, role: &Role, lives: &Lives) -> u32 {
         let shared = &self.replica.shared;
         let is_live =
             |node: NodeId| node == shared.net.node || lives.get(&node).is_some_and(|life| life.state == State::Alive);
-        let voters: Vec<_> = role.members.iter().filter(|(_, member)| member.voter).collect();
-        let first = usize::try_from(shared.group.0 % u64::try_from(voters.len().max(1)).unwrap_or(1)).unwrap_or(0);
-        let order = voters.iter().cycle().skip(first).take(voters.len());
-        let before =
-            order.take_while(|(replica, _)| **replica != shared.replica).filter(|(_, member)| is_live(member.node));
-        u32::try_from(before.count()).unwrap_or(u32::MAX)
+        rank(shared.group, shared.replica, &role.members, is_live)
     }
 
     fn end_election(&mut self) {
@@ -411,6 +405,20 @@ impl Driver {
             self.ticking = false;
         }
     }
+}
+
+/// How many live voters try before this one: in the order of replica ids, rotated by the group.
+fn rank(
+    group: GroupId,
+    replica: ReplicaId,
+    members: &BTreeMap<ReplicaId, Member>,
+    is_live: impl Fn(NodeId) -> bool,
+) -> u32 {
+    let voters: Vec<_> = members.iter().filter(|(_, member)| member.voter).collect();
+    let first = usize::try_from(group.0 % u64::try_from(voters.len().max(1)).unwrap_or(1)).unwrap_or(0);
+    let order = voters.iter().cycle().skip(first).take(voters.len());
+    let before = order.take_while(|(other, _)| **other != replica).filter(|(_, member)| is_live(member.node));
+    u32::try_from(before.count()).unwrap_or(u32::MAX)
 }
 
 /// What is known of the leader.
@@ -470,4 +478,46 @@ fn tell_voters(replica: &Replica, role: &Role, request: &Request) {
 fn other_voters(shared: &Shared, role: &Role) -> impl Iterator<Item = (NodeId, Route)> {
     let others = role.members.iter().filter(|(to, member)| member.voter && **to != shared.replica);
     others.map(|(to, member)| (member.node, Route { group: shared.group, from: shared.replica, to: *to }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Members 1..=n, each at the node of its own number; the last is a learner.
+    fn members(n: u32) -> BTreeMap<ReplicaId, Member> {
+        (1..=n).map(|id| (ReplicaId(id.into()), Member { node: NodeId(id), voter: id < n })).collect()
+    }
+
+    fn ranks(group: u64, n: u32, is_live: impl Fn(NodeId) -> bool) -> Vec<u32> {
+        let members = members(n);
+        let voters = (1..n).map(|id| rank(GroupId(group), ReplicaId(id.into()), &members, &is_live));
+        voters.collect()
+    }
+
+    #[test]
+    fn voters_rank_by_their_ids_from_another_one_on_in_each_group() {
+        let all = |_| true;
+        assert_eq!(ranks(0, 4, all), [0, 1, 2]);
+        assert_eq!(ranks(1, 4, all), [2, 0, 1]);
+        assert_eq!(ranks(2, 4, all), [1, 2, 0]);
+        assert_eq!(ranks(3, 4, all), ranks(0, 4, all));
+        assert_eq!(ranks(7, 6, all), [3, 4, 0, 1, 2]);
+    }
+
+    #[test]
+    fn the_dead_take_no_turn() {
+        let but = |dead: u32| move |node: NodeId| node != NodeId(dead);
+        assert_eq!(ranks(0, 4, but(1)), [0, 0, 1], "who asks is alive, whatever is said of its node");
+        assert_eq!(ranks(1, 4, but(3))[..2], [1, 0]);
+        assert_eq!(ranks(0, 6, |node| node.0 > 3)[3..], [0, 1]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_learner() {
+        let voter = |id: u64| Member { node: NodeId(9), voter: id != 2 };
+        let members = (1..=3).map(|id| (ReplicaId(id), voter(id))).collect();
+        assert_eq!(rank(GroupId(0), ReplicaId(3), &members, |_| true), 1);
+        assert_eq!(rank(GroupId(0), ReplicaId(5), &BTreeMap::new(), |_| true), 0);
+    }
 }

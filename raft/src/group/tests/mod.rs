@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod changes;
+mod elections;
 mod failures;
 mod sent;
 mod strangers;

@@ -321,7 +321,7 @@ impl Driver {
         }
         // A campaign gets the time of one request before the next begins.
         let mut due = standing.base + if campaigning { self.replica.shared.options.timing.heartbeat } else { wait };
-        let long = now >= standing.since + self.replica.shared.options.timing.backstop;
+        let backstop = standing.since + self.replica.shared.options.timing.backstop;
         due = standing.next.map_or(due, |next| due.max(next));
         if now >= due {
             // The term rises only after a majority said that it would vote.
@@ -340,12 +340,13 @@ impl Driver {
             tracing::debug!(group = %self.replica.shared.group, term = role.term, tries = standing.tries, "tries to be elected");
             let _ = self.replica.raft.trigger().elect(true).await;
         }
-        if long && !self.ticking {
+        if now >= backstop && !self.ticking {
             tracing::warn!(group = %self.replica.shared.group, term = role.term, "no leader: Raft's own timer is on");
             self.replica.raft.runtime_config().tick(true);
             self.ticking = true;
         }
-        Some(due)
+        // The back-stop does not wait for a turn that is further away.
+        Some(if self.ticking { due } else { due.min(backstop) })
     }
 
     /// Whether it votes, by the newest membership or by the last that is decided: a leader that took itself out may be the

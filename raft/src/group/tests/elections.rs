@@ -4,6 +4,8 @@ use super::world::{GROUP, TestOwner, World, sim};
 use crate::{
     GroupId, NodeId, ReplicaId,
     group::{Group, Host, Role},
+    log,
+    transport::Lane,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -58,5 +60,43 @@ fn when_a_node_dies_that_led_many_groups_few_need_a_second_election() {
         eprintln!("{GROUPS} groups: all led after {gap:?}, {second} by node 2; {more} needed more than one term");
         assert!(more <= 2, "{more} of {GROUPS} groups needed more than one term");
         assert!((10..=40).contains(&second), "{second} of {GROUPS} are led by node 2");
+    });
+}
+
+/// Of two that are left the first in order lacks an entry and cannot be elected; the other's own turn never comes.
+#[test]
+fn a_group_whose_turns_lead_nowhere_elects_by_the_back_stop() {
+    sim(56, async {
+        let small = log::Options { wal_file_bytes: 64 << 10, segment_bytes: 16 << 10, ..log::Options::default() };
+        let never = Duration::from_secs(3_600);
+        let mut world = World::start_tuned(56, 3, small, |options| options.timing.rank_step = never).await;
+        // Ranks begin with the replica at the remainder of the group's number by that of the voters.
+        let first = u32::try_from(GROUP.0 % 3).unwrap() + 1;
+        let leader = world.leader().await;
+        let (behind, last) = match leader {
+            1 if first == 2 => (2, 3),
+            _ => unreachable!("the first to stand leads, and ranks begin behind it: {leader}, {first}"),
+        };
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        world.hub.isolate(NodeId(behind));
+        world.propose(leader, 10..20);
+        world.applied(last, 20).await;
+        world.crash(leader);
+        // What was under way to the one that lacks it is lost.
+        Lane::ALL.into_iter().for_each(|lane| world.hub.break_connection(NodeId(leader), NodeId(behind), lane));
+        world.hub.heal();
+        let crashed = Instant::now();
+        assert_eq!(world.leader().await, last);
+        let gap = crashed.elapsed();
+        eprintln!("led after {gap:?}");
+        let timing = &world.host_options.timing;
+        assert!(
+            gap >= timing.backstop && gap < timing.suspicion + timing.backstop + 4 * timing.election_max,
+            "{gap:?}"
+        );
+        world.propose(last, 20..30);
+        world.all_applied(30).await;
+        world.check_equal();
     });
 }

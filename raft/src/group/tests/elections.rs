@@ -10,6 +10,38 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+#[test]
+fn a_follower_that_was_cut_off_under_load_comes_back_without_raising_the_term() {
+    sim(54, async {
+        let world = World::start(54, 3).await;
+        let leader = world.leader().await;
+        let follower = if leader == 1 { 2 } else { 1 };
+        let term = world.node(leader).owner.role().term;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        world.hub.isolate(NodeId(follower));
+        let mut next = 10;
+        let mut load = async |ms: u64| {
+            for _ in 0..ms / 20 {
+                world.propose(leader, next..next + 1);
+                next += 1;
+                world.pass(20).await;
+            }
+            next
+        };
+        load(10_000).await;
+        assert_eq!(world.node(follower).owner.role().term, term, "it asked, and nobody answered");
+        world.hub.heal();
+        let count = load(5_000).await;
+        world.all_applied(count).await;
+        assert_eq!(world.leading(), [leader]);
+        for id in 1..=3 {
+            assert_eq!(world.node(id).owner.role().term, term, "node {id}");
+        }
+        assert_eq!(world.node(leader).owner.refused(), 0);
+    });
+}
+
 const GROUPS: u64 = 50;
 
 /// As many groups more on each of three nodes, all led by the first.

@@ -5,6 +5,9 @@
 //! Paths are relative to the data directory and use `/`.
 
 mod real;
+#[cfg(test)]
+mod tests;
+
 pub use real::RealDisk;
 
 use bytes::Bytes;

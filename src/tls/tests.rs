@@ -1,6 +1,9 @@
 use super::*;
 use crate::types::NodeId;
-use rustls::{ClientConnection, ServerConnection, pki_types::ServerName};
+use rustls::{
+    ClientConnection, HandshakeKind, ServerConnection, client::Resumption, pki_types::ServerName,
+    server::ServerSessionMemoryCache,
+};
 use std::time::SystemTime;
 
 #[allow(clippy::disallowed_methods, reason = "rustls compares certificates with the real clock")]
@@ -15,6 +18,10 @@ fn authority(cluster: &str) -> Authority {
 
 /// Runs a handshake in memory; the first side that refuses says why.
 fn handshake(server: ServerConfig, client: ClientConfig, dialled: &str) -> Result<(), String> {
+    handshake_kind(server, client, dialled).map(|_| ())
+}
+
+fn handshake_kind(server: ServerConfig, client: ClientConfig, dialled: &str) -> Result<HandshakeKind, String> {
     let name = ServerName::try_from(dialled.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
@@ -34,7 +41,7 @@ fn handshake(server: ServerConfig, client: ClientConfig, dialled: &str) -> Resul
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
     assert_eq!(client.alpn_protocol(), Some(ALPN_NATIVE));
-    Ok(())
+    Ok(client.handshake_kind().unwrap())
 }
 
 fn server(ca: &Authority, clients: ClientCertificates) -> ServerConfig {
@@ -85,6 +92,30 @@ fn clients_and_nodes_may_show_certificates() {
     for issued in [ca.issue_client("shop", 5).unwrap(), ca.issue_node(NodeId(1), &[], 5).unwrap()] {
         let client = client_config(&ca.roots().unwrap(), Some(&issued.identity().unwrap())).unwrap();
         assert_eq!(handshake(server(&ca, ClientCertificates::Required), client, "localhost"), Ok(()));
+    }
+}
+
+/// Each side refuses by itself: the other one may be of another make.
+#[test]
+fn no_session_is_resumed_and_nothing_is_said_early() {
+    let ca = authority("orders");
+    let shop = ca.issue_client("shop", 5).unwrap().identity().unwrap();
+    for (clients, identity) in [(ClientCertificates::Ignored, None), (ClientCertificates::Required, Some(&shop))] {
+        let client = client_config(&ca.roots().unwrap(), identity).unwrap();
+        let server = server(&ca, clients);
+        let (mut resuming_client, mut resuming_server) = (client.clone(), server.clone());
+        resuming_client.resumption = Resumption::in_memory_sessions(8);
+        resuming_server.session_storage = ServerSessionMemoryCache::new(8);
+        resuming_server.send_tls13_tickets = 2;
+        let twice = |server: &ServerConfig, client: &ClientConfig| {
+            [(), ()].map(|()| handshake_kind(server.clone(), client.clone(), "localhost").unwrap())
+        };
+        let both_full = [HandshakeKind::Full, HandshakeKind::Full];
+        assert_eq!(twice(&server, &client), both_full);
+        assert_eq!(twice(&server, &resuming_client), both_full);
+        assert_eq!(twice(&resuming_server, &client), both_full);
+        assert_eq!(twice(&resuming_server, &resuming_client), [HandshakeKind::Full, HandshakeKind::Resumed]);
+        assert!(!client.enable_early_data && server.max_early_data_size == 0);
     }
 }
 

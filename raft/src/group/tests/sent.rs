@@ -15,7 +15,9 @@ use std::{
 
 /// Requests by sender, receiver and service. Clones share.
 #[derive(Clone, Default)]
-pub(super) struct Sent(Arc<Mutex<BTreeMap<(NodeId, NodeId, u8), Count>>>);
+pub(super) struct Sent(Arc<Mutex<Counts>>);
+
+type Counts = BTreeMap<(NodeId, NodeId, u8), Count>;
 
 /// Requests of one service, from one node to another.
 #[derive(Clone, Debug, Default)]

@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 const HEARTBEAT: u8 = 2;
 const VOTE_REQUEST: u8 = 3;
+const PRE_VOTE_REQUEST: u8 = 4;
 /// The first byte of an answer: the target replica is not hosted here.
 const UNKNOWN_REPLICA: u8 = 0;
 
@@ -32,7 +33,11 @@ fn message(kind: u8, group: GroupId, from: u64, to: u64, (term, committed): (u64
 
 /// The sender wants to be elected, and has all that there can be.
 fn vote(group: GroupId, from: u64, to: u64, term: u64) -> (u8, Payload) {
-    let mut out = message(VOTE_REQUEST, group, from, to, (term, false));
+    vote_of(VOTE_REQUEST, group, from, to, term)
+}
+
+fn vote_of(kind: u8, group: GroupId, from: u64, to: u64, term: u64) -> (u8, Payload) {
+    let mut out = message(kind, group, from, to, (term, false));
     out.put_u8(1);
     out.put_u64_le(term);
     out.put_u64_le(1 << 40);
@@ -109,6 +114,29 @@ fn a_node_that_speaks_as_another_nodes_replica_is_not_heard() {
         let request = append(GROUP, u64::from(leader), u64::from(other), role.term + 1, before);
         ask(&world, leader, other, request).await.unwrap();
         assert!(log.last() > Some(last));
+    });
+}
+
+#[test]
+fn who_is_asked_whether_it_would_vote_says_so_and_keeps_its_term() {
+    sim(62, async {
+        let world = World::start(62, 3).await;
+        let leader = world.leader().await;
+        world.propose(leader, 0..10);
+        world.all_applied(10).await;
+        // All leases end.
+        world.pass(20_000).await;
+        let [other, third] = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<_>>()[..] else {
+            unreachable!("three nodes")
+        };
+        let roles = || world.living().map(|(_, node)| node.owner.role()).collect::<Vec<_>>();
+        let before = roles();
+        let request = vote_of(PRE_VOTE_REQUEST, GROUP, third.into(), other.into(), before[0].term + 1);
+        let answer = ask(&world, third, other, request).await.unwrap().contiguous();
+        // The kind, the vote that it has, and whether it would give this one.
+        assert_eq!((answer[0], answer[18]), (6, 1), "{answer:?}");
+        world.pass(2_000).await;
+        assert_eq!(roles(), before);
     });
 }
 

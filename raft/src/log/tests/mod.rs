@@ -8,6 +8,8 @@ mod damage;
 mod golden;
 mod model;
 mod retiring;
+mod sealed;
+mod spares;
 mod starts;
 
 use super::{core::waiter, *};

@@ -2,6 +2,9 @@ use super::*;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
+use rustls::{
+    ClientConnection, HandshakeKind, ServerConnection, pki_types::ServerName, server::ServerSessionMemoryCache,
+};
 
 /// A CA for tests.
 pub(crate) struct Ca {
@@ -96,4 +99,48 @@ fn names_are_read_from_certificates_and_reasons_from_wrapped_text() {
     let error = rustls::Error::from(NotTrusted::NoNode).to_string();
     assert_eq!(told(&error), NotTrusted::NoNode.to_string());
     assert_eq!(told("timed out"), "timed out");
+}
+
+/// Two handshakes in memory of the same two sides.
+fn twice(client: &ClientConfig, server: &ServerConfig) -> [HandshakeKind; 2] {
+    let name = ServerName::try_from(dns_name("prod", NodeId(2))).unwrap();
+    let (client, server) = (Arc::new(client.clone()), Arc::new(server.clone()));
+    [(), ()].map(|()| {
+        let mut client = ClientConnection::new(client.clone(), name.clone()).unwrap();
+        let mut server = ServerConnection::new(server.clone()).unwrap();
+        for _ in 0..4 {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        assert_eq!(client.handshake_kind(), server.handshake_kind());
+        server.handshake_kind().unwrap()
+    })
+}
+
+/// Each side refuses by itself: the other one may be of another make.
+#[test]
+fn no_session_is_resumed_and_nothing_is_said_early() {
+    let ca = Ca::new();
+    let credentials = |node| ca.identity("prod", node).credentials(&Env::real()).unwrap();
+    let (client, server) = (credentials(1).client, credentials(2).server);
+    let (mut resuming_client, mut resuming_server) = ((*client).clone(), (*server).clone());
+    resuming_client.resumption = Resumption::in_memory_sessions(8);
+    resuming_server.session_storage = ServerSessionMemoryCache::new(8);
+    resuming_server.send_tls13_tickets = 2;
+    let both_full = [HandshakeKind::Full, HandshakeKind::Full];
+    assert_eq!(twice(&client, &server), both_full);
+    assert_eq!(twice(&resuming_client, &server), both_full);
+    assert_eq!(twice(&client, &resuming_server), both_full);
+    assert_eq!(twice(&resuming_client, &resuming_server), [HandshakeKind::Full, HandshakeKind::Resumed]);
+    assert!(!client.enable_early_data && server.max_early_data_size == 0);
 }

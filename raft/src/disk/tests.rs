@@ -124,6 +124,18 @@ async fn told(disk: &dyn Disk) -> String {
     told.line("write 3000 parts at 2", many.write_at(2, &parts).await, |()| "ok".into());
     let all = many.read_at(2, 99_999).await.unwrap();
     told.line("they are there", Ok(all == parts.concat()), |same| same.to_string());
+    // Advice changes nothing that is read, synced or not.
+    let large = told.open("large", true).await.unwrap();
+    let pieces: Vec<Bytes> = (0..100_u8).map(|i| Bytes::from(vec![i; 5_000])).collect();
+    for (i, piece) in (0..).zip(&pieces) {
+        large.write_at(i * 5_000, std::slice::from_ref(piece)).await.unwrap();
+        if i % 2 == 0 {
+            large.sync().await.unwrap();
+        }
+        large.unneeded(i.saturating_sub(30) * 5_000, (i + 1) * 5_000);
+    }
+    let all = large.read_at(0, 999_999).await.unwrap();
+    told.line("what nobody needs is there", Ok(all == pieces.concat()), |same| same.to_string());
     told.lines
 }
 
@@ -195,5 +207,7 @@ async fn the_simulated_disk_does_as_the_real_one() {
     create many: ok
     write 3000 parts at 2: ok
     they are there: true
+    create large: ok
+    what nobody needs is there: true
     "#);
 }

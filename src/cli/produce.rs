@@ -1,4 +1,4 @@
-//! `highwater produce`: lines in, records out. Nothing is said to be sent before a majority has it on disk.
+//! `highwater produce`: lines in, records out. What is said of them is what `--ack` lets be said: by default that a majority has them on disk.
 
 use super::{Context, output, signals::Signals};
 use crate::{

@@ -153,6 +153,7 @@ mod tests {
         }
         assert!(count > 0);
     }
+
     fn script(reaches: &[&str]) -> Script {
         let text = r#"{"about": "a node loses power", "seed": 1, "nodes": 3, "seconds": 1,
             "faults": [{"pause_ms": 200, "do": "crash", "node": 1, "down_ms": 20}]}"#;

@@ -49,7 +49,7 @@ impl Handler<Sum> for Adder {
 }
 
 fn main() -> Result<()> {
-    actix::System::new().block_on(run())
+    actix_rt::System::new().block_on(run())
 }
 
 async fn run() -> Result<()> {

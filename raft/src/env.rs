@@ -5,6 +5,7 @@
 //! spawns, by whichever library, joins the same set, so that a crash drops all that ran on the node.
 
 mod quic;
+mod udp;
 
 pub use quic::{AnyId, Datagrams, Socket};
 
@@ -131,7 +132,7 @@ impl Env {
         }
     }
 
-    /// Runs a task on the current thread's `LocalSet` (an arbiter has one).
+    /// Runs a task on the current thread (an arbiter's, or one with a `LocalSet`).
     pub fn spawn_local(&self, future: impl Future<Output = ()> + 'static) {
         match &*self.0 {
             Kind::Real(_) => drop(tokio::task::spawn_local(future)),
@@ -147,15 +148,31 @@ impl Env {
     ) -> std::io::Result<()> {
         match &*self.0 {
             Kind::Real(_) => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                std::thread::Builder::new().name(name.into()).spawn(move || {
-                    tokio::task::LocalSet::new().block_on(&runtime, async move { start().await });
+                let name = name.to_owned();
+                // A local runtime stays on the thread that made it: whether it can be made is heard from there.
+                let (made, make) = std::sync::mpsc::channel();
+                std::thread::Builder::new().name(name).spawn(move || match local_runtime() {
+                    Ok(runtime) => {
+                        let _ = made.send(Ok(()));
+                        runtime.block_on(start());
+                    }
+                    Err(error) => drop(made.send(Err(error))),
                 })?;
+                make.recv().map_err(|_| std::io::Error::other("the thread ended while it started"))??;
             }
             Kind::Simulated { tasks, .. } => tasks.spawn_local(async move { start().await }),
         }
         Ok(())
     }
+}
+
+/// A runtime of the current thread on which tasks may be local. All tasks stand in one queue: in a `LocalSet` beside a runtime
+/// each wake-up from one to the other is a system call.
+///
+/// # Errors
+/// When the system refuses what it needs (descriptors).
+pub fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

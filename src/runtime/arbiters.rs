@@ -1,20 +1,21 @@
-//! Threads for actors. A real node owns a thread with an actix `System` and its arbiters; in simulation everything
-//! runs on the thread that is there. Placement goes through [`Arbiters::run`] only.
+//! Threads for actors. A real node owns some; in simulation everything runs on the thread that is there. Placement goes through [`Arbiters::run`] only.
 
 use crate::advice::{Advice, Reaction};
 use actix::{Actor, Addr, AsyncContext, Context};
-use actix_rt::{Arbiter, ArbiterHandle, System};
 use highwater_raft::env::Env;
 use std::{
     future::Future,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 /// The arbiters of one node. Clones share.
 #[derive(Clone)]
@@ -22,8 +23,14 @@ pub struct Arbiters(Arc<Kind>);
 
 enum Kind {
     Here,
-    Own { handles: Vec<ArbiterHandle>, beats: Beats, stop: std::sync::Mutex<Option<oneshot::Sender<()>>> },
+    Own { arbiters: Vec<Arbiter>, beats: Beats },
 }
+
+/// A thread of actors.
+struct Arbiter(Mutex<Option<mpsc::UnboundedSender<Begin>>>);
+
+/// Starts something on the thread it is sent to.
+type Begin = Box<dyn FnOnce() + Send>;
 
 /// When each arbiter last ran a task, microseconds since the start.
 #[derive(Clone)]
@@ -88,33 +95,16 @@ impl Arbiters {
         Self(Arc::new(Kind::Here))
     }
 
-    /// A thread `name` with a System of its own and `count` arbiters.
+    /// `count` threads `name`-0, `name`-1, …
     pub fn own(name: &str, count: usize) -> io::Result<Self> {
         let count = count.max(1);
-        let (started, start) = std::sync::mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        std::thread::Builder::new().name(name.into()).spawn(move || {
-            let system = System::new();
-            let arbiters: Vec<Arbiter> = (0..count).map(|_| Arbiter::new()).collect();
-            let handles = arbiters.iter().map(Arbiter::handle).collect::<Vec<_>>();
-            if started.send(handles).is_err() {
-                return;
-            }
-            // An error means that the last owner of the handles is gone: the same as being told.
-            let _ = system.block_on(stopped);
-            for arbiter in &arbiters {
-                arbiter.stop();
-            }
-            for arbiter in arbiters {
-                let _ = arbiter.join();
-            }
-        })?;
-        let handles = start.recv().map_err(|_| io::Error::other("the actors' thread ended while it started"))?;
+        let arbiters = (0..count).map(|n| Arbiter::start(&format!("{name}-{n}"))).collect::<io::Result<Vec<_>>>()?;
         let beats = Beats::new(count);
-        for (n, handle) in handles.iter().enumerate() {
-            handle.spawn(beats.clone().run(n));
+        for (n, arbiter) in arbiters.iter().enumerate() {
+            let beats = beats.clone();
+            arbiter.begin(move || drop(tokio::task::spawn_local(beats.run(n))));
         }
-        Ok(Self(Arc::new(Kind::Own { handles, beats, stop: std::sync::Mutex::new(Some(stop)) })))
+        Ok(Self(Arc::new(Kind::Own { arbiters, beats })))
     }
 
     /// How many there are.
@@ -122,7 +112,7 @@ impl Arbiters {
     pub fn len(&self) -> usize {
         match &*self.0 {
             Kind::Here => 1,
-            Kind::Own { handles, .. } => handles.len(),
+            Kind::Own { arbiters, .. } => arbiters.len(),
         }
     }
 
@@ -158,8 +148,8 @@ impl Arbiters {
         };
         match &*self.0 {
             Kind::Here => begin(),
-            Kind::Own { handles, .. } => {
-                if !handles[arbiter].spawn_fn(begin) {
+            Kind::Own { arbiters, .. } => {
+                if !arbiters[arbiter].begin(begin) {
                     return Err(ArbitersError::Stopped { arbiter });
                 }
             }
@@ -169,11 +159,36 @@ impl Arbiters {
 
     /// Stops the threads. What still runs on them is dropped.
     pub fn stop(&self) {
-        if let Kind::Own { stop, .. } = &*self.0
-            && let Some(stop) = stop.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-        {
-            let _ = stop.send(());
+        if let Kind::Own { arbiters, .. } = &*self.0 {
+            arbiters.iter().for_each(Arbiter::stop);
         }
+    }
+}
+
+impl Arbiter {
+    fn start(name: &str) -> io::Result<Self> {
+        let (queue, mut begins) = mpsc::unbounded_channel::<Begin>();
+        Env::real().spawn_thread(name, || {
+            Box::pin(async move {
+                while let Some(begin) = begins.recv().await {
+                    begin();
+                }
+            })
+        })?;
+        Ok(Self(Mutex::new(Some(queue))))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Begin>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it still runs, and will call this.
+    fn begin(&self, begin: impl FnOnce() + Send + 'static) -> bool {
+        self.queue().as_ref().is_some_and(|queue| queue.send(Box::new(begin)).is_ok())
+    }
+
+    fn stop(&self) {
+        self.queue().take();
     }
 }
 
@@ -212,8 +227,8 @@ mod tests {
     fn an_arbiter_that_is_stuck_is_not_vouched_for() {
         let arbiters = Arbiters::own("test-stuck", 2).unwrap();
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let Kind::Own { handles, .. } = &*arbiters.0 else { unreachable!("made above") };
-        handles[1].spawn_fn(move || {
+        let Kind::Own { arbiters: threads, .. } = &*arbiters.0 else { unreachable!("made above") };
+        threads[1].begin(move || {
             let _ = held.recv();
         });
         // Until the stuck one is older than any that runs ever gets; the other one goes on meanwhile.

@@ -140,7 +140,7 @@ impl quinn::Runtime for EnvRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        quinn::TokioRuntime.wrap_udp_socket(socket)
+        super::udp::wrap(socket)
     }
 
     fn now(&self) -> Instant {

@@ -15,6 +15,7 @@
 mod apply;
 mod change;
 mod codec;
+mod completions;
 mod driver;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz;

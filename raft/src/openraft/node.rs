@@ -2,6 +2,7 @@
 
 use super::{
     codec::to_log,
+    completions::Completions,
     pace::Pace,
     replica::Replica,
     serve::Demux,
@@ -77,6 +78,7 @@ pub(crate) struct Node {
     pub(crate) net: Arc<Net>,
     detector: Detector,
     demux: Arc<Demux>,
+    completions: Completions,
     replicas: Mutex<BTreeMap<GroupId, Slot>>,
     /// Groups that were open before in this life: what they appended last may not be on disk yet.
     left: Mutex<BTreeSet<GroupId>>,
@@ -134,6 +136,7 @@ impl Node {
             net,
             detector,
             demux,
+            completions: Completions::default(),
             replicas: Mutex::default(),
             left: Mutex::default(),
         }))
@@ -202,6 +205,7 @@ impl Node {
             self.net.clone(),
             self.env.clone(),
             messages,
+            self.completions.here(&self.env),
         );
         let started = started.await.map_err(|why| OpenError::Start { group, why: why.to_string() })?;
         opening.opened = Some(started.clone());

@@ -2,6 +2,7 @@
 
 use super::{
     apply::Applier,
+    completions::Way,
     driver::{self, Command},
     network::Factory,
     node::Net,
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(super) options: Arc<HostOptions>,
     pub(super) net: Arc<Net>,
     pub(super) tail: Tail,
+    /// How the log tells this replica that something is on disk.
+    pub(super) way: Way,
     /// Last index that is on disk.
     pub(super) flushed: watch::Sender<Option<u64>>,
     pub(super) applied: watch::Sender<Option<log::LogId>>,
@@ -120,6 +123,7 @@ impl Replica {
         net: Arc<Net>,
         env: Env,
         messages: mpsc::UnboundedReceiver<Inbound>,
+        way: Way,
     ) -> io::Result<Arc<Replica>> {
         runtime::seed(&env);
         let shared = Arc::new(Shared {
@@ -132,6 +136,7 @@ impl Replica {
             options,
             net,
             tail: Tail::default(),
+            way,
             contact: Mutex::default(),
             acked: Mutex::default(),
         });
@@ -283,18 +288,19 @@ fn config(options: &HostOptions) -> Config {
 async fn watch_raft(replica: Arc<Replica>) {
     let mut metrics: alias::WatchReceiverOf<Types, RaftServerMetrics<Types>> = replica.raft.server_metrics();
     let mut applied = replica.shared.applied.subscribe();
+    let mut term = None;
     loop {
         let changed = tokio::select! {
             biased;
             changed = metrics.changed() => changed.is_ok(),
             // The first entry of a term makes its leader ready.
-            _ = applied.changed() => true,
+            _ = applied.wait_for(|last| last.map(|last| last.term) != term) => true,
         };
         if !changed {
             break;
         }
         metrics.borrow_and_update();
-        applied.borrow_and_update();
+        term = applied.borrow_and_update().map(|last| last.term);
         replica.publish();
     }
     let why = match &replica.raft.metrics().borrow_watched().running_state {

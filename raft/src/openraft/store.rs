@@ -201,7 +201,7 @@ impl RaftLogStorage<Types> for Store {
             return Ok(());
         }
         let (done, saved) = oneshot::channel();
-        self.0.log.save_vote(codec::encode_vote(vote), Box::new(move |result| drop(done.send(result))));
+        self.0.log.save_vote(codec::encode_vote(vote), self.0.way.back(move |result| drop(done.send(result))));
         saved.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
     }
 
@@ -232,18 +232,16 @@ impl RaftLogStorage<Types> for Store {
             return Ok(());
         }
         let store = self.clone();
-        shared.log.append(
-            batch,
-            Box::new(move |result| {
-                let good = result.is_ok();
-                // Raft first: a commit may wait for it.
-                flushed.io_completed(result);
-                if good {
-                    store.0.flushed.send_replace(Some(last.index));
-                    store.note_kept(last);
-                }
-            }),
-        );
+        let done = shared.way.back(move |result| {
+            let good = result.is_ok();
+            // Raft first: a commit may wait for it.
+            flushed.io_completed(result);
+            if good {
+                store.0.flushed.send_replace(Some(last.index));
+                store.note_kept(last);
+            }
+        });
+        shared.log.append(batch, done);
         handed_over.into_iter().for_each(|event| shared.owner.event(event));
         Ok(())
     }

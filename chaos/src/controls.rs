@@ -12,7 +12,9 @@ use crate::{
     sim::{self, LIVELOCK, Options, Script},
 };
 use anyhow::Context as _;
-use highwater_raft::sabotage::{self, Bug};
+use highwater_raft::sabotage::Bug;
+#[cfg(feature = "sabotage")]
+use highwater_raft::sabotage::plant as switch_on;
 use serde::{Deserialize, Serialize};
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -140,8 +142,13 @@ impl Found {
 /// # Errors
 /// When there is none of this name.
 pub fn plant(name: &str) -> anyhow::Result<()> {
-    sabotage::plant(find(name)?);
+    switch_on(find(name)?);
     Ok(())
+}
+
+#[cfg(not(feature = "sabotage"))]
+fn switch_on(bug: Bug) {
+    unreachable!("this build has no switch for {}", bug.name());
 }
 
 fn find(name: &str) -> anyhow::Result<Bug> {
@@ -182,7 +189,7 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         }
     }
     if !args.clean {
-        sabotage::plant(bug);
+        switch_on(bug);
         found.runs = 0;
         for seed in first..first + args.runs {
             let outcome = run(&mut found, seed, true)?;

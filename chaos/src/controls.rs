@@ -4,18 +4,24 @@
 //! A control is a kept script in `chaos/controls`, named like its bug: a seed, and the storm that goes for the weakness or the
 //! faults one by one. The same seed is run without the bug first, and must be clean. Where the kept seed shows the bug no longer,
 //! since the product took another course, the next ones are tried; its line says so, and the last one counts them. A control runs in
-//! a process of its own, since a bug stays planted for good.
+//! a process of its own, since a bug stays planted for good. It says which run it begins, so that one without an end is told, as a
+//! livelock, and killed.
 
 use crate::{
     ledger::Checkout,
-    sim::{self, Options, Script},
+    sim::{self, LIVELOCK, Options, Script},
 };
 use anyhow::Context as _;
-use highwater_raft::sabotage::{self, Bug};
+use highwater_raft::sabotage::Bug;
+#[cfg(feature = "sabotage")]
+use highwater_raft::sabotage::plant as switch_on;
 use serde::{Deserialize, Serialize};
 use std::{
+    io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, ExitStatus},
+    sync::mpsc::{self, RecvTimeoutError},
+    time::Duration,
 };
 
 /// Where the scripts are.
@@ -32,6 +38,10 @@ const TRIES: u64 = 6;
 
 /// Virtual seconds of storm of a control at most: two runs of it, without the bug and with it, take a few seconds.
 const SECONDS_MAX: u64 = 30;
+
+/// Wall time of one run at most. What turns for ever within one step is seen by no budget of steps; the longest that end take a few
+/// seconds.
+const RUN_MAX: Duration = Duration::from_secs(60);
 
 /// What is asked of the controls.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -77,9 +87,11 @@ pub struct One {
     keep: Option<PathBuf>,
 }
 
-/// What a control's process prints.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// What a control's process prints: before each run, and at last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Found {
+    /// Which run begins; absent in the last word.
+    run: Option<Run>,
     /// By which seed's history; absent when none showed it.
     seed: Option<u64>,
     /// Seeds that were run.
@@ -93,13 +105,50 @@ struct Found {
     seconds: f64,
 }
 
+/// One run of a control.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Run {
+    seed: u64,
+    planted: bool,
+}
+
+impl Found {
+    /// What a process found that ended like this behind its last word; killed, if it has no status.
+    fn of(word: &str, status: Option<ExitStatus>) -> anyhow::Result<Self> {
+        let found: Self = serde_json::from_str(word).with_context(|| match status {
+            Some(status) => format!("ended with {status} and said {word:?}"),
+            None => format!("was killed after {} s and said {word:?}", RUN_MAX.as_secs()),
+        })?;
+        match (found.run, status) {
+            (None, _) => Ok(found),
+            (Some(run), None) => Ok(found.without_end(run)),
+            (Some(run), Some(status)) => anyhow::bail!("ended with {status} in the run of seed {}", run.seed),
+        }
+    }
+
+    fn without_end(self, Run { seed, planted }: Run) -> Self {
+        let why = format!("{LIVELOCK}: no end within the wall limit of {} s, killed", RUN_MAX.as_secs());
+        let found = Self { run: None, seconds: self.seconds + RUN_MAX.as_secs_f64(), ..self };
+        if planted {
+            Self { seed: Some(seed), runs: found.runs + 1, evidence: vec![why], ..found }
+        } else {
+            Self { wrong: [found.wrong, vec![format!("seed {seed}: {why}")]].concat(), ..found }
+        }
+    }
+}
+
 /// Plants a bug in this process, for good.
 ///
 /// # Errors
 /// When there is none of this name.
 pub fn plant(name: &str) -> anyhow::Result<()> {
-    sabotage::plant(find(name)?);
+    switch_on(find(name)?);
     Ok(())
+}
+
+#[cfg(not(feature = "sabotage"))]
+fn switch_on(bug: Bug) {
+    unreachable!("this build has no switch for {}", bug.name());
 }
 
 fn find(name: &str) -> anyhow::Result<Bug> {
@@ -121,11 +170,17 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let begun = tokio::time::Instant::now();
     let mut found = Found::default();
     let mut last = None;
+    let mut run = |found: &mut Found, seed, planted| {
+        let seconds = begun.elapsed().as_secs_f64();
+        say(serde_json::to_string(&Found { run: Some(Run { seed, planted }), seconds, ..found.clone() })?);
+        let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
+        found.runs += 1;
+        anyhow::Ok(outcome)
+    };
     if args.clean || args.seed.is_none() {
         let runs = if args.clean { args.runs } else { 1 };
         for seed in first..first + runs {
-            let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
-            found.runs += 1;
+            let outcome = run(&mut found, seed, false)?;
             if !outcome.is_good() {
                 let lines = outcome.verdict.lines().chain(outcome.stuck.clone()).chain(outcome.failures.clone());
                 found.wrong.extend(lines.map(|line| format!("seed {seed}: {line}")));
@@ -134,11 +189,10 @@ pub fn one(args: &One, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         }
     }
     if !args.clean {
-        sabotage::plant(bug);
+        switch_on(bug);
         found.runs = 0;
         for seed in first..first + args.runs {
-            let outcome = sim::run(&Options { seed, ..script.options() }).map_err(anyhow::Error::msg)?;
-            found.runs += 1;
+            let outcome = run(&mut found, seed, true)?;
             found.beside += outcome.failures.len();
             found.evidence = outcome.evidence();
             tracing::info!(seed, stuck = outcome.stuck, failures = ?outcome.failures, "ran");
@@ -212,11 +266,13 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     let (mut caught, mut good, mut others, mut longest) = (Vec::new(), 0, 0, 0.0_f64);
     for some in chosen.chunks(args.jobs.max(1)) {
         let running = some.iter().map(|bug| start(*bug)).collect::<Result<Vec<_>, _>>()?;
-        for (bug, child) in some.iter().zip(running) {
-            let output = child.wait_with_output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let found: Found = serde_json::from_str(text.trim())
-                .with_context(|| format!("{} ended with {} and said {text:?}", bug.name(), output.status))?;
+        let ended: Vec<_> = std::thread::scope(|scope| {
+            let watched: Vec<_> = running.into_iter().map(|child| scope.spawn(|| last_word(child, RUN_MAX))).collect();
+            watched.into_iter().map(|watch| watch.join().expect("a watch does not panic")).collect()
+        });
+        for (bug, ended) in some.iter().zip(ended) {
+            let (word, status) = ended?;
+            let found = Found::of(&word, status).with_context(|| bug.name())?;
             say(line(*bug, &found, args.clean.is_some()));
             if let Some(seed) = found.seed.filter(|_| kept && found.runs > 1) {
                 say(format!("  THE KEPT SEED {} DOES NOT SHOW IT: keep seed {seed} instead", seed + 1 - found.runs));
@@ -247,6 +303,31 @@ pub fn all(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
     Ok(good == of)
 }
 
+/// The last line that a process says, and how it ended. One that says nothing for so long is killed.
+fn last_word(mut child: Child, silence: Duration) -> io::Result<(String, Option<ExitStatus>)> {
+    let (said, lines) = mpsc::channel();
+    let stdout = child.stdout.take().map(BufReader::new);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let all = stdout.into_iter().flat_map(|stdout| stdout.lines().map_while(Result::ok));
+            all.map(|line| said.send(line)).take_while(Result::is_ok).for_each(drop);
+        });
+        let mut word = String::new();
+        loop {
+            match lines.recv_timeout(silence) {
+                Ok(line) => word = line,
+                Err(RecvTimeoutError::Disconnected) => return Ok((word, Some(child.wait()?))),
+                Err(RecvTimeoutError::Timeout) => {
+                    // This closes the pipe: the reader ends too.
+                    child.kill()?;
+                    child.wait()?;
+                    return Ok((word, None));
+                }
+            }
+        }
+    })
+}
+
 /// What a search printed, as a file.
 fn report(runs: u64, code: &str, said: &[String]) -> String {
     format!(
@@ -257,7 +338,7 @@ fn report(runs: u64, code: &str, said: &[String]) -> String {
 }
 
 fn line(bug: Bug, found: &Found, clean: bool) -> String {
-    let Found { seed, runs, evidence, beside, wrong, seconds } = found;
+    let Found { seed, runs, evidence, beside, wrong, seconds, .. } = found;
     match seed {
         Some(seed) => {
             let first = evidence.first().map_or("", String::as_str);
@@ -296,6 +377,38 @@ mod tests {
         if cfg!(debug_assertions) {
             all(&Args::default(), |line| panic!("{line}")).unwrap_err();
         }
+    }
+
+    fn process(script: &str) -> Child {
+        Command::new("sh").args(["-c", script]).stdout(std::process::Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_without_a_word_is_killed() {
+        let (word, status) = last_word(process("exec sleep 100000"), Duration::from_millis(50)).unwrap();
+        assert_eq!((&word[..], status), ("", None));
+        let (word, status) = last_word(process("echo one; echo two; exit 3"), RUN_MAX).unwrap();
+        assert_eq!((&word[..], status.unwrap().code()), ("two", Some(3)));
+    }
+
+    #[test]
+    fn a_run_without_an_end_is_a_livelock_of_what_was_planted() {
+        let ended = process("exit 0").wait().unwrap();
+        let found = Found { runs: 2, seconds: 1.5, ..Found::default() };
+        let word = |found: &Found| serde_json::to_string(found).unwrap();
+        let begun = |planted| word(&Found { run: Some(Run { seed: 7, planted }), ..found.clone() });
+        let why = "livelock: no end within the wall limit of 60 s, killed";
+        let planted = Found::of(&begun(true), None).unwrap();
+        let caught = Found { seed: Some(7), runs: 3, evidence: vec![why.into()], seconds: 61.5, ..Found::default() };
+        assert_eq!(planted, caught);
+        let told = line(Bug::RecycledEarly, &planted, false);
+        assert!(told.starts_with("caught ") && told.ends_with(why), "{told}");
+        let clean = Found::of(&begun(false), None).unwrap();
+        let wrong = vec![format!("seed 7: {why}")];
+        assert_eq!(clean, Found { wrong, runs: 2, seconds: 61.5, ..Found::default() }, "not caught");
+        assert_eq!(Found::of(&word(&found), None).unwrap(), found, "all is said: it only does not go");
+        Found::of(&begun(true), Some(ended)).unwrap_err();
+        Found::of("", None).unwrap_err();
     }
 
     #[test]

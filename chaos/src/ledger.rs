@@ -37,8 +37,8 @@ Written by `highwater-chaos soak`, `run --ledger` and `ledger fuzz`, each from a
 - CI takes a row at random, one of its own code if there is any, and runs its first eight seeds again (`highwater-chaos ledger check`), and all
   *wrong seeds* of all rows. They must be clean: what is not counts as open. Where *code* is that of the checkout, the hash must be the row's
   too; other code may take another course from the same seed.
-- *violations* are seeds whose history the checker refuses, that got stuck, in which something panicked, or whose storm was too mild; real
-  runs that are not good. A row with violations stays; what was found is named in the commit that mends it.
+- *violations* are seeds whose history the checker refuses, that got stuck, or in which something panicked (older rows may also count seeds
+  whose storm was too mild); real runs that are not good. A row with violations stays; what was found is named in the commit that mends it.
 ";
 
 /// One of the tables.

@@ -142,9 +142,8 @@ pub fn run(args: &Args, mut say: impl FnMut(String)) -> anyhow::Result<bool> {
         let ended = block.end(&mut say)?;
         clean &= ended.wrong.is_empty();
         row.add(&ended);
-        let Tally { runs, wrong, sums, .. } = &row.tally;
-        let (last, minutes) = (row.seeds.seed + runs - 1, begun.elapsed().as_secs() / 60);
-        say(format!("{minutes} min: seeds {} to {last}, {} crashes, wrong {wrong:?}", row.seeds.seed, sums.crashes));
+        let (last, minutes) = (row.seeds.seed + row.tally.runs - 1, begun.elapsed().as_secs() / 60);
+        say(format!("{minutes} min: {}", row.line()));
         if row.tally.runs >= args.row {
             say(checkout.add_soak(&row.seeds, &row.tally, row.first)?);
             let seeds = Seeds { seed: last + 1, ..row.seeds };
@@ -171,11 +170,26 @@ impl Row {
         }
         self.tally.add(block);
     }
+
+    fn line(&self) -> String {
+        let Tally { runs, wrong, mild, sums, .. } = &self.tally;
+        let (first, last, crashes) = (self.seeds.seed, self.seeds.seed + runs - 1, sums.crashes);
+        format!("seeds {first} to {last}, {crashes} crashes, {} of mild storms, wrong {wrong:?}", mild.len())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_of_mild_storms_are_counted_and_not_wrong() {
+        let seeds = Seeds { seed: 11, seconds: None, brief: false, full_every: 7 };
+        let mut row = Row { seeds, first: 0, tally: Tally::default() };
+        row.add(&Tally { runs: 8, mild: vec![12], ..Tally::default() });
+        row.add(&Tally { runs: 8, mild: vec![20, 21], wrong: vec![22], ..Tally::default() });
+        assert_eq!(row.line(), "seeds 11 to 26, 0 crashes, 3 of mild storms, wrong [22]");
+    }
 
     #[test]
     fn a_hash_depends_on_every_block_and_their_order() {

@@ -38,7 +38,7 @@ impl Length {
 pub struct Many {
     /// The first.
     pub seed: u64,
-    /// How many at least.
+    /// How many at least; of these each storm must reach what such a storm reaches, or the set proves little.
     pub runs: u64,
     /// Goes on behind those for so long, of wall time.
     pub minutes: Option<f64>,
@@ -57,8 +57,10 @@ pub struct Many {
 pub struct Tally {
     /// How many.
     pub runs: u64,
-    /// Seeds whose history is refused, that got stuck, in which something failed, or whose storm was too mild.
+    /// Seeds whose history is refused, that got stuck, or in which something failed.
     pub wrong: Vec<u64>,
+    /// Seeds whose storm reached less than such a storm should. Nothing is wrong there: of many seeds a few are.
+    pub mild: Vec<u64>,
     /// Over the hashes of the histories, in the order of the seeds.
     pub hash: u64,
     /// What they reached.
@@ -68,9 +70,9 @@ pub struct Tally {
 
 impl Tally {
     fn of(options: &Options, outcome: &Outcome) -> Self {
-        let good = outcome.is_good() && outcome.sums.short_of(options).is_none();
-        let wrong = if good { vec![] } else { vec![options.seed] };
-        Self { runs: 1, wrong, hash: outcome.history.hash(), sums: outcome.sums.clone() }
+        let seed_if = |told: bool| told.then_some(options.seed).into_iter().collect();
+        let (wrong, mild) = (seed_if(!outcome.is_good()), seed_if(outcome.sums.short_of(options).is_some()));
+        Self { runs: 1, wrong, mild, hash: outcome.history.hash(), sums: outcome.sums.clone() }
     }
 
     /// Adds what came of the seeds behind these.
@@ -78,6 +80,7 @@ impl Tally {
         self.hash = digest([&self.hash.to_be_bytes()[..], &next.hash.to_be_bytes()[..]]);
         self.runs += next.runs;
         self.wrong.extend(&next.wrong);
+        self.mild.extend(&next.mild);
         self.sums.add(&next.sums);
     }
 }
@@ -87,9 +90,12 @@ impl Many {
     fn complaints(&self, tally: &Tally) -> Vec<String> {
         let never = tally.sums.never();
         let wrong = (!tally.wrong.is_empty()).then(|| format!("wrong seeds: {:?}", tally.wrong));
+        let chosen = self.seed..self.seed + self.runs;
+        let mild: Vec<_> = tally.mild.iter().filter(|seed| chosen.contains(seed)).collect();
+        let mild = (!mild.is_empty()).then(|| format!("seeds whose storm is too mild: {mild:?}"));
         let little = (self.require_sometimes && !never.is_empty())
             .then(|| format!("never reached, so this set proves little: {never:?}"));
-        wrong.into_iter().chain(little).collect()
+        wrong.into_iter().chain(mild).chain(little).collect()
     }
 }
 
@@ -199,11 +205,14 @@ fn next_of(seed: u64, waiting: &mut BTreeMap<u64, Came>, outcomes: &mpsc::Receiv
 /// A line about the seed, and one about each thing that is wrong.
 fn tell(options: &Options, outcome: &Outcome, say: &mut impl FnMut(String)) {
     let (seed, short) = (options.seed, outcome.sums.short_of(options));
-    let good = outcome.is_good() && short.is_none();
+    let word = match (outcome.is_good(), &short) {
+        (false, _) => "WRONG",
+        (true, Some(_)) => "mild",
+        (true, None) => "ok",
+    };
     let Sums { acked, crashes, lossy_crashes, partitions, .. } = outcome.sums;
     say(format!(
-        "seed {seed} {} hash {:016x} acked {acked} crashes {crashes} lossy {lossy_crashes} partitions {partitions}",
-        if good { "ok" } else { "WRONG" },
+        "seed {seed} {word} hash {:016x} acked {acked} crashes {crashes} lossy {lossy_crashes} partitions {partitions}",
         outcome.history.hash(),
     ));
     short.into_iter().for_each(|short| say(format!("  too little: {short}")));
@@ -258,6 +267,45 @@ mod tests {
         let any = Many { require_sometimes: false, ..many };
         assert_eq!(any.complaints(&Tally::default()), [""; 0]);
         assert_eq!(any.complaints(&Tally { wrong: vec![7], ..Tally::default() }), ["wrong seeds: [7]"]);
+    }
+
+    #[test]
+    fn a_mild_storm_is_no_violation_and_fails_a_set_only_where_it_was_chosen() {
+        let of = |seed, lossy_crashes, stuck| {
+            let sums = Sums { acked: 9_000, partitions: 9, lossy_crashes, ..Sums::default() };
+            let history = crate::history::History::default();
+            let verdict = crate::checker::check(&history);
+            let failures = Vec::new();
+            let outcome = Outcome { verdict, stuck, failures, sums, faults: Vec::new(), history };
+            let mut said = Vec::new();
+            tell(&Options::new(seed), &outcome, &mut |line| said.push(line));
+            (Tally::of(&Options::new(seed), &outcome), said)
+        };
+        let mut all = Tally::default();
+        let word = |seed| format!("seed {seed}");
+        for (seed, lossy, stuck, told) in [(4, 5, None, "ok"), (5, 3, None, "mild"), (6, 3, Some("it".into()), "WRONG")]
+        {
+            let (tally, said) = of(seed, lossy, stuck);
+            assert!(said[0].starts_with(&format!("{} {told} ", word(seed))), "{said:?}");
+            let little =
+                said.iter().any(|line| line == "  too little: 3 crashes that lose bytes, at least 5 are needed");
+            assert_eq!(little, lossy < 5, "{said:?}");
+            all.add(&tally);
+        }
+        assert_eq!((&all.wrong, &all.mild), (&vec![6], &vec![5, 6]));
+        let mut many = Many {
+            seed: 1,
+            runs: 5,
+            minutes: None,
+            jobs: 1,
+            until_caught: false,
+            require_sometimes: false,
+            tally: false,
+        };
+        let mild = Tally { mild: vec![5, 6], ..Tally::default() };
+        assert_eq!(many.complaints(&mild), ["seeds whose storm is too mild: [5]"], "one of those that were chosen");
+        many.runs = 4;
+        assert_eq!(many.complaints(&mild), [""; 0], "behind them");
     }
 
     #[test]

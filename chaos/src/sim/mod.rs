@@ -143,8 +143,8 @@ thread_local! {
     static FAILURES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How a run that was stopped for too many polls begins to say so.
-const LIVELOCK: &str = "livelock";
+/// How a run that was stopped for too many polls, or too much wall time, begins to say so.
+pub(crate) const LIVELOCK: &str = "livelock";
 
 /// Something that no run may have.
 fn note_failure(what: String) {

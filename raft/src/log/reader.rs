@@ -92,7 +92,7 @@ pub(super) async fn read_wal(common: &Common, shared: &Shared, colds: &[Cold]) -
     let mut rest = colds;
     while let Some(first) = rest.first().copied() {
         let (count, len) = run(rest);
-        let file = common.files.file(first.file).ok_or(io::ErrorKind::NotFound)?;
+        let file = common.files.file(first.file).ok_or_else(|| moved_or_damaged(shared, &first, "is gone with it"))?;
         let bytes = file.read_at(first.position, usize::try_from(len).map_err(io::Error::other)?).await?;
         for cold in &rest[..count] {
             let at = usize::try_from(cold.position - first.position).map_err(io::Error::other)?;
@@ -102,25 +102,23 @@ pub(super) async fn read_wal(common: &Common, shared: &Shared, colds: &[Cold]) -
                 Some(head) if head == cold.head && end <= bytes.len() => head.entry(bytes.slice(at + HEAD..end).into()),
                 _ => None,
             };
-            entries.push(entry.ok_or_else(|| moved_or_damaged(shared, cold))?);
+            entries.push(entry.ok_or_else(|| moved_or_damaged(shared, cold, "does not verify"))?);
         }
         rest = &rest[count..];
     }
     Ok(entries)
 }
 
-/// An entry that does not verify: either its file was recycled since its place was looked up, or it is damaged.
-fn moved_or_damaged(shared: &Shared, cold: &Cold) -> io::Error {
+/// An entry that does not verify, or is gone with its file: either that was recycled since the place was looked up, or the entry is
+/// lost. So whoever is told to look again finds another place: nobody tries one for ever.
+fn moved_or_damaged(shared: &Shared, cold: &Cold, what: &str) -> io::Error {
     let LogId { term, index } = cold.head.id;
     let state = shared.state();
-    let still = state
-        .slot(index)
-        .is_some_and(|s| s.head == cold.head && s.place == Place::Wal { file: cold.file, position: cold.position });
-    if still {
-        damaged(format!(
-            "entry {term}.{index} of group {} in WAL file {:016x} does not verify",
-            shared.owner.group, cold.file
-        ))
+    let place = Place::Wal { file: cold.file, position: cold.position };
+    let still = state.slot(index).is_some_and(|slot| slot.head == cold.head && slot.place == place);
+    // No file is kept for a replica that was removed.
+    if still && !state.gone {
+        damaged(format!("entry {term}.{index} of group {} in WAL file {:016x} {what}", shared.owner.group, cold.file))
     } else {
         io::ErrorKind::NotFound.into()
     }

@@ -1,7 +1,7 @@
 //! What the retirer does beside everything else: what it takes away is not needed by the next start, wherever a crash comes.
 
 use super::{
-    super::{core::waiter, record::Record},
+    super::{core::waiter, mover, record::Record},
     *,
 };
 use crate::disk::Disk;
@@ -67,6 +67,39 @@ async fn damage_that_the_retirer_finds_costs_one_replica() {
         assert!(matches!(health(&directory, H), Health::Faulty(_)), "the next start finds it too");
         let found = directory.group(G).unwrap().read(0, 99, usize::MAX).await.unwrap();
         assert_eq!(found, (0..=60).map(|i| entry(i, 1, 9000)).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+/// As if a file had been recycled before its time: it is looked for once, not for ever.
+#[tokio::test(start_paused = true)]
+async fn an_entry_whose_file_is_gone_costs_one_replica() {
+    local(async {
+        let node = Node::new(5);
+        let directory = node.open_with(Options { cache_bytes: 0, ..small() }).await;
+        let (g, h) = (create(&directory, G).await, create(&directory, H).await);
+        let removed = create(&directory, GroupId(1026)).await;
+        for group in [&h, &removed] {
+            append(group, vec![entry(0, 2, 900)]).await.unwrap();
+            group.note_applied(vec![Stamp {
+                index: 0,
+                offset: 0,
+                offset_end: 1,
+                max_timestamp: 0,
+                note: Bytes::new(),
+            }]);
+        }
+        directory.remove(GroupId(1026)).await.unwrap();
+        rotate(&node, &g, |_| ()).await;
+        let core = &directory.inner.core;
+        core.common.files.remove(core.common.files.ends()[0].0);
+        let read = h.read(0, 1, 1).await.unwrap_err();
+        assert_eq!(read.kind(), io::ErrorKind::InvalidData, "{read}");
+        let moved = mover::move_applied(&core.common, core, &h.shared).await.unwrap_err();
+        assert_eq!(moved.kind(), io::ErrorKind::InvalidData, "{moved}");
+        assert!(h.fault().is_some_and(|why| why.contains("is gone")), "{:?}", h.fault());
+        removed.read(0, 1, 1).await.unwrap_err();
+        assert_eq!([g.fault(), removed.fault()], [None, None], "no file is kept for a replica that was removed");
     })
     .await;
 }

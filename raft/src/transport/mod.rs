@@ -99,4 +99,14 @@ pub enum SendError {
         /// The limit.
         limit: usize,
     },
+    /// No message of this lane may be so large: it never leaves.
+    #[error("a message of {bytes} bytes for node {node}, limit {limit}")]
+    TooLarge {
+        /// Who.
+        node: NodeId,
+        /// Its bytes.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
 }

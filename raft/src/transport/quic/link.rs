@@ -69,7 +69,7 @@ impl Link {
                 node,
                 stream_count(lane),
                 shared.options.waiting_max,
-                shared.options.message_max,
+                shared.options.message_max(lane),
                 lane == Lane::Bulk,
             ),
             redial: Notify::new(),

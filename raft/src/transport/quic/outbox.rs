@@ -67,7 +67,10 @@ impl Outbox {
         if !state.accepts {
             return Err(SendError::NotConnected { node: self.node });
         }
-        if bytes > self.message_max || (state.waiting > 0 && state.waiting + bytes > self.limit) {
+        if bytes > self.message_max {
+            return Err(SendError::TooLarge { node: self.node, bytes, limit: self.message_max });
+        }
+        if state.waiting > 0 && state.waiting + bytes > self.limit {
             return Err(SendError::Full { node: self.node, waiting: state.waiting, limit: self.limit });
         }
         state.waiting += bytes;
@@ -265,7 +268,8 @@ mod tests {
         outbox.written(200);
         outbox.push(2, message(60)).unwrap();
         assert_eq!(outbox.push(2, message(41)), full(60));
-        assert_eq!(outbox.push(2, message(1001)), full(60));
+        let too_large = SendError::TooLarge { node: NodeId(2), bytes: 1001, limit: 1000 };
+        assert_eq!(outbox.push(2, message(1001)), Err(too_large));
         assert!(outbox.close());
         assert_eq!(outbox.waiting(), 0);
         assert_eq!(outbox.push(1, message(1)), Err(SendError::NotConnected { node: NodeId(2) }));

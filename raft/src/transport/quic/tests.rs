@@ -170,6 +170,21 @@ async fn calls_are_answered_and_an_unlisted_node_of_the_cluster_is_answered_too(
 }
 
 #[tokio::test]
+async fn what_one_lane_takes_is_too_large_for_another() {
+    let ca = Ca::new();
+    let small = |id| Options { message_max: 1_000, bulk_message_max: 100_000, ..options(ca.identity("prod", id), 1) };
+    let (mut a, mut b) = (node_with(small(1), Env::real()).await, node_with(small(2), Env::real()).await);
+    connected(&mut a, &mut b).await;
+    let message = |bytes: usize| Bytes::from(vec![7; bytes]);
+    let send = |lane, bytes| a.network.send(NodeId(2), lane, 0, message(bytes).into());
+    let too_large = |bytes, limit| Err(SendError::TooLarge { node: NodeId(2), bytes, limit });
+    assert_eq!(send(Lane::Data, 1_001), too_large(1_001, 1_000));
+    assert_eq!(send(Lane::Bulk, 100_001), too_large(100_001, 100_000));
+    send(Lane::Bulk, 100_000).unwrap();
+    b.until(&Heard::Message(NodeId(1), BootId(1), Lane::Bulk, message(100_000))).await;
+}
+
+#[tokio::test]
 async fn whoever_is_not_of_the_cluster_is_refused_with_the_reason() {
     let (ca, other) = (Ca::new(), Ca::new());
     let a = node(ca.identity("prod", 1), 1).await;

@@ -87,14 +87,14 @@ impl Outbox {
         self.state().accepts = true;
     }
 
-    /// Drops what waits; whether anything did. On a lane that is dialled on demand new messages are still taken.
-    pub(super) fn close(&self) -> bool {
+    /// Gives back what waits; whether anything did, also what a writer had taken. On a lane that is dialled on demand new
+    /// messages are still taken.
+    pub(super) fn close(&self) -> (bool, Vec<Payload>) {
         let mut state = self.state();
         let waited = state.waiting > 0;
         state.accepts = state.on_demand;
         state.waiting = 0;
-        state.queues.iter_mut().for_each(VecDeque::clear);
-        waited
+        (waited, state.queues.iter_mut().flat_map(std::mem::take).collect())
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -270,7 +270,8 @@ mod tests {
         assert_eq!(outbox.push(2, message(41)), full(60));
         let too_large = SendError::TooLarge { node: NodeId(2), bytes: 1001, limit: 1000 };
         assert_eq!(outbox.push(2, message(1001)), Err(too_large));
-        assert!(outbox.close());
+        let (waited, lost) = outbox.close();
+        assert!(waited && lost.iter().map(Payload::len).eq([60]));
         assert_eq!(outbox.waiting(), 0);
         assert_eq!(outbox.push(1, message(1)), Err(SendError::NotConnected { node: NodeId(2) }));
     }

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::{TcpListener, UdpSocket},
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
@@ -122,6 +123,33 @@ fn the_start_of_the_readme_works() {
     let output = desk.shell("cd bin && highwater cluster status").output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && error.contains("highwater dev"), "{error}");
+}
+
+#[test]
+fn no_node_outlives_a_dev_that_is_killed() {
+    let _turn = support::turn();
+    let desk = Desk::new();
+    let port = support::free_ports(3).into_iter().min().unwrap();
+    let file = desk.dir.path().join("highwater-dev/dev.toml");
+    // By their ports: whoever reaps the processes may take its time.
+    let is_free =
+        |port: u16| UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let free =
+        || (0..3).flat_map(|node| (0..4).map(move |n| port + 10 * node + n)).filter(|port| is_free(*port)).count();
+    // The second life finds all ports free.
+    for _ in 0..2 {
+        let mut command = desk.shell(&format!("exec highwater dev --port {port}"));
+        let mut dev = Program(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap());
+        support::wait("all nodes serve", || (free() == 0).then_some(()));
+        let pids = support::pids(&file);
+        let begun = Instant::now();
+        dev.signal(Signal::KILL);
+        assert!(!dev.ended("SIGKILL").success());
+        support::wait("no node serves", || (free() == 12).then_some(()));
+        eprintln!("dev was killed: nodes {pids:?} ended after {}", seconds(begun.elapsed()));
+    }
+    let log = fs::read_to_string(desk.dir.path().join("highwater-dev/node-1.log")).unwrap();
+    assert_eq!(log.matches("the supervisor is gone").count(), 2, "{log}");
 }
 
 /// Figures of another broker.

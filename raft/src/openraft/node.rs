@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
@@ -78,6 +78,8 @@ pub(crate) struct Node {
     detector: Detector,
     demux: Arc<Demux>,
     replicas: Mutex<BTreeMap<GroupId, Slot>>,
+    /// A group that was about to be open is, or will not be.
+    settled: Notify,
     /// Groups that were open before in this life: what they appended last may not be on disk yet.
     left: Mutex<BTreeSet<GroupId>>,
 }
@@ -135,6 +137,7 @@ impl Node {
             detector,
             demux,
             replicas: Mutex::default(),
+            settled: Notify::new(),
             left: Mutex::default(),
         }))
     }
@@ -229,11 +232,23 @@ impl Node {
     }
 
     pub(crate) async fn close(&self, group: GroupId) {
+        self.opened(group).await;
         self.demux.remove(group);
         if let Some(replica) = self.replica(group) {
             self.left().insert(group);
             replica.stop().await;
             self.lock().remove(&group);
+        }
+    }
+
+    /// Waits for an opening that is under way: what it starts would outlive the close.
+    async fn opened(&self, group: GroupId) {
+        loop {
+            let settled = self.settled.notified();
+            if !matches!(self.lock().get(&group), Some(Slot::Opening(_))) {
+                return;
+            }
+            settled.await;
         }
     }
 
@@ -290,5 +305,6 @@ impl Drop for Opening<'_> {
                 self.node.lock().remove(&self.group);
             }
         }
+        self.node.settled.notify_waiters();
     }
 }

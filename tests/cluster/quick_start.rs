@@ -161,13 +161,23 @@ fn everything_in_json(desk: &Desk) {
     assert_eq!((made["topic"].as_str(), made["partitions"].as_u64()), (Some("paid"), Some(2)), "{made}");
     let topics = desk.json("topic list");
     assert_eq!(topics.as_array().unwrap().len(), 2, "{topics}");
+    // All that is said to people.
     let described = desk.json("topic describe orders");
-    let ends = described.as_array().unwrap().iter().map(|p| p["high_watermark"].as_u64().unwrap());
+    let ends = described["partitions"].as_array().unwrap().iter().map(|p| p["high_watermark"].as_u64().unwrap());
     assert_eq!(ends.sum::<u64>(), 1000, "{described}");
+    let (table, _) = desk.types("highwater topic describe orders");
+    assert!(table.starts_with(&format!("topic orders, id {}\n", described["id"].as_str().unwrap())), "{table}");
+    let kept = &desk.json("topic describe paid")["settings"];
+    assert_eq!(*kept, serde_json::json!([["retention.ms", "86400000"]]));
     assert!(desk.json("topic alter paid --partitions 3").is_array());
     assert!(desk.json("group list").as_array().unwrap().iter().any(|group| group["group"] == "billing"));
     let group = desk.json("group describe billing");
-    assert_eq!(group.as_array().unwrap().iter().map(|p| p["lag"].as_u64().unwrap()).sum::<u64>(), 0, "{group}");
+    let lags = group["partitions"].as_array().unwrap().iter().map(|p| p["lag"].as_u64().unwrap());
+    assert_eq!((lags.sum::<u64>(), group["lag"].as_u64()), (0, Some(0)), "{group}");
+    assert_eq!((&group["start"], &group["members"]), (&"earliest".into(), &serde_json::json!([])), "{group}");
+    let (table, _) = desk.types("highwater group describe billing");
+    let said = format!("group billing: 0 members, generation {}, starts at earliest, lag 0\n", group["generation"]);
+    assert!(table.starts_with(&said), "{table}");
     assert_eq!(desk.json("group reset billing --to earliest").as_array().unwrap().len(), 3);
     assert!(desk.json("group delete billing").is_object());
     let status = desk.json("cluster status");

@@ -1,5 +1,6 @@
 //! `highwater dev`: a cluster of real node processes on this machine. Makes certificates and config files, starts and
-//! supervises `highwater serve` for each node, and says what to type next. Ctrl-C stops all cleanly.
+//! supervises `highwater serve` for each node, and says what to type next. Ctrl-C stops all cleanly; however the supervisor
+//! ends, its nodes end with it.
 //!
 //! ```text
 //! highwater-dev/
@@ -155,7 +156,8 @@ fn prepare(args: &Args) -> anyhow::Result<ClusterFile> {
     Ok(cluster)
 }
 
-/// What to do when others listen where the cluster's nodes would: nodes of a `dev` that was killed go on without it.
+/// What to do when others listen where the cluster's nodes would: another `dev` may run them, and nodes that are paused outlive
+/// one that was killed.
 fn in_use(before: &ClusterFile) -> String {
     let running = before.nodes.iter().filter_map(|node| node.pid).filter(|pid| pid_of(*pid).is_some_and(is_there));
     let running: Vec<_> = running.map(|pid| pid.to_string()).collect();
@@ -203,14 +205,16 @@ fn start(dir: &Path, node: &ClusterNode) -> anyhow::Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("could not write {}", path.display()))?;
     let config = node.config.file_name().context("a config file has a name")?;
-    // A process group of its own: Ctrl-C in the terminal reaches the supervisor alone.
+    // A process group of its own: Ctrl-C in the terminal reaches the supervisor alone. The pipe to its stdin ends with the
+    // supervisor, also by SIGKILL, and the node with the pipe.
     Command::new(std::env::current_exe()?)
         .arg("serve")
         .arg("--config")
         .arg(config)
+        .arg("--supervised")
         .current_dir(dir)
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()

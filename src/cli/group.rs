@@ -2,7 +2,7 @@
 
 use super::{
     Context,
-    output::{self, Row},
+    output::{self, Output, Row},
 };
 use crate::{
     client::GroupKind,
@@ -90,6 +90,18 @@ impl Row for LagRow {
 }
 
 #[derive(Serialize)]
+struct Described {
+    group: String,
+    kind: &'static str,
+    generation: u64,
+    start: String,
+    /// Absent when that of one partition is not known.
+    lag: Option<u64>,
+    members: Vec<String>,
+    partitions: Vec<LagRow>,
+}
+
+#[derive(Serialize)]
 struct MovedRow {
     topic: String,
     partition: u32,
@@ -133,28 +145,37 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
         }
         Command::Describe { group } => {
             let details = admin.describe_group(&group).await.map_err(super::advise)?;
-            if context.output == output::Output::Table {
-                output::say(format!(
-                    "group {group}: {}, generation {}, starts at {}, lag {}",
-                    output::counted(details.members.len() as u64, "member"),
-                    details.generation,
-                    details.start,
-                    details.lag().map_or_else(|| "unknown".into(), output::count)
-                ))?;
+            let lag = details.lag();
+            let rows = details.partitions.into_iter().map(|p| LagRow {
+                topic: if p.topic.is_empty() { format!("({} is gone)", p.topic_id) } else { p.topic },
+                partition: p.partition,
+                committed: p.committed,
+                high_watermark: p.high_watermark,
+                lag: p.lag,
+                member: p.member.map(|member| member.to_string()),
+            });
+            let all = Described {
+                group: group.to_string(),
+                kind: kind(details.kind),
+                generation: details.generation.0,
+                start: details.start.to_string(),
+                lag,
+                members: details.members.iter().map(|(member, _)| member.to_string()).collect(),
+                partitions: rows.collect(),
+            };
+            match context.output {
+                Output::Json => context.output.value(&all, String::new)?,
+                Output::Table => {
+                    output::say(format!(
+                        "group {group}: {}, generation {}, starts at {}, lag {}",
+                        output::counted(all.members.len() as u64, "member"),
+                        all.generation,
+                        all.start,
+                        lag.map_or_else(|| "unknown".into(), output::count)
+                    ))?;
+                    context.output.rows(&all.partitions, "it has consumed nothing yet")?;
+                }
             }
-            let rows: Vec<_> = details
-                .partitions
-                .into_iter()
-                .map(|p| LagRow {
-                    topic: if p.topic.is_empty() { format!("({} is gone)", p.topic_id) } else { p.topic },
-                    partition: p.partition,
-                    committed: p.committed,
-                    high_watermark: p.high_watermark,
-                    lag: p.lag,
-                    member: p.member.map(|member| member.to_string()),
-                })
-                .collect();
-            context.output.rows(&rows, "it has consumed nothing yet")?;
         }
         Command::Reset { group, to, topics, partitions } => {
             let places = topics.iter().flat_map(|topic| partitions.iter().map(|partition| (topic.clone(), *partition)));

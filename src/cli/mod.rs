@@ -146,7 +146,7 @@ pub fn main() -> ExitCode {
     let context = Context { cluster: args.cluster, certificate: args.certificate, key: args.key, output: args.output };
     let result = match args.command {
         Command::Dev(args) => block_on(dev::run(args)),
-        Command::Serve(args) => serve(&args.config),
+        Command::Serve(args) => serve::run(&args),
         Command::Config(command) => config::run(context.output, command),
         Command::Cert(command) => cert::run(context.output, command),
         Command::Topic(command) => block_on(topic::run(context, command)),

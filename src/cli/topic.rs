@@ -123,6 +123,14 @@ impl Row for PartitionRow {
     }
 }
 
+#[derive(Serialize)]
+struct Described {
+    topic: String,
+    id: String,
+    settings: Vec<(String, String)>,
+    partitions: Vec<PartitionRow>,
+}
+
 /// What is wrong with each offline partition, and what to do about it.
 fn offline(topic: &TopicMetadata) -> impl Iterator<Item = String> {
     let offline = topic.partitions.iter().enumerate().filter(|(_, facts)| facts.offline);
@@ -177,11 +185,17 @@ pub(super) async fn run(context: Context, command: Command) -> anyhow::Result<Ex
                     },
                 })
                 .collect();
-            if context.output == output::Output::Table {
-                output::say(format!("topic {topic}, id {}", described.id))?;
-                described.settings.iter().try_for_each(|(name, value)| output::say(format!("{name} = {value}")))?;
-            }
-            context.output.rows(&rows, "no partitions")?;
+            let all = Described {
+                topic: topic.to_string(),
+                id: described.id.to_string(),
+                settings: described.settings.clone(),
+                partitions: rows,
+            };
+            context.output.value(&all, || {
+                let settings = all.settings.iter().map(|(name, value)| format!("{name} = {value}\n"));
+                let table = output::table(PartitionRow::COLUMNS, all.partitions.iter().map(Row::cells));
+                format!("topic {topic}, id {}\n{}{table}", all.id, settings.collect::<String>())
+            })?;
             offline(&described).for_each(|text| context.hint(|| text));
         }
         Command::Alter { topic, settings, unset, partitions } => {

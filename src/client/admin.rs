@@ -280,9 +280,10 @@ impl Admin {
         name: &TopicName,
         at: Position,
     ) -> Result<(BTreeMap<u32, u64>, Option<AdminError>), AdminError> {
-        let topic = self.inner.cluster.topic(name).await?;
-        let at = |partition| (TopicPartition { topic: topic.id, partition }, name.to_string(), at);
-        let (found, failed) = self.offsets((0..topic.partitions).map(at).collect()).await;
+        // Others may have added partitions since this client heard of it.
+        let topic = self.describe_topic(name).await?;
+        let at = |(partition, _)| (TopicPartition { topic: topic.id, partition }, name.to_string(), at);
+        let (found, failed) = self.offsets((0..).zip(&topic.partitions).map(at).collect()).await;
         Ok((found.into_iter().map(|(partition, offset)| (partition.partition, offset)).collect(), failed))
     }
 

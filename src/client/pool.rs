@@ -18,7 +18,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Version of the native protocol that this client speaks.
 const PROTOCOL: u16 = 1;
@@ -244,7 +244,15 @@ impl Live {
     /// Asks on a link of its own and waits for the answer. May be dropped at any point.
     pub(super) async fn call(&self, message: impl Into<Message>, wait: Duration) -> Result<Frame, RequestError> {
         let message = message.into();
-        match tokio::time::timeout(wait, self.exchange(message)).await {
+        let until = Instant::now() + wait;
+        let timed_out = || RequestError::TimedOut { node: format!("node {}", self.node()), waited: wait };
+        // Where all links are taken by calls that wait, the node is not silent for that.
+        let link = timeout_at(until, self.link()).await.map_err(|_| timed_out())?;
+        let answer = match link {
+            Ok(link) => timeout_at(until, self.exchange(link, message)).await,
+            Err(closed) => Ok(Err(closed)),
+        };
+        match answer {
             Ok(Ok(frame)) => {
                 self.silent.store(0, Relaxed);
                 match frame.message {
@@ -260,17 +268,20 @@ impl Live {
                 if self.silent.fetch_add(1, Relaxed) + 1 >= SILENT_MAX {
                     self.break_off("requests stay without an answer");
                 }
-                Err(RequestError::TimedOut { node: format!("node {}", self.node()), waited: wait })
+                Err(timed_out())
             }
         }
     }
 
-    async fn exchange(&self, message: Message) -> Result<Frame, LinkClosed> {
+    async fn link(&self) -> Result<Link, LinkClosed> {
         let idle = lock(&self.idle).pop();
-        let mut link = match idle {
-            Some(link) => link,
-            None => self.connection.open().await?,
-        };
+        match idle {
+            Some(link) => Ok(link),
+            None => self.connection.open().await,
+        }
+    }
+
+    async fn exchange(&self, mut link: Link, message: Message) -> Result<Frame, LinkClosed> {
         link.sender.send(vec![Frame::new(0, message)]).await?;
         let answer = link.receiver.receive().await?;
         let mut idle = lock(&self.idle);
@@ -313,4 +324,43 @@ pub(super) fn unreachable(node: &NodeId, why: &str) -> RequestError {
 
 pub(super) fn unexpected(node: &str, asked: &'static str, found: &Message) -> RequestError {
     RequestError::Unexpected { node: node.to_owned(), asked, found: format!("{:?}", found.kind()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::testing::TestHost, wire::Metadata};
+    use futures_util::future::BoxFuture;
+
+    /// All of its links are taken.
+    struct Full;
+
+    impl Connection for Full {
+        fn open(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+            Box::pin(std::future::pending())
+        }
+        fn accept(&self) -> BoxFuture<'_, Result<Link, LinkClosed>> {
+            Box::pin(std::future::pending())
+        }
+        fn close(&self, _: &str) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_links_all_wait_is_not_broken() {
+        let live = Live {
+            welcome: Welcome::default(),
+            connection: Arc::new(Full),
+            host: Arc::new(TestHost::new(1)),
+            counters: Arc::default(),
+            idle: Mutex::default(),
+            lanes: Mutex::default(),
+            broken: AtomicBool::new(false),
+            silent: AtomicU32::new(0),
+        };
+        for _ in 0..=SILENT_MAX {
+            let asked = live.call(Metadata::default(), Duration::from_secs(1)).await;
+            assert!(matches!(asked, Err(RequestError::TimedOut { .. })), "{asked:?}");
+        }
+        assert!(!live.is_broken(), "what waits on its links would be lost");
+    }
 }

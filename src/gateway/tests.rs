@@ -307,6 +307,32 @@ async fn what_is_produced_is_fetched_and_a_parked_fetch_wakes_for_it() {
     .await;
 }
 
+/// Also to one that fetches in turn with another: of all fetches of the connection every second one is its own.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_has_room_for_one_batch_goes_to_the_partitions_in_turn() {
+    local(async {
+        let world = world().await;
+        let mut client = world.client().await;
+        for partition in [0, 0, 0, 1, 1, 1] {
+            client.ask(world.produce(partition), Some(batch(1))).await;
+        }
+        let mut pollers = [client.open().await, client.open().await];
+        let mut served = [Vec::new(), Vec::new()];
+        for _ in 0..6 {
+            for (poller, served) in pollers.iter_mut().zip(&mut served) {
+                let offset = |partition| served.iter().filter(|one| **one == partition).count() as u64;
+                let partitions = [0, 1].map(|partition| world.want(partition, offset(partition))).into();
+                let fetch = Fetch { bytes_max: 1, partitions, ..Fetch::default() };
+                let Message::Fetched(fetched) = poller.ask(fetch, None).await.message else { panic!("not fetched") };
+                let [one] = &fetched.partitions[..] else { panic!("one batch: {fetched:?}") };
+                served.push(one.partition);
+            }
+        }
+        assert_eq!(served, [[0, 1, 0, 1, 0, 1]; 2]);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn answers_come_in_the_order_of_requests_and_other_links_do_not_wait() {
     local(async {

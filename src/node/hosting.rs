@@ -76,6 +76,8 @@ struct Shared {
     partitions: Partitions,
     around: Around,
     hosted: Mutex<BTreeMap<GroupId, Hosted>>,
+    /// Replicas that are being opened, and what fell before it was hosted. Locked before `hosted`.
+    opening: Mutex<BTreeMap<GroupId, Option<Fallen>>>,
     failures: mpsc::UnboundedSender<Fallen>,
     troubles: Mutex<Troubles>,
     /// There is something to open that no change of the metadata tells of.
@@ -110,6 +112,7 @@ impl Hosting {
             partitions,
             around,
             hosted: Mutex::default(),
+            opening: Mutex::default(),
             failures,
             troubles: Mutex::default(),
             again: Notify::new(),
@@ -136,6 +139,10 @@ impl Hosting {
 
     fn troubles(&self) -> MutexGuard<'_, Troubles> {
         self.0.troubles()
+    }
+
+    fn opening(&self) -> MutexGuard<'_, BTreeMap<GroupId, Option<Fallen>>> {
+        self.0.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The groups whose replica here failed more than once, and stays out for now.
@@ -212,11 +219,15 @@ impl Hosting {
             }
         };
         let arbiter = self.0.arbiters.of(group.0);
-        let opened =
-            self.0.arbiters.run(&self.0.env, arbiter, open).await.map_err(|e| NodeError::Threads(e.to_string()))?;
+        self.opening().insert(group, None);
+        let opened = self.0.arbiters.run(&self.0.env, arbiter, open).await;
+        let mut opening = self.opening();
+        let fallen = opening.remove(&group).flatten();
+        let opened = opened.map_err(|e| NodeError::Threads(e.to_string()))?;
         let hosted = opened.map_err(|error: group::OpenError| NodeError::Directory(error.to_string()))?;
         let raft = hosted.raft.clone();
         self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(group, hosted);
+        fallen.into_iter().for_each(|fallen| self.has_failed(fallen));
         Ok(raft)
     }
 
@@ -236,8 +247,16 @@ impl Hosting {
     /// A replica has failed: it leaves Raft, so that others elect; the node goes on. A damaged one is replaced, one that
     /// needs a damaged segment waits for it, another one is opened again, behind a pause when it failed before.
     pub(super) async fn fail(&self, Fallen { group, replica, why }: Fallen) {
-        // What was said of one that is gone concerns no other.
-        let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == replica) else { return };
+        let hosted = {
+            let mut opening = self.opening();
+            if let Some(fallen) = opening.get_mut(&group) {
+                fallen.get_or_insert(Fallen { group, replica, why });
+                return;
+            }
+            // What was said of one that is gone concerns no other.
+            let Some(hosted) = self.all().remove(&group).filter(|hosted| hosted.replica == replica) else { return };
+            hosted
+        };
         {
             let mut troubles = self.troubles();
             if let Some(why) = self.fault(group) {

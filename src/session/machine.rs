@@ -201,8 +201,8 @@ pub(super) struct Machine {
     pub(super) partitions: usize,
     /// Fetches that wait for records.
     pub(super) parked: usize,
-    /// Which partition the next fetch begins with.
-    pub(super) rotation: usize,
+    /// Per link: which partition its next fetch begins with.
+    pub(super) turns: BTreeMap<LinkId, usize>,
     /// Nobody waits here any more.
     pub(super) draining: bool,
 }
@@ -219,7 +219,7 @@ impl Machine {
             token_last,
             partitions: 0,
             parked: 0,
-            rotation: 0,
+            turns: BTreeMap::new(),
             draining: false,
         }
     }
@@ -241,6 +241,7 @@ impl Machine {
             Input::Pulled { subscription, place, pulled } => self.pulled(subscription, place, pulled, view, effects),
             Input::Written { link, bytes } => self.written(link, bytes, view, effects),
             Input::LinkEnded { link } => {
+                self.turns.remove(&link);
                 self.unsubscribe(link, &[], effects);
                 let of_link: Vec<_> = self.fetches.iter().filter(|(_, p)| p.link == link).map(|(id, _)| *id).collect();
                 for id in of_link {

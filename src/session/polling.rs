@@ -108,6 +108,7 @@ impl Machine {
             return;
         }
         self.partitions += fetch.partitions.len();
+        self.turns.entry(link).or_default();
         let wait = Duration::from_millis(fetch.wait_ms_max.min(limits::FETCH_WAIT_MS_MAX).into());
         let deadline = now + wait;
         self.watch_deadline(deadline, id);
@@ -138,9 +139,9 @@ impl Machine {
                 self.unpark(place.token, effects);
             }
         }
-        let partitions = self.fetches[&id].fetch.partitions.len().max(1);
-        self.rotation = self.rotation.wrapping_add(1);
-        effects.push(Effect::Fill { id, first: self.rotation % partitions });
+        let Polling { link, fetch, .. } = &self.fetches[&id];
+        let turn = self.turns.get(link).copied().unwrap_or_default();
+        effects.push(Effect::Fill { id, first: turn % fetch.partitions.len().max(1) });
     }
 
     /// Answers with what is there, now or as soon as it is read.
@@ -158,6 +159,10 @@ impl Machine {
         let bytes_missing = polling.bytes_min().saturating_sub(filled.bytes);
         let records_missing = polling.records_min().saturating_sub(filled.records);
         let enough = bytes_missing == 0 && records_missing == 0;
+        if filled.more {
+            // Counted where something had to wait: of all fetches of a connection, every second one might be this partition's.
+            self.turns.entry(polling.link).and_modify(|turn| *turn = turn.wrapping_add(1));
+        }
         if enough || polling.hurry || filled.refused || filled.more || now >= polling.deadline || self.draining {
             self.forget(id, effects);
             effects.push(Effect::Answer { id });

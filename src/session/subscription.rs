@@ -18,7 +18,7 @@ use crate::{
     types::TopicPartition,
     wire::{self, FetchPartition},
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Bytes of deliveries of one subscription that may wait for its link.
 const UNWRITTEN_BYTES_MAX: u64 = 2 * limits::FETCH_PARTITION_BYTES_MAX as u64;
@@ -161,9 +161,10 @@ impl Machine {
     pub(super) fn unsubscribe(&mut self, link: LinkId, partitions: &[TopicPartition], effects: &mut Vec<Effect>) {
         let Some(&id) = self.by_link.get(&link) else { return };
         let Some(subscription) = self.subscriptions.get(&id) else { return };
+        let named: BTreeSet<_> = partitions.iter().copied().collect();
         let leaving: Vec<usize> = (0..subscription.places.len())
             .filter(|i| match &subscription.places[*i] {
-                Some(place) => partitions.is_empty() || partitions.contains(&partition_of(&place.want)),
+                Some(place) => named.is_empty() || named.contains(&partition_of(&place.want)),
                 None => false,
             })
             .collect();
@@ -176,11 +177,10 @@ impl Machine {
         }
     }
 
-    /// Takes a place out of its subscription.
+    /// Takes a place out of its subscription. Where it waits it is passed over when its turn comes.
     fn leave(&mut self, id: SubscriptionId, place: usize, effects: &mut Vec<Effect>) -> Option<FetchPartition> {
         let subscription = self.subscriptions.get_mut(&id)?;
         let left = subscription.places[place].take()?;
-        subscription.waiting.retain(|i| *i != place);
         self.partitions -= 1;
         if let Some(token) = left.token {
             self.unpark(token, effects);

@@ -25,7 +25,7 @@ use std::{
     sync::{self, Arc},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 /// Wall-clock time at which clusters begin: 2026-01-01.
 const EPOCH_MS: u64 = 1_767_225_600_000;
@@ -145,9 +145,16 @@ struct Inner {
 struct Place {
     disk: Arc<SimDisk>,
     ended: Option<Outage>,
+    starting: Option<Starting>,
     life: Option<Life>,
     /// Why the last life ended by itself.
     stopped: Option<String>,
+}
+
+/// A life that has no node yet. Its start goes on for as long as this is there.
+struct Starting {
+    tasks: TaskSet,
+    _goes_on: oneshot::Sender<()>,
 }
 
 struct Life {
@@ -212,7 +219,7 @@ impl TestCluster {
         self.0.end(node, Outage::PowerLost);
     }
 
-    /// Starts a node that is down, with what its disk kept.
+    /// Starts a node that is down, with what its disk kept. One that is ended meanwhile stays down.
     ///
     /// # Panics
     /// When it does not start.
@@ -265,7 +272,7 @@ impl Inner {
         let place = |node| {
             let disk =
                 SimDisk::new(Env::simulated(env.random_u64(), EPOCH_MS, TaskSet::default()), SimLimits::default());
-            (NodeId(node), Place { disk, ended: None, life: None, stopped: None })
+            (NodeId(node), Place { disk, ended: None, starting: None, life: None, stopped: None })
         };
         let places = RefCell::new((1..=u32::from(config.nodes)).map(place).collect());
         Self { env, hub, begun: Instant::now(), config, places, dialers: RefCell::default() }
@@ -279,12 +286,17 @@ impl Inner {
         let tasks = TaskSet::default();
         let now_ms = EPOCH_MS + u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(0);
         let env = Env::simulated(self.env.random_u64(), now_ms, tasks.clone());
+        let (goes_on, ended) = oneshot::channel();
         let disk = {
             let mut places = self.places.borrow_mut();
             let place = places.get_mut(&id).ok_or("there is no such node")?;
             if place.life.is_some() {
                 return Ok(());
             }
+            if place.starting.is_some() {
+                return Err("it is being started already".into());
+            }
+            place.starting = Some(Starting { tasks: tasks.clone(), _goes_on: goes_on });
             place.stopped = None;
             match place.ended {
                 Some(Outage::Killed) => place.disk = place.disk.restart_keeping_unsynced(env.clone()),
@@ -297,7 +309,15 @@ impl Inner {
         let network = self.hub.join(id.into(), boot, &env);
         let builder = Node::builder(self.config.of(id)).env(env).boot(boot).disk(disk).network(network);
         let builder = builder.native_address(format!("node-{id}"));
-        let node = match tasks.tag(builder.start()).await {
+        let started = tokio::select! {
+            biased;
+            _ = ended => return Ok(()),
+            started = tasks.tag(builder.start()) => started,
+        };
+        if let Some(place) = self.places.borrow_mut().get_mut(&id) {
+            place.starting = None;
+        }
+        let node = match started {
             Ok(node) => Rc::new(node),
             Err(error) => {
                 tasks.crash();
@@ -336,18 +356,20 @@ impl Inner {
 
     /// Links first, then the disk, then whatever ran: nothing that was sent after the end arrives.
     fn end(&self, id: NodeId, outage: Outage) {
-        let life = {
+        let (tasks, ended) = {
             let mut places = self.places.borrow_mut();
             let Some(place) = places.get_mut(&id) else { return };
-            let Some(life) = place.life.take() else { return };
+            let (life, starting) = (place.life.take(), place.starting.take());
+            let tasks = life.as_ref().map(|life| &life.tasks).or(starting.as_ref().map(|starting| &starting.tasks));
+            let Some(tasks) = tasks.cloned() else { return };
             self.hub.cut(id.into());
             place.disk.crash();
             place.ended = Some(outage);
-            life
+            (tasks, (life, starting))
         };
         link::set_door(id.0, None);
-        life.tasks.crash();
-        drop(life);
+        tasks.crash();
+        drop(ended);
         self.dialers().iter().for_each(|dialer| dialer.cut(id.0));
     }
 

@@ -64,6 +64,26 @@ fn a_leader_that_is_cut_off_gives_way_and_comes_back() {
 }
 
 #[test]
+fn a_node_that_is_killed_while_it_starts_stays_down() {
+    TestCluster::builder().seed(5).run(|cluster| async move {
+        let (client, producer, leader) = begin(&cluster).await;
+        assert_eq!(send(&producer, "one").await, Some(0));
+        for outage in [TestCluster::kill, TestCluster::lose_power] {
+            cluster.kill(leader);
+            tokio::join!(cluster.start(leader), async { outage(&cluster, leader) });
+            tokio::time::sleep(BOUND).await;
+            assert!(cluster.node(leader).is_none());
+            cluster.start(leader).await;
+        }
+        // It is the one that is needed.
+        let other = cluster.nodes().find(|node| *node != leader).unwrap();
+        cluster.kill(other);
+        assert_eq!(timeout(BOUND, send(&producer, "two")).await, Ok(Some(1)));
+        assert_eq!(read(&client, 2).await, ["one", "two"]);
+    });
+}
+
+#[test]
 fn a_node_that_is_cut_off_hears_nobody_who_starts_later() {
     TestCluster::builder().seed(6).run(|cluster| async move {
         let (_client, producer, _) = begin(&cluster).await;

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::{TcpListener, UdpSocket},
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Stdio},
@@ -124,6 +125,33 @@ fn the_start_of_the_readme_works() {
     assert!(!output.status.success() && error.contains("highwater dev"), "{error}");
 }
 
+#[test]
+fn no_node_outlives_a_dev_that_is_killed() {
+    let _turn = support::turn();
+    let desk = Desk::new();
+    let port = support::free_ports(3).into_iter().min().unwrap();
+    let file = desk.dir.path().join("highwater-dev/dev.toml");
+    // By their ports: whoever reaps the processes may take its time.
+    let is_free =
+        |port: u16| UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let free =
+        || (0..3).flat_map(|node| (0..4).map(move |n| port + 10 * node + n)).filter(|port| is_free(*port)).count();
+    // The second life finds all ports free.
+    for _ in 0..2 {
+        let mut command = desk.shell(&format!("exec highwater dev --port {port}"));
+        let mut dev = Program(command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap());
+        support::wait("all nodes serve", || (free() == 0).then_some(()));
+        let pids = support::pids(&file);
+        let begun = Instant::now();
+        dev.signal(Signal::KILL);
+        assert!(!dev.ended("SIGKILL").success());
+        support::wait("no node serves", || (free() == 12).then_some(()));
+        eprintln!("dev was killed: nodes {pids:?} ended after {}", seconds(begun.elapsed()));
+    }
+    let log = fs::read_to_string(desk.dir.path().join("highwater-dev/node-1.log")).unwrap();
+    assert_eq!(log.matches("the supervisor is gone").count(), 2, "{log}");
+}
+
 /// Figures of another broker.
 const PEER: &str = r#"{"peer":"another","inflight":8,"size":1024,"partitions":1,"replicas":3,"acks_per_s":1.0,"mb_per_s":1.0,"p50_ms":1.0,"p99_ms":1.0,"p999_ms":1.0,"max_ms":1.0,"errors":0,"gap_ms":1.0}"#;
 
@@ -133,13 +161,23 @@ fn everything_in_json(desk: &Desk) {
     assert_eq!((made["topic"].as_str(), made["partitions"].as_u64()), (Some("paid"), Some(2)), "{made}");
     let topics = desk.json("topic list");
     assert_eq!(topics.as_array().unwrap().len(), 2, "{topics}");
+    // All that is said to people.
     let described = desk.json("topic describe orders");
-    let ends = described.as_array().unwrap().iter().map(|p| p["high_watermark"].as_u64().unwrap());
+    let ends = described["partitions"].as_array().unwrap().iter().map(|p| p["high_watermark"].as_u64().unwrap());
     assert_eq!(ends.sum::<u64>(), 1000, "{described}");
+    let (table, _) = desk.types("highwater topic describe orders");
+    assert!(table.starts_with(&format!("topic orders, id {}\n", described["id"].as_str().unwrap())), "{table}");
+    let kept = &desk.json("topic describe paid")["settings"];
+    assert_eq!(*kept, serde_json::json!([["retention.ms", "86400000"]]));
     assert!(desk.json("topic alter paid --partitions 3").is_array());
     assert!(desk.json("group list").as_array().unwrap().iter().any(|group| group["group"] == "billing"));
     let group = desk.json("group describe billing");
-    assert_eq!(group.as_array().unwrap().iter().map(|p| p["lag"].as_u64().unwrap()).sum::<u64>(), 0, "{group}");
+    let lags = group["partitions"].as_array().unwrap().iter().map(|p| p["lag"].as_u64().unwrap());
+    assert_eq!((lags.sum::<u64>(), group["lag"].as_u64()), (0, Some(0)), "{group}");
+    assert_eq!((&group["start"], &group["members"]), (&"earliest".into(), &serde_json::json!([])), "{group}");
+    let (table, _) = desk.types("highwater group describe billing");
+    let said = format!("group billing: 0 members, generation {}, starts at earliest, lag 0\n", group["generation"]);
+    assert!(table.starts_with(&said), "{table}");
     assert_eq!(desk.json("group reset billing --to earliest").as_array().unwrap().len(), 3);
     assert!(desk.json("group delete billing").is_object());
     let status = desk.json("cluster status");

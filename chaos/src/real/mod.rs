@@ -162,9 +162,10 @@ const TIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Loads, does faults, counts. What fails once nodes are started is in the report; after a signal there is none.
 ///
 /// # Errors
-/// When there is no such cluster or scenario, or the machine does not allow what is required.
+/// When there is no such cluster or scenario, the machine does not allow what is required, or results cannot be written.
 pub async fn run(args: Args) -> anyhow::Result<Result<Report, Stopped>> {
     anyhow::ensure!(!args.facts || args.scenario.is_some(), FACTS_OF_SCENARIOS);
+    [Some(&args.html), args.history.as_ref()].into_iter().flatten().try_for_each(|path| try_to_write(path))?;
     let scenario = match &args.scenario {
         Some(path) => Scenario::read(path)?,
         None => Scenario {
@@ -206,6 +207,17 @@ pub async fn run(args: Args) -> anyhow::Result<Result<Report, Stopped>> {
         Err(error) => report.failures.push(format!("could not write {}: {error}", args.html.display())),
     }
     Ok(Ok(report))
+}
+
+/// Whether a file of results can be written, while there are none to lose. What is there stays.
+fn try_to_write(path: &Path) -> anyhow::Result<()> {
+    let is_new = !path.exists();
+    let opened = std::fs::File::options().append(true).create(true).open(path);
+    opened.with_context(|| format!("could not write {}", path.display()))?;
+    if is_new {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// `refused` says why the machine does not allow something.
@@ -413,6 +425,24 @@ mod tests {
     async fn facts_of_a_cluster_that_runs_are_refused_with_the_reason() {
         let error = run(args(&["--facts"])).await.unwrap_err().to_string();
         assert!(error.starts_with("--facts needs a scenario: nodes write down"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn files_that_cannot_be_written_are_refused_before_anything_is_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let (nodes, kept) = (dir.path().join("nodes"), dir.path().join("kept.html"));
+        std::fs::write(&kept, "of the run before").unwrap();
+        let (scenario, port) = kills();
+        let missing = dir.path().join("missing/file");
+        for (flag, other) in [("--html", "--history"), ("--history", "--html")] {
+            let words = [&scenario, "--port", &port, "--dir", nodes.to_str().unwrap(), flag, missing.to_str().unwrap()];
+            let words = [&words[..], &[other, kept.to_str().unwrap()]].concat();
+            let ran = tokio::task::LocalSet::new().run_until(run(args(&words))).await;
+            let said = ran.map(|_| "it ran").unwrap_err().to_string();
+            assert!(said.starts_with(&format!("could not write {}", missing.display())), "{flag}: {said}");
+        }
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of the run before");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was begun");
     }
 
     #[test]

@@ -167,6 +167,7 @@ impl Driver {
             self.leads = None;
             self.abandoned = None;
             self.active_since = None;
+            self.replica.end_silence();
             self.follow(now, role, &lives).await
         };
         self.seen_term = Some(role.term);
@@ -178,6 +179,8 @@ impl Driver {
     async fn lead(&mut self, now: Instant, role: &Role, lives: &Lives) -> Option<Instant> {
         if self.leads != Some(role.term) {
             self.leads = Some(role.term);
+            // A quorum has just elected it.
+            self.replica.end_silence();
             tracing::debug!(group = %self.replica.shared.group, term = role.term, "leads");
             observe::leads(self.replica.shared.group, self.replica.shared.replica, role.term);
             self.replica.stirred.send_if_modified(|last| {

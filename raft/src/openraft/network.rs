@@ -13,7 +13,7 @@ use super::{
 use crate::{
     NodeId, Payload, ReplicaId, log,
     transport::{
-        Lane,
+        Lane, SendError,
         rpc::{APPEND, CallError, ELECT, SNAPSHOT, VOTE},
     },
 };
@@ -28,6 +28,9 @@ use ::openraft::{
 };
 use futures_util::{Stream, StreamExt};
 use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
+
+/// The checkpoint may be smaller then.
+const TOO_LARGE_AGAIN: Duration = Duration::from_secs(30);
 
 /// Makes the clients of one replica.
 pub(super) struct Factory(pub(super) Arc<Shared>);
@@ -215,6 +218,10 @@ impl RaftNetworkV2<Types> for Client {
         };
         let reply = async {
             let reply = sent.await;
+            if let Err(AskError::Call(CallError::NotSent(error @ SendError::TooLarge { .. }))) = &reply {
+                tracing::error!(group = %self.shared.group, replica = %self.target, node = %self.node, %error, "the checkpoint cannot be sent: this replica stays behind");
+                tokio::time::sleep(TOO_LARGE_AGAIN).await;
+            }
             if reply.is_err() {
                 // Here and not in a pause of openraft's, which nothing ends when the node is back.
                 net.until_trusted(self.node).await;

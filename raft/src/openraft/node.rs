@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
@@ -80,6 +80,8 @@ pub(crate) struct Node {
     demux: Arc<Demux>,
     completions: Completions,
     replicas: Mutex<BTreeMap<GroupId, Slot>>,
+    /// A group that was about to be open is, or will not be.
+    settled: Notify,
     /// Groups that were open before in this life: what they appended last may not be on disk yet.
     left: Mutex<BTreeSet<GroupId>>,
 }
@@ -138,6 +140,7 @@ impl Node {
             demux,
             completions: Completions::default(),
             replicas: Mutex::default(),
+            settled: Notify::new(),
             left: Mutex::default(),
         }))
     }
@@ -233,11 +236,23 @@ impl Node {
     }
 
     pub(crate) async fn close(&self, group: GroupId) {
+        self.opened(group).await;
         self.demux.remove(group);
         if let Some(replica) = self.replica(group) {
             self.left().insert(group);
             replica.stop().await;
             self.lock().remove(&group);
+        }
+    }
+
+    /// Waits for an opening that is under way: what it starts would outlive the close.
+    async fn opened(&self, group: GroupId) {
+        loop {
+            let settled = self.settled.notified();
+            if !matches!(self.lock().get(&group), Some(Slot::Opening(_))) {
+                return;
+            }
+            settled.await;
         }
     }
 
@@ -294,5 +309,6 @@ impl Drop for Opening<'_> {
                 self.node.lock().remove(&self.group);
             }
         }
+        self.node.settled.notify_waiters();
     }
 }

@@ -195,6 +195,11 @@ impl Replica {
         until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// The term in which it led without a quorum is over.
+    pub(super) fn end_silence(&self) {
+        *self.silent_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn refuse(&self, proposed: &Proposed) {
         let why = crate::group::Refusal::Fatal;
         self.shared.owner.event(Event::Refused { proposal: proposed.proposal, why });

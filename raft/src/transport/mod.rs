@@ -72,6 +72,8 @@ pub trait Inbox: Send + Sync + 'static {
     fn up(&self, peer: NodeId, boot: BootId, lane: Lane);
     /// The lane to or from that peer broke: answers that were expected over it will not come.
     fn down(&self, peer: NodeId, lane: Lane);
+    /// A message was taken for a connection that then was not to be had: the peer hears no `down`, and may wait for it.
+    fn lost(&self, _peer: NodeId, _lane: Lane, _message: &Payload) {}
 }
 
 /// Why a message was not taken.
@@ -96,6 +98,16 @@ pub enum SendError {
         node: NodeId,
         /// Bytes that wait.
         waiting: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// No message of this lane may be so large: it never leaves.
+    #[error("a message of {bytes} bytes for node {node}, limit {limit}")]
+    TooLarge {
+        /// Who.
+        node: NodeId,
+        /// Its bytes.
+        bytes: usize,
         /// The limit.
         limit: usize,
     },

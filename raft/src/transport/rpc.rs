@@ -283,7 +283,8 @@ impl Shared {
 
     /// The answer to `header` was not taken.
     fn owe(&self, to: NodeId, lane: Lane, header: Header) {
-        self.answers_lost.fetch_add(1, Relaxed);
+        // What says so itself is no other loss.
+        self.answers_lost.fetch_add(u64::from(header.kind != Kind::Dropped), Relaxed);
         let mut owed = self.owed();
         // A way back that came since was paid for without this one.
         let dropped = Header { kind: Kind::Dropped, ..header };
@@ -360,6 +361,15 @@ impl Inbox for Receiver {
         if let Some(shared) = self.0.upgrade() {
             shared.fail(peer, lane);
             shared.observers.load().iter().for_each(|observer| observer.down(peer, lane));
+        }
+    }
+
+    fn lost(&self, peer: NodeId, lane: Lane, message: &Payload) {
+        if let Some(shared) = self.0.upgrade()
+            && let Some((header, _)) = Header::split(message)
+            && !matches!(header.kind, Kind::Call | Kind::Tell)
+        {
+            shared.owe(peer, lane, header);
         }
     }
 }

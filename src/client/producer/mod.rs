@@ -258,6 +258,10 @@ impl Shared {
             return Err(SendError::Closed);
         }
         let key = TopicPartition { topic: topic.id, partition };
+        let first = TopicPartition { topic: topic.id, partition: 0 };
+        if lots.range(first..).next().is_none_or(|(known, _)| known.topic != topic.id) {
+            self.end_gone(&mut lots);
+        }
         let lot = lots.entry(key).or_insert_with(|| {
             let place = Arc::new(Place { topic: topic.clone(), partition });
             let window = Mutex::new(Window::new(self.settings.clone(), place.clone()));
@@ -269,11 +273,23 @@ impl Shared {
         Ok(lot.clone())
     }
 
+    /// Ends the workers of topics that are gone. Lots are handed out under this lock, so that nobody sends to one that ends.
+    fn end_gone(&self, lots: &mut BTreeMap<TopicPartition, Arc<Lot>>) {
+        lots.retain(|_, lot| {
+            let Place { topic, .. } = &*lot.place;
+            let is_known = self.inner.cluster.known(&topic.name).is_some_and(|known| known.id == topic.id);
+            // The worker's and this one.
+            if is_known || Arc::strong_count(lot) > 2 || !lock(&lot.window).is_empty() {
+                return true;
+            }
+            lock(&self.sticky).remove(&topic.id);
+            lot.end();
+            false
+        });
+    }
+
     fn end_workers(&self) {
-        for lot in lock(&self.lots).values() {
-            lot.closing.store(true, Relaxed);
-            lot.wake.notify_one();
-        }
+        lock(&self.lots).values().for_each(|lot| lot.end());
     }
 }
 

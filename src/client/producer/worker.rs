@@ -48,6 +48,14 @@ pub(super) struct Lot {
     pub(super) closing: AtomicBool,
 }
 
+impl Lot {
+    /// The worker ends when all that was taken has its outcome.
+    pub(super) fn end(&self) {
+        self.closing.store(true, Relaxed);
+        self.wake.notify_one();
+    }
+}
+
 type InFlight = FuturesUnordered<BoxFuture<'static, (u64, Route, Result<Frame, Lost>)>>;
 
 pub(super) struct Worker {

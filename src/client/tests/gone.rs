@@ -1,7 +1,7 @@
 //! A topic is deleted under whoever consumes it.
 
 use crate::{
-    client::{Client, ConsumeError, Consumer, Delivery, LookupError, consumer::Credit, testing::World},
+    client::{Client, ConsumeError, Consumer, Delivery, LookupError, Record, consumer::Credit, testing::World},
     types::{GroupName, Position, TopicName},
 };
 use std::time::Duration;
@@ -57,6 +57,29 @@ async fn a_consumer_whose_node_is_gone_too_is_told() {
     let begun = Instant::now();
     assert_eq!(consumer.poll(LONG).await, Err(is_gone(&topic)));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_keeps_no_worker_for_topics_that_are_gone() {
+    let world = World::new(2);
+    let client = world.client().await;
+    let producer = client.producer().build();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mut seen = Vec::new();
+    for n in 0..24 {
+        let topic = world.topic(&format!("t-{n}"), 3);
+        for partition in 0..3 {
+            let record = Record::new(topic.clone(), "a").partition(partition);
+            producer.send(record).await.unwrap().await.unwrap();
+        }
+        seen.push(tasks());
+        delete(&world, &topic);
+        // Ids are given by how many there are.
+        world.topic(&format!("stays-{n}"), 1);
+        tokio::time::sleep(LONG).await;
+    }
+    // Once all lanes of both connections are there.
+    assert!(seen[23] <= seen[17], "tasks after each topic: {seen:?}");
 }
 
 #[tokio::test(start_paused = true)]

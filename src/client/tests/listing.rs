@@ -93,6 +93,21 @@ fn who_changed_a_topic_sees_it_changed() {
 }
 
 #[test]
+fn partitions_that_another_client_added_are_listed() {
+    TestCluster::builder().seed(34).run(|cluster| async move {
+        let orders: TopicName = "orders".parse().unwrap();
+        let (client, other) = (cluster.client().await, cluster.client().await);
+        other.admin().create_topic(NewTopic::new(orders.clone())).await.unwrap();
+        let listed = async || client.admin().list_offsets(&orders, Position::Latest).await.unwrap();
+        assert_eq!(listed().await.into_keys().collect::<Vec<_>>(), [0]);
+        other.admin().alter_topic(&orders, Vec::new(), 3).await.unwrap();
+        // Every node has heard of it.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(listed().await.into_keys().collect::<Vec<_>>(), [0, 1, 2]);
+    });
+}
+
+#[test]
 fn a_group_is_not_moved_behind_the_end_and_is_told_so_at_once() {
     TestCluster::builder().seed(33).run(|cluster| async move {
         let client = cluster.client().await;

@@ -492,6 +492,35 @@ async fn a_panic_in_one_replica_fails_that_replica_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_fails_before_its_opening_has_ended_is_opened_again() {
+    local(async {
+        let world = World::new(3, 29).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        let mut expected = fill(&world, partition, 0, 5, 10).await;
+        let group = group_of(&world, partition);
+        let (n, _) = world.leader(partition).await;
+        let hosting = &world.node(n).0.hosting;
+        let replica = hosting.all()[&group].replica;
+        let fail = || hosting.fail(crate::node::hosting::Fallen { group, replica, why: "a test".into() });
+        fail().await;
+        // It is on its way back.
+        let purpose = crate::controller::machine::Purpose::Partition(partition);
+        let (opened, ()) = tokio::join!(hosting.replace(group, replica, purpose), fail());
+        opened.unwrap();
+        within(5, async {
+            while !hosting.failed().contains(&group) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        expected.extend(fill(&world, partition, 5, 5, 10).await);
+        serves(&world, n, partition, &expected).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_controllers_replica_comes_back_though_the_metadata_are_older_than_what_was_acted_on() {
     local(async {
         let mut world = World::new(3, 31).await;

@@ -3,7 +3,7 @@
 use super::world::{GROUP, TestOwner, World, sim};
 use crate::{
     GroupId, NodeId, ReplicaId,
-    group::{Group, Host, Role},
+    group::{BarrierError, Group, Host, Role},
     log,
     transport::Lane,
 };
@@ -39,6 +39,45 @@ fn a_follower_that_was_cut_off_under_load_comes_back_without_raising_the_term() 
             assert_eq!(world.node(id).owner.role().term, term, "node {id}");
         }
         assert_eq!(world.node(leader).owner.refused(), 0);
+    });
+}
+
+/// What it was silent for is over: a quorum has just elected it.
+#[test]
+fn a_leader_that_gave_up_for_want_of_a_quorum_is_not_silent_in_a_later_term() {
+    sim(57, async {
+        let world = World::start(57, 3).await;
+        let leader = world.leader().await;
+        world.hub.isolate(NodeId(leader));
+        // A quorum that does not answer takes its time to be missed; a leader that is silent does not ask.
+        let mut next = 0;
+        let silent = loop {
+            world.propose(leader, next..next + 1);
+            next += 1;
+            world.pass(20).await;
+            let asked = Instant::now();
+            let said = tokio::time::timeout(Duration::from_millis(10), world.node(leader).group().barrier()).await;
+            if let Ok(Err(BarrierError::NoQuorum { .. })) = said {
+                break asked;
+            }
+        };
+        let other = world.leader().await;
+        assert_ne!(other, leader);
+        world.hub.heal();
+        let replica = world.node(leader).replica;
+        while world.node(leader).owner.role().leader.is_none_or(|(_, node)| node != NodeId(other)) {
+            world.pass(5).await;
+        }
+        // A follower says who leads.
+        let said = world.node(leader).group().barrier().await;
+        assert!(matches!(said, Err(BarrierError::NotLeader { .. })), "{said:?}");
+        while world.leading() != [leader] {
+            let _ = world.node(other).group().transfer(replica).await;
+            world.pass(5).await;
+        }
+        let said = world.node(leader).group().barrier().await;
+        assert!(silent.elapsed() < 2 * world.host_options.timing.election_max, "too late to show it");
+        assert!(said.is_ok(), "{said:?}");
     });
 }
 

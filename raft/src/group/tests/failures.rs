@@ -2,11 +2,11 @@
 
 use super::world::{GROUP, Outcome, TestOwner, World, sim};
 use crate::{
-    NodeId,
+    GroupId, NodeId, ReplicaId,
     group::{Role, TransferError},
     transport::Lane,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 #[test]
 fn a_crashed_leader_is_followed_by_another_and_nothing_is_lost() {
@@ -268,5 +268,25 @@ fn a_replica_that_is_opened_again_acknowledges_nothing_that_is_not_on_its_disk()
         world.hub.heal();
         world.all_applied(20).await;
         world.check_equal();
+    });
+}
+
+/// What it starts would go on without a place in its node.
+#[test]
+fn a_group_that_is_removed_while_it_is_opened_is_gone() {
+    sim(58, async {
+        let world = World::start(58, 3).await;
+        let host = world.node(1).host.clone().unwrap();
+        let (group, owner) = (GroupId(GROUP.0 + 1), Arc::new(TestOwner::default()));
+        let (opened, removed) = tokio::join!(host.open(group, ReplicaId(1), owner), host.remove(group));
+        removed.unwrap();
+        assert!(opened.is_ok() && host.group(group).is_none());
+        // Another one takes its place and leads.
+        let founders = BTreeMap::from([(ReplicaId(2), NodeId(1))]);
+        assert!(host.found(group, ReplicaId(2), &founders).await.unwrap());
+        let next = Arc::new(TestOwner::default());
+        host.open(group, ReplicaId(2), next.clone()).await.unwrap().stand_first();
+        world.pass(5_000).await;
+        assert!(next.role().ready, "{:?}", next.role());
     });
 }

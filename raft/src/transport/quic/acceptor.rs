@@ -149,7 +149,7 @@ impl Visitor {
 
 /// Delivers a stream's messages. A stream that ends takes its connection along: no peer ends one.
 async fn read(shared: &Arc<Shared>, lane: &LaneLink, number: u64, mut stream: RecvStream) -> Result<(), Close> {
-    let mut framer = Framer::new(shared.options.message_max);
+    let mut framer = Framer::new(shared.options.message_max(lane.lane));
     let mut turn = 0;
     while let Ok(Some(chunk)) = stream.read_chunk(READ_BYTES, true).await {
         framer

@@ -69,7 +69,7 @@ impl Link {
                 node,
                 stream_count(lane),
                 shared.options.waiting_max,
-                shared.options.message_max,
+                shared.options.message_max(lane),
                 lane == Lane::Bulk,
             ),
             redial: Notify::new(),
@@ -182,11 +182,14 @@ impl LaneLink {
     pub(super) fn outbound_lost(&self, inbox: &dyn Inbox) {
         let mut gate = lock(&self.gate);
         lock(&self.handles).outbound = None;
-        let lost = self.outbox.close() | std::mem::take(&mut gate.begun);
-        gate.outbound = None;
-        if lost {
+        let (waited, waiting) = self.outbox.close();
+        let stood = gate.outbound.take().is_some();
+        if waited | std::mem::take(&mut gate.begun) {
             gate.up = false;
             inbox.down(self.node, self.lane);
+        }
+        if !stood {
+            waiting.iter().for_each(|message| inbox.lost(self.node, self.lane, message));
         }
     }
 

@@ -66,8 +66,10 @@ pub struct Options {
     pub advertised: Option<(String, String)>,
     /// Bytes that may wait per peer and lane.
     pub waiting_max: usize,
-    /// Bytes of one message.
+    /// Bytes of one message, but on the bulk lane.
     pub message_max: usize,
+    /// Bytes of one message of the bulk lane: a checkpoint goes as a whole. What arrives takes memory only as it comes.
+    pub bulk_message_max: usize,
     /// Bytes per second to one peer on the bulk lane.
     pub bulk_rate: u64,
     /// Packets to other machines.
@@ -88,10 +90,15 @@ impl Options {
             advertised: None,
             waiting_max: 64 << 20,
             message_max: 32 << 20,
+            bulk_message_max: 1 << 30,
             bulk_rate: 200 << 20,
             mtu: Mtu::INTERNET,
             mtu_loopback: Mtu::JUMBO,
         }
+    }
+
+    fn message_max(&self, lane: Lane) -> usize {
+        if lane == Lane::Bulk { self.bulk_message_max } else { self.message_max }
     }
 }
 

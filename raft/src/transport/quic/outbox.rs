@@ -67,7 +67,10 @@ impl Outbox {
         if !state.accepts {
             return Err(SendError::NotConnected { node: self.node });
         }
-        if bytes > self.message_max || (state.waiting > 0 && state.waiting + bytes > self.limit) {
+        if bytes > self.message_max {
+            return Err(SendError::TooLarge { node: self.node, bytes, limit: self.message_max });
+        }
+        if state.waiting > 0 && state.waiting + bytes > self.limit {
             return Err(SendError::Full { node: self.node, waiting: state.waiting, limit: self.limit });
         }
         state.waiting += bytes;
@@ -84,14 +87,14 @@ impl Outbox {
         self.state().accepts = true;
     }
 
-    /// Drops what waits; whether anything did. On a lane that is dialled on demand new messages are still taken.
-    pub(super) fn close(&self) -> bool {
+    /// Gives back what waits; whether anything did, also what a writer had taken. On a lane that is dialled on demand new
+    /// messages are still taken.
+    pub(super) fn close(&self) -> (bool, Vec<Payload>) {
         let mut state = self.state();
         let waited = state.waiting > 0;
         state.accepts = state.on_demand;
         state.waiting = 0;
-        state.queues.iter_mut().for_each(VecDeque::clear);
-        waited
+        (waited, state.queues.iter_mut().flat_map(std::mem::take).collect())
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -265,8 +268,10 @@ mod tests {
         outbox.written(200);
         outbox.push(2, message(60)).unwrap();
         assert_eq!(outbox.push(2, message(41)), full(60));
-        assert_eq!(outbox.push(2, message(1001)), full(60));
-        assert!(outbox.close());
+        let too_large = SendError::TooLarge { node: NodeId(2), bytes: 1001, limit: 1000 };
+        assert_eq!(outbox.push(2, message(1001)), Err(too_large));
+        let (waited, lost) = outbox.close();
+        assert!(waited && lost.iter().map(Payload::len).eq([60]));
         assert_eq!(outbox.waiting(), 0);
         assert_eq!(outbox.push(1, message(1)), Err(SendError::NotConnected { node: NodeId(2) }));
     }

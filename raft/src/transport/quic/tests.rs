@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     env::TaskSet,
     transport::{
-        rpc::{Answer, Rpc, Service},
+        rpc::{Answer, CallError, Rpc, Service},
         tls::tests::Ca,
     },
 };
@@ -167,6 +167,44 @@ async fn calls_are_answered_and_an_unlisted_node_of_the_cluster_is_answered_too(
         assert!(begun.elapsed() < Duration::from_secs(20), "the guest stays");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_found_no_connection_is_reported_lost_once_there_is_one() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let start = async |id| QuicNetwork::start(options(ca.identity("prod", id), 1), Env::real()).await.unwrap();
+    let (a, b) = (start(1).await, start(2).await);
+    let (asks, serves) = (Rpc::new(a.clone(), Env::real()), Rpc::new(b.clone(), Env::real()));
+    serves.serve(9, Arc::new(Echo));
+    let peer = a.shared.advertised.clone();
+    // Who stands at the address refuses at once.
+    let stranger = node(other.identity("prod", 1), 1).await;
+    b.set_peers(vec![Peer { address: stranger.peer().address, ..peer.clone() }]);
+    a.set_peers(vec![b.shared.advertised.clone()]);
+    let b = Node { network: b, heard: mpsc::unbounded_channel().1 };
+    let call = asks.call(NodeId(2), Lane::Bulk, 1, 9, Bytes::from_static(b"?").into(), Duration::from_secs(10));
+    let mend = async {
+        b.trouble(Lane::Bulk, "signed by another CA").await;
+        b.network.set_peers(vec![peer]);
+    };
+    let (answer, ()) = tokio::join!(call, mend);
+    assert_eq!(answer, Err(CallError::Dropped { node: NodeId(2) }));
+    assert_eq!(serves.stats().answers_lost, 1);
+}
+
+#[tokio::test]
+async fn what_one_lane_takes_is_too_large_for_another() {
+    let ca = Ca::new();
+    let small = |id| Options { message_max: 1_000, bulk_message_max: 100_000, ..options(ca.identity("prod", id), 1) };
+    let (mut a, mut b) = (node_with(small(1), Env::real()).await, node_with(small(2), Env::real()).await);
+    connected(&mut a, &mut b).await;
+    let message = |bytes: usize| Bytes::from(vec![7; bytes]);
+    let send = |lane, bytes| a.network.send(NodeId(2), lane, 0, message(bytes).into());
+    let too_large = |bytes, limit| Err(SendError::TooLarge { node: NodeId(2), bytes, limit });
+    assert_eq!(send(Lane::Data, 1_001), too_large(1_001, 1_000));
+    assert_eq!(send(Lane::Bulk, 100_001), too_large(100_001, 100_000));
+    send(Lane::Bulk, 100_000).unwrap();
+    b.until(&Heard::Message(NodeId(1), BootId(1), Lane::Bulk, message(100_000))).await;
 }
 
 #[tokio::test]

@@ -335,6 +335,10 @@ impl Domain for PartitionDomain {
         }
     }
 
+    fn wants_flush(slot: &Slot) -> bool {
+        matches!(slot, Slot::Batch(waiting) if waiting.ack == AckLevel::Leader)
+    }
+
     fn flushed(&mut self, slot: &mut Slot, status: &Status) {
         if let Slot::Batch(waiting) = slot {
             waiting.flushed(status);

@@ -52,6 +52,12 @@ pub trait Domain: Sized + Unpin + 'static {
     /// Says what became of a command or barrier.
     fn answer(&mut self, slot: Self::Slot, outcome: Outcome<Self>, machine: &Self::Machine, status: &Status);
 
+    /// Whether the slot is to be told of [`Domain::flushed`] at once.
+    fn wants_flush(slot: &Self::Slot) -> bool {
+        let _ = slot;
+        false
+    }
+
     /// The command of this slot is on this replica's disk, not yet on a quorum's.
     fn flushed(&mut self, slot: &mut Self::Slot, status: &Status) {
         let _ = (slot, status);

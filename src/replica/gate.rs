@@ -87,6 +87,11 @@ impl<D: Domain> Gate<D> {
         Some(Proposal { n, commands })
     }
 
+    /// Whether something is to be proposed as soon as the gate opens.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The log has the proposal at `index`.
     pub(super) fn handed_over(&mut self, proposal: u64, index: u64) {
         if let Some(flying) = self.flying.iter_mut().find(|flying| flying.proposal == proposal) {

@@ -8,7 +8,11 @@ use highwater_raft::{
     group::{AppliedAnswer, Committed, Event, Member, Owner, Refusal, Role},
     machine::{At, Command, Damaged, Machine},
 };
-use std::{cell::RefCell, collections::BTreeMap, sync::Mutex};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    sync::Mutex,
+};
 use tokio::{sync::oneshot, task::LocalSet, time::Instant};
 
 /// Remembers every command body in order; panics when told to.
@@ -39,7 +43,8 @@ impl Machine for Journal {
 
 type Log = Rc<RefCell<Vec<String>>>;
 
-struct Diary(Log);
+/// What was done, and how many turns it took.
+struct Diary(Log, Rc<Cell<usize>>);
 
 impl Domain for Diary {
     type Machine = Journal;
@@ -70,13 +75,18 @@ impl Domain for Diary {
         Noted::default()
     }
     fn restored(&mut self, _: &Journal) {}
-    fn publish(&mut self, _: &Journal, _: &Status) {}
+    fn publish(&mut self, _: &Journal, _: &Status) {
+        self.1.set(self.1.get() + 1);
+    }
     fn answer(&mut self, slot: &'static str, outcome: Outcome<Self>, _: &Journal, _: &Status) {
         let text = match outcome {
             Outcome::Applied(at, reply) => format!("{slot}={reply} in {}", at.term),
             other => format!("{slot}: {other:?}"),
         };
         self.0.borrow_mut().push(text);
+    }
+    fn wants_flush(slot: &&'static str) -> bool {
+        slot.starts_with("flush")
     }
     fn flushed(&mut self, slot: &mut &'static str, _: &Status) {
         self.0.borrow_mut().push(format!("{slot} flushed"));
@@ -116,6 +126,7 @@ impl Consensus for Planted {
 
 struct World {
     log: Log,
+    turns: Rc<Cell<usize>>,
     keeper: Keeper,
     raft: Arc<Planted>,
     post: Post<&'static str>,
@@ -125,15 +136,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let (log, failures) = (Log::default(), Log::default());
+        let (log, failures, turns) = (Log::default(), Log::default(), Rc::<Cell<usize>>::default());
         let post = Post::default();
         let failed = failures.clone();
         let on_failed: OnFailed = Rc::new(move |why| failed.borrow_mut().push(why));
         let identity = Identity { group: GroupId(1), replica: ReplicaId(1), leaders: Leaders::default(), on_failed };
-        let keeper = start(&Env::real(), post.clone(), Diary(log.clone()), identity);
+        let keeper = start(&Env::real(), post.clone(), Diary(log.clone(), turns.clone()), identity);
         let raft = Arc::new(Planted::default());
         keeper.opened(raft.clone());
-        let mut world = Self { log, keeper, raft, post, failures, next_index: 1 };
+        let mut world = Self { log, turns, keeper, raft, post, failures, next_index: 1 };
         let (done, restored) = oneshot::channel();
         world.event(Event::Restore { machine: Bytes::new(), offset: 0, last: Default::default(), done });
         restored.await.unwrap().unwrap();
@@ -200,7 +211,7 @@ async fn what_waits_joins_the_next_entry() {
         let mut world = World::new().await;
         world.ask(&["early"]).await;
         world.lead(3, true).await;
-        world.ask(&["a"]).await;
+        world.ask(&["flush a"]).await;
         world.ask(&["b", "c"]).await;
         let [(id, 3, first)] = &world.proposed()[..] else { panic!("one proposal at a time") };
         let index = world.hand_over(*id).await;
@@ -209,8 +220,35 @@ async fn what_waits_joins_the_next_entry() {
         let answer = world.commit(3, index, first.clone()).await.unwrap();
         assert_eq!((answer.stamps[0].offset, answer.stamps[0].offset_end), (0, 1));
         let (fence, machine) = Fence::unwrap(answer.machine.unwrap().machine).unwrap();
-        assert_eq!((fence.term, fence.n, &machine[..]), (3, 1, &b"a "[..]));
-        assert_eq!(world.said(), ["early: not leading", "leads 3", "a flushed", "a=0 in 3"]);
+        assert_eq!((fence.term, fence.n, &machine[..]), (3, 1, &b"flush a "[..]));
+        assert_eq!(world.said(), ["early: not leading", "leads 3", "flush a flushed", "flush a=0 in 3"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_that_nobody_waits_for_makes_no_turn() {
+    local(async {
+        let mut world = World::new().await;
+        world.lead(3, true).await;
+        world.ask(&["a"]).await;
+        let (id, _, first) = world.proposed().remove(0);
+        let turns = world.turns.get();
+        let index = world.hand_over(id).await;
+        world.event(Event::Flushed { index });
+        world.settle().await;
+        assert_eq!(world.turns.get(), turns, "the gate is open, and nothing waits in front of it");
+        world.ask(&["b"]).await;
+        let (id, _, second) = world.proposed().remove(0);
+        assert_eq!(world.turns.get(), turns + 1, "one turn takes the news and what came");
+        world.ask(&["c"]).await;
+        assert!(world.proposed().is_empty(), "the log does not have b yet");
+        let turns = world.turns.get();
+        let index = world.hand_over(id).await;
+        assert_eq!((world.turns.get(), world.proposed().len()), (turns + 1, 1), "c waited for it");
+        world.commit(3, index - 1, first).await;
+        world.commit(3, index, second).await;
+        assert_eq!(world.said(), ["leads 3", "a flushed", "a=0 in 3", "b=1 in 3"]);
     })
     .await;
 }

@@ -24,6 +24,8 @@ pub(super) struct Leading<D: Domain> {
     pub(super) term: u64,
     pub(super) state: D::Term,
     pub(super) gate: Gate<D>,
+    /// Somebody asked for an answer as soon as this replica's disk has it; who does goes on to.
+    flush_wanted: bool,
     barriers: Barriers<D>,
 }
 
@@ -77,13 +79,15 @@ impl<D: Domain> Leading<D> {
         let mut out = Outbox::default();
         let state = replica.domain.promoted(&replica.machine, &replica.status, &mut out);
         let barriers = Barriers { round: 0, running: false, asked: Vec::new(), waiting: Vec::new() };
-        let mut leading = Self { term: replica.status.term, state, gate: Gate::default(), barriers };
+        let gate = Gate::default();
+        let mut leading = Self { term: replica.status.term, state, gate, flush_wanted: false, barriers };
         leading.take(out);
         leading
     }
 
     fn take(&mut self, out: Outbox<D>) {
         for (command, slot) in out.commands {
+            self.flush_wanted |= D::wants_flush(&slot);
             self.gate.push(command, slot);
         }
         self.barriers.waiting.extend(out.barriers);
@@ -112,6 +116,12 @@ impl<D: Domain> Replica<D> {
             out: Outbox::default(),
             then: Then::Stay,
         };
+        if let Some(index) = self.queue.flushed() {
+            self.flushed = self.flushed.max(Some(index));
+            if let Some(leading) = leading.as_deref_mut() {
+                self.flushed_up_to(leading);
+            }
+        }
         while let Some(note) = self.queue.pop() {
             self.note(note, leading.as_deref_mut(), &mut work);
             if is_long() || work.then != Then::Stay {
@@ -160,11 +170,13 @@ impl<D: Domain> Replica<D> {
         }
         let state = leading.as_deref_mut().filter(|_| stays).map(|leading| &mut leading.state);
         let next = self.domain.settle(state, &self.machine, &self.status, Instant::now(), &mut work.out);
-        if let Some(leading) = leading.filter(|_| stays) {
+        let eager = leading.filter(|_| stays).is_some_and(|leading| {
             leading.take(std::mem::take(&mut work.out));
             self.propose(leading);
             self.begin_barrier(leading);
-        }
+            leading.flush_wanted || leading.gate.waits()
+        });
+        self.queue.be_eager(eager);
         for (done, answer) in work.dones.drain(..) {
             // Raft may have closed the group meanwhile: then nobody wants the answer.
             let _ = done.send(answer);
@@ -201,12 +213,8 @@ impl<D: Domain> Replica<D> {
                     self.flushed_up_to(leading);
                 }
             }
-            Note::Raft(Event::Flushed { index }) => {
-                self.flushed = self.flushed.max(Some(index));
-                if let Some(leading) = leading {
-                    self.flushed_up_to(leading);
-                }
-            }
+            // The queue keeps the last of them beside the notes.
+            Note::Raft(Event::Flushed { .. }) => {}
             Note::Raft(Event::Refused { proposal, why }) => {
                 if let Some(leading) = leading {
                     match why {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
-/// Who owns a group's machine. Called on the group's own thread from Raft's tasks, and for
-/// [`Event::Flushed`] from the log's: an implementation only enqueues and wakes.
+/// Who owns a group's machine. Called on the group's own thread, from Raft's tasks: an implementation only enqueues and
+/// wakes.
 pub trait Owner: Send + Sync + 'static {
     /// Takes one event.
     fn event(&self, event: Event);

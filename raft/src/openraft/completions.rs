@@ -82,11 +82,12 @@ mod tests {
                 .push(way.back(move |result| taken.lock().unwrap().push((thread::current().id(), n, result.is_ok()))));
         }
         waiting.push(way.back(move |_| all.send(()).unwrap()));
-        thread::spawn(move || {
+        let complete = move || {
             for (n, done) in waiting.into_iter().enumerate() {
                 done(if n % 5 == 0 { Err(io::ErrorKind::Other.into()) } else { Ok(()) });
             }
-        });
+        };
+        Env::real().spawn_thread("test-log", move || Box::pin(async move { complete() })).unwrap();
         done.await.unwrap();
         let expected: Vec<_> = (0..3 * AT_ONCE).map(|n| (here, n, n % 5 != 0)).collect();
         assert!(*taken.lock().unwrap() == expected);

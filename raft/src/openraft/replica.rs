@@ -48,8 +48,6 @@ pub(crate) struct Shared {
     pub(super) tail: Tail,
     /// How the log tells this replica that something is on disk.
     pub(super) way: Way,
-    /// Last index that is on disk.
-    pub(super) flushed: watch::Sender<Option<u64>>,
     pub(super) applied: watch::Sender<Option<log::LogId>>,
     contact: Mutex<Option<Contact>>,
     /// What followers have acknowledged to this replica as leader of a term.
@@ -129,7 +127,6 @@ impl Replica {
         let shared = Arc::new(Shared {
             group,
             replica,
-            flushed: watch::Sender::new(log.last().map(|last| last.index)),
             applied: watch::Sender::new(None),
             log,
             owner,
@@ -163,7 +160,6 @@ impl Replica {
         });
         this.publish();
         this.spawn(watch_raft(this.clone()));
-        this.spawn(watch_log(this.clone()));
         this.spawn(checkpoints(this.clone()));
         this.spawn(proposer::propose(this.clone(), proposed));
         this.spawn(serve::serve(this.clone(), messages));
@@ -321,17 +317,6 @@ async fn watch_raft(replica: Arc<Replica>) {
         *role = Role { term: role.term, members, members_at: role.members_at, ..Role::default() }
     });
     replica.shared.owner.event(Event::Failed { why });
-}
-
-/// Tells of flushes on the group's own runtime.
-async fn watch_log(replica: Arc<Replica>) {
-    let mut flushed = replica.shared.flushed.subscribe();
-    while flushed.changed().await.is_ok() {
-        let index = *flushed.borrow_and_update();
-        if let Some(index) = index {
-            replica.shared.owner.event(Event::Flushed { index });
-        }
-    }
 }
 
 /// Answers the log's requests for checkpoints, between two applies.

@@ -237,8 +237,8 @@ impl RaftLogStorage<Types> for Store {
             // Raft first: a commit may wait for it.
             flushed.io_completed(result);
             if good {
-                store.0.flushed.send_replace(Some(last.index));
                 store.note_kept(last);
+                store.0.owner.event(Event::Flushed { index: last.index });
             }
         });
         shared.log.append(batch, done);

@@ -148,10 +148,9 @@ impl Env {
     ) -> std::io::Result<()> {
         match &*self.0 {
             Kind::Real(_) => {
-                let name = name.to_owned();
                 // A local runtime stays on the thread that made it: whether it can be made is heard from there.
                 let (made, make) = std::sync::mpsc::channel();
-                std::thread::Builder::new().name(name).spawn(move || match local_runtime() {
+                std::thread::Builder::new().name(name.into()).spawn(move || match local_runtime() {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
                         runtime.block_on(start());
@@ -168,10 +167,7 @@ impl Env {
 
 /// A runtime of the current thread on which tasks may be local. All tasks stand in one queue: in a `LocalSet` beside a runtime
 /// each wake-up from one to the other is a system call.
-///
-/// # Errors
-/// When the system refuses what it needs (descriptors).
-pub fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
+fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())
 }
 

@@ -250,6 +250,24 @@ async fn one_node_serves_what_it_acknowledged_over_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_of_the_leaders_disk_alone_waits_for_no_other() {
+    local(async {
+        let world = World::new(3, 13).await;
+        let topic = world.topic("alpha", 1, 3).await;
+        let partition = TopicPartition { topic, partition: 0 };
+        let (n, handle) = world.leader(partition).await;
+        assert_eq!(produce(&handle, AckLevel::Quorum, "all hear of it").await.unwrap().base_offset, Some(0));
+        world.hub.isolate(world.slots[n].config.node.id.into());
+        let begun = tokio::time::Instant::now();
+        let on_leader = produce(&handle, AckLevel::Leader, "nobody else does").await.unwrap();
+        assert_eq!((on_leader.level, on_leader.quorum, on_leader.voters), (AckLevel::Leader, 1, 3));
+        assert!(begun.elapsed() < Duration::from_millis(20), "{:?}", begun.elapsed());
+        assert_eq!(handle.marks().high_watermark, 1, "no quorum has it");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn three_nodes_go_on_when_the_leader_dies() {
     local(async {
         let mut world = World::new(3, 11).await;

@@ -42,7 +42,6 @@ impl Queue {
     }
 
     pub(super) fn push(&self, note: Note) {
-        let calm = matches!(note, Note::Raft(Event::HandedOver { .. } | Event::Flushed { .. }));
         // A note for a replica that is gone is dropped, outside of the lock: what is in it answers from its own Drop.
         let (refused, wanted) = match (&mut *self.lock(), note) {
             (Some(notes), Note::Raft(Event::Flushed { index })) => {
@@ -50,6 +49,7 @@ impl Queue {
                 (None, notes.eager)
             }
             (Some(notes), note) => {
+                let calm = matches!(note, Note::Raft(Event::HandedOver { .. }));
                 notes.queue.push_back(note);
                 (None, notes.eager || !calm)
             }
@@ -84,7 +84,7 @@ impl Queue {
         self.lock().as_mut()?.flushed.take()
     }
 
-    /// Whether nothing waits that wants a turn by itself.
+    /// Whether no note waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().as_ref().is_none_or(|notes| notes.queue.is_empty())
     }

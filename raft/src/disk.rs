@@ -32,6 +32,9 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
+/// Bytes that disks write as one, or more than they do.
+pub const BLOCK: u64 = 4096;
+
 /// One open file.
 #[allow(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
 pub trait File: Send + Sync + 'static {
@@ -45,6 +48,9 @@ pub trait File: Send + Sync + 'static {
     fn len<'a>(&'a self) -> BoxFuture<'a, io::Result<u64>>;
     /// Cuts or extends with zeros.
     fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>>;
-    /// Advice: what is synced from `start` to `end` will hardly be read soon, so its memory may serve others.
-    fn unneeded(&self, _start: u64, _end: u64) {}
+    /// Writes whole blocks: `position` and the sum of `parts` are multiples of [`BLOCK`]. As `write_at`, but past the page
+    /// cache where the file system can do that: for what will hardly be read soon.
+    fn write_blocks<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
+        self.write_at(position, parts)
+    }
 }

@@ -19,7 +19,10 @@ use std::{
     },
     task::{Context, Poll, Waker},
 };
-use tokio::task::AbortHandle;
+use tokio::{
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    task::AbortHandle,
+};
 
 /// A future that stays on its thread.
 pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
@@ -140,17 +143,36 @@ impl Env {
         }
     }
 
-    /// Runs `start` on a thread of its own with a current-thread runtime; in simulation as a task.
+    /// Runs `start` on a thread of its own with a current-thread runtime; in simulation as a task. It waits for messages and
+    /// timers only: without sockets a wake-up costs half.
     pub fn spawn_thread(
         &self,
         name: &str,
+        start: impl FnOnce() -> LocalFuture + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.spawn_on(name, Builder::enable_time, start)
+    }
+
+    /// As [`spawn_thread`](Self::spawn_thread), with sockets.
+    pub fn spawn_socket_thread(
+        &self,
+        name: &str,
+        start: impl FnOnce() -> LocalFuture + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.spawn_on(name, Builder::enable_all, start)
+    }
+
+    fn spawn_on(
+        &self,
+        name: &str,
+        enable: fn(&mut Builder) -> &mut Builder,
         start: impl FnOnce() -> LocalFuture + Send + 'static,
     ) -> std::io::Result<()> {
         match &*self.0 {
             Kind::Real(_) => {
                 // A local runtime stays on the thread that made it: whether it can be made is heard from there.
                 let (made, make) = std::sync::mpsc::channel();
-                std::thread::Builder::new().name(name.into()).spawn(move || match local_runtime() {
+                std::thread::Builder::new().name(name.into()).spawn(move || match local_runtime(enable) {
                     Ok(runtime) => {
                         let _ = made.send(Ok(()));
                         runtime.block_on(start());
@@ -165,10 +187,14 @@ impl Env {
     }
 }
 
+/// Tasks that run before sockets are looked at again, while there are any: each look is a system call, and what came
+/// meanwhile is taken together.
+const POLLS_PER_LOOK: u32 = 128;
+
 /// A runtime of the current thread on which tasks may be local. All tasks stand in one queue: in a `LocalSet` beside a runtime
 /// each wake-up from one to the other is a system call.
-fn local_runtime() -> std::io::Result<tokio::runtime::LocalRuntime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default())
+fn local_runtime(enable: fn(&mut Builder) -> &mut Builder) -> std::io::Result<LocalRuntime> {
+    enable(Builder::new_current_thread().event_interval(POLLS_PER_LOOK)).build_local(LocalOptions::default())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

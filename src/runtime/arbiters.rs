@@ -168,7 +168,7 @@ impl Arbiters {
 impl Arbiter {
     fn start(name: &str) -> io::Result<Self> {
         let (queue, mut begins) = mpsc::unbounded_channel::<Begin>();
-        Env::real().spawn_thread(name, || {
+        Env::real().spawn_socket_thread(name, || {
             Box::pin(async move {
                 while let Some(begin) = begins.recv().await {
                     begin();

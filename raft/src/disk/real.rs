@@ -1,21 +1,27 @@
 //! The operating system's files. Every call completes at once on its caller's thread: so only threads that may wait for
 //! a disk call it (the WAL thread, the retirer, readers).
 
-use super::{Disk, File};
+use super::{BLOCK, Disk, File};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::{
+    cell::RefCell,
     fs, io,
     io::IoSlice,
-    num::NonZeroU64,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// Linux takes at most 1,024 parts per call.
 const PARTS_MAX: usize = 1024;
-/// The largest page of the systems that this runs on.
-const PAGE_BYTES: u64 = 64 << 10;
+/// Bytes that are gathered for one write past the page cache.
+const GATHER_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where blocks are gathered, with room to begin at a multiple of [`BLOCK`]: always the same memory, so it stays in the
+    /// processor's caches.
+    static GATHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A directory of the file system.
 #[derive(Debug)]
@@ -101,7 +107,7 @@ impl Disk for RealDisk {
     fn open<'a>(&'a self, path: &'a str, create: bool) -> BoxFuture<'a, io::Result<Arc<dyn File>>> {
         let path = self.path(path);
         let opened = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path);
-        now(opened.map_err(|e| named(e, "open", &path)).map(|file| Arc::new(RealFile { file, path }) as Arc<dyn File>))
+        now(opened.map_err(|e| named(e, "open", &path)).map(|file| RealFile::of(file, path)))
     }
     fn list<'a>(&'a self, path: &'a str) -> BoxFuture<'a, io::Result<Vec<String>>> {
         now(self.list_now(path))
@@ -130,9 +136,15 @@ impl Disk for RealDisk {
 struct RealFile {
     file: fs::File,
     path: PathBuf,
+    /// For writes past the page cache, from the first one on; `None` where there are none.
+    direct: OnceLock<Option<fs::File>>,
 }
 
 impl RealFile {
+    fn of(file: fs::File, path: PathBuf) -> Arc<dyn File> {
+        Arc::new(Self { file, path, direct: OnceLock::new() })
+    }
+
     fn write_now(&self, mut position: u64, parts: &[Bytes]) -> io::Result<()> {
         for group in parts.chunks(PARTS_MAX) {
             let mut slices: Vec<_> = group.iter().filter(|p| !p.is_empty()).map(|p| IoSlice::new(p)).collect();
@@ -149,6 +161,20 @@ impl RealFile {
             }
         }
         Ok(())
+    }
+
+    fn write_blocks_now(&self, position: u64, parts: &[Bytes]) -> io::Result<()> {
+        match self.write_direct(position, parts) {
+            // The file system has no such writes; what was written already is written again.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.write_now(position, parts),
+            other => other,
+        }
+    }
+
+    fn write_direct(&self, position: u64, parts: &[Bytes]) -> io::Result<()> {
+        let direct = self.direct.get_or_init(|| past_the_cache(&self.file).ok());
+        let file = direct.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        GATHER.with_borrow_mut(|gather| write_gathered(file, gather, position, parts))
     }
 
     fn read_now(&self, mut position: u64, len: usize) -> io::Result<Bytes> {
@@ -174,6 +200,62 @@ impl RealFile {
     }
 }
 
+/// Another handle of an open file, whose writes go past the page cache. Not a flag of the first one: others read by that.
+#[cfg(target_os = "linux")]
+fn past_the_cache(file: &fs::File) -> io::Result<fs::File> {
+    use std::os::{fd::AsRawFd, unix::fs::OpenOptionsExt};
+    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+    // By the handle: the file may have another name by now.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::OpenOptions::new().write(true).custom_flags(direct).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn past_the_cache(_: &fs::File) -> io::Result<fs::File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn write_gathered(file: &fs::File, gather: &mut Vec<u8>, mut position: u64, parts: &[Bytes]) -> io::Result<()> {
+    let block = usize::try_from(BLOCK).expect("a page");
+    gather.resize(GATHER_BYTES + block, 0);
+    let skip = gather.as_ptr().align_offset(block);
+    let room = &mut gather[skip..skip + GATHER_BYTES];
+    let (mut filled, mut parts) = (0, parts.iter().map(|part| &part[..]).filter(|part| !part.is_empty()));
+    let mut rest: &[u8] = &[];
+    loop {
+        if rest.is_empty() {
+            rest = parts.next().unwrap_or_default();
+        }
+        let take = rest.len().min(room.len() - filled);
+        room[filled..filled + take].copy_from_slice(&rest[..take]);
+        (filled, rest) = (filled + take, &rest[take..]);
+        if filled == room.len() || take == 0 {
+            debug_assert!(filled.is_multiple_of(block) && position.is_multiple_of(BLOCK), "whole blocks");
+            write_slice(file, position, &room[..filled])?;
+            position += filled as u64;
+            filled = 0;
+        }
+        if take == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn write_slice(file: &fs::File, mut position: u64, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file, bytes, position) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                position += written as u64;
+                bytes = &bytes[written..];
+            }
+        }
+    }
+    Ok(())
+}
+
 impl File for RealFile {
     fn write_at<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
         now(self.write_now(position, parts).map_err(|e| named(e, "write", &self.path)))
@@ -190,11 +272,7 @@ impl File for RealFile {
     fn set_len<'a>(&'a self, len: u64) -> BoxFuture<'a, io::Result<()>> {
         now(self.file.set_len(len).map_err(|e| named(e, "set length of", &self.path)))
     }
-    fn unneeded(&self, start: u64, end: u64) {
-        // Whole pages: the last one, begun, is written again, and would have to be read for that.
-        let (start, end) = (start / PAGE_BYTES * PAGE_BYTES, end / PAGE_BYTES * PAGE_BYTES);
-        if let Some(len) = NonZeroU64::new(end.saturating_sub(start)) {
-            let _ = rustix::fs::fadvise(&self.file, start, Some(len), rustix::fs::Advice::DontNeed);
-        }
+    fn write_blocks<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
+        now(self.write_blocks_now(position, parts).map_err(|e| named(e, "write", &self.path)))
     }
 }

@@ -1,12 +1,13 @@
 //! The contract of [`Disk`] and [`File`], told by the real disk and by the simulated one: the log rests on each line.
 
-use super::{Disk, File, RealDisk};
+use super::{BLOCK, Disk, File, RealDisk};
 use crate::{
-    env::{Env, TaskSet},
+    env::{Env, LocalFuture, TaskSet},
     testing::disk::{SimDisk, SimLimits},
 };
 use bytes::Bytes;
-use std::{fmt::Write as _, io, sync::Arc};
+use futures_util::FutureExt;
+use std::{collections::BTreeSet, fmt::Write as _, io, sync::Arc};
 
 /// What a disk did, a line per call.
 struct Told<'d> {
@@ -124,18 +125,28 @@ async fn told(disk: &dyn Disk) -> String {
     told.line("write 3000 parts at 2", many.write_at(2, &parts).await, |()| "ok".into());
     let all = many.read_at(2, 99_999).await.unwrap();
     told.line("they are there", Ok(all == parts.concat()), |same| same.to_string());
-    // Advice changes nothing that is read, synced or not.
-    let large = told.open("large", true).await.unwrap();
-    let pieces: Vec<Bytes> = (0..100_u8).map(|i| Bytes::from(vec![i; 5_000])).collect();
-    for (i, piece) in (0..).zip(&pieces) {
-        large.write_at(i * 5_000, std::slice::from_ref(piece)).await.unwrap();
-        if i % 2 == 0 {
-            large.sync().await.unwrap();
-        }
-        large.unneeded(i.saturating_sub(30) * 5_000, (i + 1) * 5_000);
+    // Blocks: parts of any length, above what is gathered at once, over what is there and behind the end; then bytes again.
+    let blocks = told.open("blocks", true).await.unwrap();
+    let mut expected = vec![0; 3 << 20];
+    for (position, len) in [(4_096, 12_288), (0, 8_192), (1 << 20, (2 << 20) - 4_096), (12_288, 1 << 20)] {
+        let pattern: Vec<u8> = (0..len).map(|i: usize| u8::try_from((i + position) % 251).unwrap()).collect();
+        expected[position..position + len].copy_from_slice(&pattern);
+        let pattern = Bytes::from(pattern);
+        let cuts: Vec<usize> =
+            (0..len).step_by(5_000).chain([len / 2, len / 2]).collect::<BTreeSet<_>>().into_iter().collect();
+        let ends = cuts.iter().skip(1).copied().chain([len]);
+        let parts: Vec<Bytes> = cuts.iter().zip(ends).map(|(from, to)| pattern.slice(*from..to)).collect();
+        let written = blocks.write_blocks(position as u64, &parts).await;
+        told.line(&format!("write {len} in blocks at {position}"), written, |()| "ok".into());
+        told.line("len", blocks.len().await, |len| len.to_string());
     }
-    let all = large.read_at(0, 999_999).await.unwrap();
-    told.line("what nobody needs is there", Ok(all == pieces.concat()), |same| same.to_string());
+    expected.truncate((3 << 20) - 4_096);
+    told.line("they are there", blocks.read_at(0, 9 << 20).await.map(|all| all == expected), |same| same.to_string());
+    blocks.write_at(5_000, &[Bytes::from_static(b"over")]).await.unwrap();
+    blocks.write_blocks(8_192, &[vec![7; 4_096].into()]).await.unwrap();
+    expected[5_000..5_004].copy_from_slice(b"over");
+    expected[8_192..12_288].fill(7);
+    told.line("so they are", blocks.read_at(0, 9 << 20).await.map(|all| all == expected), |same| same.to_string());
     told.lines
 }
 
@@ -207,7 +218,47 @@ async fn the_simulated_disk_does_as_the_real_one() {
     create many: ok
     write 3000 parts at 2: ok
     they are there: true
-    create large: ok
-    what nobody needs is there: true
+    create blocks: ok
+    write 12288 in blocks at 4096: ok
+    len: 16384
+    write 8192 in blocks at 0: ok
+    len: 16384
+    write 2093056 in blocks at 1048576: ok
+    len: 3141632
+    write 1048576 in blocks at 12288: ok
+    len: 3141632
+    they are there: true
+    so they are: true
     "#);
+}
+
+/// Readers share the handle of the file of the write-ahead log that is being written.
+#[test]
+fn what_is_written_in_blocks_is_read_by_others_meanwhile() {
+    const BLOCKS: u64 = 2_000;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(folder.path()).unwrap();
+    let file = disk.open("blocks", true).now_or_never().unwrap().unwrap();
+    let (reader, (ended, all_read)) = (file.clone(), std::sync::mpsc::channel());
+    let read = move || -> LocalFuture {
+        Box::pin(async move {
+            let mut seen = 0;
+            while seen < BLOCKS {
+                let read = reader.read_at(seen * BLOCK, 100).await.map_err(|error| error.to_string());
+                match read {
+                    Ok(bytes) if bytes.is_empty() => {}
+                    Ok(bytes) if bytes[..8] == seen.to_le_bytes() => seen += 1,
+                    other => return ended.send(Err(format!("block {seen}: {other:?}"))).unwrap(),
+                }
+            }
+            ended.send(Ok(())).unwrap();
+        })
+    };
+    Env::real().spawn_thread("test-reader", read).unwrap();
+    for block in 0..BLOCKS {
+        let mut bytes = vec![0; usize::try_from(BLOCK).unwrap()];
+        bytes[..8].copy_from_slice(&block.to_le_bytes());
+        file.write_blocks(block * BLOCK, &[bytes.into()]).now_or_never().unwrap().unwrap();
+    }
+    assert_eq!(all_read.recv().unwrap(), Ok(()));
 }

@@ -13,12 +13,13 @@
 
 use crate::{
     DirectoryId,
+    disk::BLOCK,
     sabotage::{self, Bug},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Frames start and end here, so that no page of a synced frame is written again.
-pub(super) const ALIGN: u64 = 4096;
+pub(super) const ALIGN: u64 = BLOCK;
 pub(super) const HEADER: usize = 32;
 pub(super) const ITEM: usize = 40;
 const FOOTER: usize = 20;

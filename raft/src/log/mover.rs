@@ -17,6 +17,7 @@ use super::{
     segment::{self, HEADER, Segment},
     state::{Place, Shared, State},
 };
+use crate::disk::BLOCK;
 use bytes::Bytes;
 use std::{io, sync::Arc};
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ struct Batch {
 struct Item {
     cold: Option<Cold>,
     applied: Applied,
+    payload_crc: u32,
 }
 
 /// Moves all that is applied. Durable on return, but for what was installed or removed meanwhile.
@@ -89,7 +91,8 @@ fn item(slot: &super::state::Slot, stamp: Stamp, file: u64, position: u64) -> It
     let LogId { term, index } = slot.head.id;
     let cold = slot.payload.is_none().then_some(Cold { head: slot.head, file, position });
     let payload = slot.payload.clone().unwrap_or_default();
-    Item { cold, applied: Applied { entry: super::Entry { index, term, kind: slot.head.kind, payload }, stamp } }
+    let applied = Applied { entry: super::Entry { index, term, kind: slot.head.kind, payload }, stamp };
+    Item { cold, applied, payload_crc: slot.head.payload_crc }
 }
 
 /// Reads what is not in memory.
@@ -113,7 +116,7 @@ async fn write(common: &Common, shared: &Shared, batch: Batch) -> io::Result<()>
         common.disk.sync_directory(GROUPS).await?;
     }
     let file = common.disk.open(&path, true).await?;
-    let mut parts: Vec<Bytes> = Vec::new();
+    let mut parts = Vec::from_iter(segment.tail.clone());
     let mut position = segment.len;
     if new {
         parts.push(segment::header(shared.owner, &segment));
@@ -122,32 +125,57 @@ async fn write(common: &Common, shared: &Shared, batch: Batch) -> io::Result<()>
     let mut added = Vec::with_capacity(items.len());
     for item in &items {
         added.push((item.applied.stamp.clone(), position));
-        position += segment::encode(shared.owner, &item.applied, &mut parts);
+        position += segment::encode_with(shared.owner, &item.applied, item.payload_crc, &mut parts);
     }
-    file.write_at(segment.len, &parts).await?;
+    let tail = last_bytes(&parts, position % BLOCK);
+    match &segment.tail {
+        // Past the page cache: what is read soon is in the tail cache.
+        Some(tail) => {
+            parts.push(padding(position));
+            file.write_blocks(segment.len - tail.len() as u64, &parts).await?;
+        }
+        None => file.write_at(segment.len, &parts).await?,
+    }
     if seal.is_some() {
         file.set_len(position).await?;
     }
     file.sync().await?;
-    // What is read soon is in the tail cache; a page that is never free again costs the next write a new one.
-    file.unneeded(segment.len, position);
     if new {
         common.disk.sync_directory(&segment::folder(shared.owner)).await?;
     }
-    publish(shared, restarts, position, &added);
+    publish(shared, restarts, (position, tail), &added);
     match seal {
         Some(base) => close(common, shared, restarts, base).await,
         None => Ok(()),
     }
 }
 
-fn publish(shared: &Shared, restarts: u32, len: u64, added: &[(Stamp, u64)]) {
+/// The last `len` bytes of `parts`, if they have as many.
+fn last_bytes(parts: &[Bytes], len: u64) -> Option<Bytes> {
+    let mut left = usize::try_from(len).ok()?;
+    let mut ends = Vec::new();
+    for part in parts.iter().rev() {
+        let take = left.min(part.len());
+        ends.push(&part[part.len() - take..]);
+        left -= take;
+    }
+    ends.reverse();
+    (left == 0).then(|| ends.concat().into())
+}
+
+/// Zeros from `position` to the end of its block.
+fn padding(position: u64) -> Bytes {
+    let len = position.next_multiple_of(BLOCK) - position;
+    vec![0; usize::try_from(len).expect("below a block")].into()
+}
+
+fn publish(shared: &Shared, restarts: u32, (len, tail): (u64, Option<Bytes>), added: &[(Stamp, u64)]) {
     let mut state = shared.state();
     if state.restarts != restarts {
         return;
     }
     let open = state.segments.last_mut().expect("one is open");
-    open.len = len;
+    (open.len, open.tail) = (len, tail);
     if let Some(index) = &mut open.index {
         let index: &mut SparseIndex = Arc::make_mut(index);
         added.iter().for_each(|(stamp, position)| index.add(stamp, *position));
@@ -183,7 +211,7 @@ async fn close(common: &Common, shared: &Shared, restarts: u32, base: Checkpoint
     if state.restarts == restarts {
         state.seals.pop_front();
         if let Some(closed) = state.segments.last_mut() {
-            closed.index = None;
+            (closed.index, closed.tail) = (None, None);
         }
         state.segments.push(next);
     }

@@ -50,6 +50,8 @@ pub(super) struct Segment {
     pub(super) offset: u64,
     /// Synced bytes, of the one that is open; a sealed one ends with its file.
     pub(super) len: u64,
+    /// Of these the ones behind the last whole block, if they are known: then all is written in whole blocks.
+    pub(super) tail: Option<Bytes>,
     /// When it was built or read.
     pub(super) index: Option<Arc<SparseIndex>>,
     /// It did not verify and was set aside.
@@ -73,7 +75,8 @@ impl Segment {
     /// The empty segment that begins behind `base`.
     pub(super) fn behind(base: Option<LogId>, offset: u64) -> Self {
         let index = Some(Arc::new(SparseIndex::default()));
-        Self { first: base.map_or(0, |b| b.index + 1), base, offset, len: 0, index, damaged: false }
+        let first = base.map_or(0, |b| b.index + 1);
+        Self { first, base, offset, len: 0, tail: Some(Bytes::new()), index, damaged: false }
     }
 
     pub(super) fn path(&self, owner: Owner) -> String {
@@ -95,7 +98,7 @@ impl Segment {
         let mut parts = name.strip_suffix(".seg")?.split('-').map(|part| u64::from_str_radix(part, 16).ok());
         let (first, offset, term) = (parts.next()??, parts.next()??, parts.next()??);
         let base = first.checked_sub(1).map(|index| LogId { term, index });
-        parts.next().is_none().then_some(Self { first, base, offset, len: 0, index: None, damaged })
+        parts.next().is_none().then_some(Self { first, base, offset, len: 0, tail: None, index: None, damaged })
     }
 
     /// Whether these are all of its entries, when `next` is the segment behind it: indexes, terms and offsets continue
@@ -142,8 +145,13 @@ fn check_header(bytes: &[u8], owner: Owner, segment: &Segment, path: &str) -> io
     )))
 }
 
-/// Encodes an applied entry: its head with the note, then the payload's parts.
+/// Encodes an applied entry: its head with the note, then the payload's parts. Gives their length.
 pub(super) fn encode(owner: Owner, applied: &Applied, parts: &mut Vec<Bytes>) -> u64 {
+    encode_with(owner, applied, payload_crc(&applied.entry.payload), parts)
+}
+
+/// With the CRC that the payload had when it was appended: what memory did to it since will show.
+pub(super) fn encode_with(owner: Owner, applied: &Applied, payload_crc: u32, parts: &mut Vec<Bytes>) -> u64 {
     let Applied { entry, stamp } = applied;
     let len = |bytes: usize| u32::try_from(bytes).expect("an entry is far below 4 GiB");
     let mut out = BytesMut::with_capacity(ENTRY + stamp.note.len());
@@ -156,7 +164,7 @@ pub(super) fn encode(owner: Owner, applied: &Applied, parts: &mut Vec<Bytes>) ->
     out.put_u64_le(stamp.offset);
     out.put_u64_le(stamp.offset_end);
     out.put_i64_le(stamp.max_timestamp);
-    out.put_u32_le(payload_crc(&entry.payload));
+    out.put_u32_le(payload_crc);
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(owner.seed(), &out), &stamp.note);
     out.put_u32_le(crc);
     out.extend_from_slice(&stamp.note);

@@ -208,7 +208,7 @@ impl Wal {
         self.common.gauges.flush_begins();
         let seed = Seed::new(self.common.id, self.sequence);
         let frame = frame::encode(seed, self.sync_seq + 1, self.digest, pieces);
-        self.file.write_at(self.position, &frame.parts).await?;
+        self.file.write_blocks(self.position, &frame.parts).await?;
         self.file.sync().await?;
         self.sync_seq += 1;
         self.digest = frame.digest;

@@ -155,7 +155,7 @@ pub(super) async fn make_spare(disk: &dyn Disk, spares: &Spares, name: u64, byte
     while at < bytes {
         let part = zeros.slice(..piece(bytes - at));
         let len = part.len() as u64;
-        file.write_at(at, &[part]).await?;
+        file.write_blocks(at, &[part]).await?;
         at += len;
     }
     file.sync().await?;

@@ -135,7 +135,7 @@ pub enum StartError {
 /// Streams that a lane's messages are spread over.
 fn stream_count(lane: Lane) -> usize {
     match lane {
-        Lane::Data => 4,
+        Lane::Data => 2,
         Lane::Control | Lane::Bulk => 1,
     }
 }
@@ -216,7 +216,7 @@ impl QuicNetwork {
         env.spawn(endpoint(false).run(quic, data_links));
         let control = endpoint(true);
         let (listens, listening) = oneshot::channel();
-        env.spawn_thread("highwater-control", move || {
+        env.spawn_socket_thread("highwater-control", move || {
             Box::pin(async move {
                 match control.listen(control_socket) {
                     Ok(quic) => {

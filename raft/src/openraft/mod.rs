@@ -29,6 +29,7 @@ mod serve;
 mod store;
 mod stream;
 mod types;
+mod watch;
 
 pub(crate) use node::Node;
 pub(crate) use proposer::Proposed;

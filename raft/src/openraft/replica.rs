@@ -300,7 +300,7 @@ async fn watch_raft(replica: Arc<Replica>) {
         if !changed {
             break;
         }
-        metrics.borrow_and_update();
+        drop(metrics.borrow_and_update());
         term = applied.borrow_and_update().map(|last| last.term);
         replica.publish();
     }

@@ -60,7 +60,7 @@ impl HostOptions {
             timing: Timing::default(),
             append_window: 64,
             append_window_bytes: 4 << 20,
-            commit_hold: Duration::from_millis(1),
+            commit_hold: Duration::from_millis(3),
             append_bytes: 1 << 20,
             catch_up_bytes_per_s: 128 << 20,
             apply_bytes: 1 << 20,

@@ -51,6 +51,12 @@ pub trait File: Send + Sync + 'static {
     /// Writes whole blocks: `position` and the sum of `parts` are multiples of [`BLOCK`]. As `write_at`, but past the page
     /// cache where the file system can do that: for what will hardly be read soon.
     fn write_blocks<'a>(&'a self, position: u64, parts: &'a [Bytes]) -> BoxFuture<'a, io::Result<()>> {
+        debug_assert!(is_whole(position, parts), "whole blocks");
         self.write_at(position, parts)
     }
+}
+
+fn is_whole(position: u64, parts: &[Bytes]) -> bool {
+    let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    position.is_multiple_of(BLOCK) && bytes.is_multiple_of(BLOCK)
 }

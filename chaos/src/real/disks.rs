@@ -1,5 +1,11 @@
-//! A file system per node that can lose what was not synced, fail, and be full: ext4 in a file, mounted by a loop device.
-//! Root alone can do that.
+//! A file system per node that can lose what was not synced, fail, and be full. Root alone can do that.
+//!
+//! ```text
+//!  ext4 of the node ─ loop device ─ disk.ext4 on ext4 ─ loop device ─ medium-N.ext4
+//!                                   └─ the medium: its page cache is the disk's own memory, emptied by a flush
+//! ```
+//! Two, as nodes write past the page cache of theirs: so what they write without a flush can be lost, and so a flush can fail behind
+//! writes that succeeded.
 
 use anyhow::Context as _;
 use std::{
@@ -12,6 +18,8 @@ use tokio::process::Command;
 
 /// Bytes of a node's file system; the file has holes.
 const SIZE: u64 = 2 << 30;
+/// Bytes of the one below it.
+const MEDIUM_SIZE: u64 = SIZE + SIZE / 4;
 /// `EXT4_IOC_SHUTDOWN`, `_IOR('X', 125, u32)`: from then on nothing reaches the device, and every call fails.
 const SHUTDOWN: rustix::ioctl::Opcode = 0x8004_587d;
 /// Without writing the journal: what was not synced is gone.
@@ -32,11 +40,14 @@ impl Disks {
     pub(super) async fn make(folder: &Path, nodes: u16) -> anyhow::Result<Self> {
         let disks = Self { folder: folder.to_owned(), fillers: std::cell::RefCell::default() };
         for node in 1..=u32::from(nodes) {
-            let image = disks.image(node);
-            File::create(&image)?.set_len(SIZE)?;
-            run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()]).await?;
-            std::fs::create_dir_all(disks.at(node))?;
-            disks.mount(node).await?;
+            for (image, at, size) in
+                [(disks.medium_image(node), disks.medium(node), MEDIUM_SIZE), (disks.image(node), disks.at(node), SIZE)]
+            {
+                File::create(&image)?.set_len(size)?;
+                run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()]).await?;
+                std::fs::create_dir_all(&at)?;
+                mount(&image, &at).await?;
+            }
         }
         Ok(disks)
     }
@@ -47,35 +58,44 @@ impl Disks {
     }
 
     fn image(&self, node: u32) -> PathBuf {
-        self.folder.join(format!("disk-{node}.ext4"))
+        self.medium(node).join("disk.ext4")
     }
 
-    async fn mount(&self, node: u32) -> anyhow::Result<()> {
-        let (image, at) = (self.image(node), self.at(node));
-        run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()]).await
+    fn medium(&self, node: u32) -> PathBuf {
+        self.folder.join(format!("medium-{node}"))
     }
 
-    /// The power goes: nothing is written any more, not even the journal.
+    fn medium_image(&self, node: u32) -> PathBuf {
+        self.folder.join(format!("medium-{node}.ext4"))
+    }
+
+    /// The power goes: nothing is written any more, not even a journal, and the disk's own memory is gone.
     pub(super) fn cut(&self, node: u32) -> anyhow::Result<()> {
-        let folder = File::open(self.at(node))?;
-        shutdown(folder.as_fd()).with_context(|| format!("could not cut the power of {}", self.at(node).display()))
+        for at in [self.at(node), self.medium(node)] {
+            let cut = File::open(&at).and_then(|folder| Ok(shutdown(folder.as_fd())?));
+            cut.with_context(|| format!("could not cut the power of {}", at.display()))?;
+        }
+        Ok(())
     }
 
-    /// The device fails: it takes and gives nothing more. Writes go on to succeed, as they end in memory; the first call to fail is
-    /// `fdatasync`, once with `EIO`: the kernel then takes what it could not write for written, as on a disk that dies.
+    /// The medium fails: it takes and gives nothing more. Writes go on to succeed, as they end in the disk's memory; the first call
+    /// to fail is `fdatasync`, with `EIO`: what it could not write is gone, as on a disk that dies.
     pub(super) fn fail(&self, node: u32) -> anyhow::Result<()> {
-        let device = std::fs::metadata(self.at(node))?.dev();
+        let device = std::fs::metadata(self.medium(node))?.dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let name = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"))?;
         let name = name.file_name().context("a mounted disk is a device")?;
         let device = File::options().read(true).write(true).open(Path::new("/dev").join(name))?;
-        shrink(device.as_fd()).with_context(|| format!("could not shrink the device of {}", self.at(node).display()))
+        shrink(device.as_fd())
+            .with_context(|| format!("could not shrink the device of {}", self.medium(node).display()))
     }
 
     /// The power comes back: what the device holds is there. Nobody has a file open on it.
     pub(super) async fn restore(&self, node: u32) -> anyhow::Result<()> {
         run("umount", &[self.at(node).as_ref()]).await?;
-        self.mount(node).await
+        run("umount", &[self.medium(node).as_ref()]).await?;
+        mount(&self.medium_image(node), &self.medium(node)).await?;
+        mount(&self.image(node), &self.at(node)).await
     }
 
     /// Takes all the space there is.
@@ -108,9 +128,15 @@ impl Disks {
     /// Unmounts all, whatever is open on them.
     pub(super) fn close(&self, nodes: u16) {
         for node in 1..=u32::from(nodes) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(self.at(node)).output();
+            for at in [self.at(node), self.medium(node)] {
+                let _ = std::process::Command::new("umount").arg("-l").arg(at).output();
+            }
         }
     }
+}
+
+async fn mount(image: &Path, at: &Path) -> anyhow::Result<()> {
+    run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()]).await
 }
 
 #[allow(unsafe_code, reason = "the only way to lose what was not synced on a real file system")]

@@ -3,7 +3,7 @@
 use super::{cluster, disks::Disks, scenario::Ability, scenario::Scenario, spaces};
 use anyhow::Context as _;
 use highwater_raft::env::Env;
-use std::{collections::BTreeMap, io::Write as _, path::Path};
+use std::{collections::BTreeMap, os::unix::fs::FileExt as _, path::Path};
 use tokio::process::Command;
 
 /// What the scenario needs and the machine does not allow, with the reason that `refused` gives.
@@ -83,17 +83,16 @@ fn forgets(disks: &Disks) -> anyhow::Result<()> {
     disks.cut(1)
 }
 
-/// Syncs fail, and nothing before them.
+/// Syncs fail, and nothing before them, of a file that does not grow: as the write-ahead log's.
 fn fails(disks: &Disks) -> anyhow::Result<()> {
-    let path = disks.at(1).join("kept");
-    let mut file = std::fs::File::create(&path)?;
-    file.write_all(b"here")?;
+    let file = std::fs::File::create(disks.at(1).join("kept"))?;
+    file.write_all_at(&[0; 8192], 0)?;
     file.sync_all()?;
     disks.fail(1)?;
-    file.write_all(b", and then").context("a write fails, not its sync")?;
+    file.write_all_at(b"here", 0).context("a write fails, not its sync")?;
     let error = file.sync_data().err().context("a sync succeeded on a device that fails")?;
     anyhow::ensure!(error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()), "a sync fails with {error}");
-    file.write_all(b"!").context("a write fails behind a sync that failed")
+    file.write_all_at(b"there", 4096).context("a write fails behind a sync that failed")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The operating system's files. Every call completes at once on its caller's thread: so only threads that may wait for
 //! a disk call it (the WAL thread, the retirer, readers).
 
-use super::{BLOCK, Disk, File};
+use super::{BLOCK, Disk, File, is_whole};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::{
@@ -148,22 +148,14 @@ impl RealFile {
     fn write_now(&self, mut position: u64, parts: &[Bytes]) -> io::Result<()> {
         for group in parts.chunks(PARTS_MAX) {
             let mut slices: Vec<_> = group.iter().filter(|p| !p.is_empty()).map(|p| IoSlice::new(p)).collect();
-            let mut rest = &mut slices[..];
-            while !rest.is_empty() {
-                let written = match rustix::io::pwritev(&self.file, rest, position) {
-                    Err(rustix::io::Errno::INTR) => continue,
-                    Err(e) => return Err(e.into()),
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => written,
-                };
-                position += written as u64;
-                IoSlice::advance_slices(&mut rest, written);
-            }
+            write_all(&self.file, position, &mut slices)?;
+            position += group.iter().map(|part| part.len() as u64).sum::<u64>();
         }
         Ok(())
     }
 
     fn write_blocks_now(&self, position: u64, parts: &[Bytes]) -> io::Result<()> {
+        debug_assert!(is_whole(position, parts), "whole blocks");
         match self.write_direct(position, parts) {
             // The file system has no such writes; what was written already is written again.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.write_now(position, parts),
@@ -229,9 +221,8 @@ fn write_gathered(file: &fs::File, gather: &mut Vec<u8>, mut position: u64, part
         let take = rest.len().min(room.len() - filled);
         room[filled..filled + take].copy_from_slice(&rest[..take]);
         (filled, rest) = (filled + take, &rest[take..]);
-        if filled == room.len() || take == 0 {
-            debug_assert!(filled.is_multiple_of(block) && position.is_multiple_of(BLOCK), "whole blocks");
-            write_slice(file, position, &room[..filled])?;
+        if filled == room.len() || (take == 0 && filled > 0) {
+            write_all(file, position, &mut [IoSlice::new(&room[..filled])])?;
             position += filled as u64;
             filled = 0;
         }
@@ -241,17 +232,16 @@ fn write_gathered(file: &fs::File, gather: &mut Vec<u8>, mut position: u64, part
     }
 }
 
-fn write_slice(file: &fs::File, mut position: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(file, bytes, position) {
-            Err(rustix::io::Errno::INTR) => {}
+fn write_all(file: &fs::File, mut position: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !parts.is_empty() {
+        let written = match rustix::io::pwritev(file, parts, position) {
+            Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => {
-                position += written as u64;
-                bytes = &bytes[written..];
-            }
-        }
+            Ok(written) => written,
+        };
+        position += written as u64;
+        IoSlice::advance_slices(&mut parts, written);
     }
     Ok(())
 }

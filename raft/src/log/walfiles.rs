@@ -12,7 +12,7 @@
 use super::open::write_whole;
 use crate::{
     DirectoryId,
-    disk::{Disk, File},
+    disk::{BLOCK, Disk, File},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::{
@@ -149,6 +149,7 @@ pub(super) async fn create(
 pub(super) async fn make_spare(disk: &dyn Disk, spares: &Spares, name: u64, bytes: u64) -> io::Result<()> {
     let path = format!("{FOLDER}/spare-{name:016x}");
     let file = disk.open(&path, true).await?;
+    let bytes = bytes.next_multiple_of(BLOCK);
     let piece = |left: u64| usize::try_from(left).unwrap_or(ZEROS).min(ZEROS);
     let zeros = Bytes::from(vec![0; piece(bytes)]);
     let mut at = 0;

@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 const LARGE: u64 = (2 << 20) + 12_288;
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_that_was_made_is_of_full_length_and_zero_on_the_medium() {
+async fn a_spare_that_was_made_is_of_full_length_in_blocks_and_zero_on_the_medium() {
     let mut node = Node::new(16);
     node.disk.create_directory(walfiles::FOLDER).await.unwrap();
-    for (name, bytes) in [(1, 4_096), (2, 1 << 20), (3, LARGE)] {
+    for (name, bytes) in [(1, 4_096), (2, 1 << 20), (3, LARGE), (4, LARGE + 1)] {
         let spares = Spares::default();
         walfiles::make_spare(&*node.disk, &spares, name, bytes).await.unwrap();
         assert_eq!(spares.count(), 1);
@@ -23,7 +23,7 @@ async fn a_spare_that_was_made_is_of_full_length_and_zero_on_the_medium() {
     node.disk.sync_directory(walfiles::FOLDER).await.unwrap();
     assert_eq!(node.disk.unsynced_bytes(), 0);
     node.power_loss();
-    for (name, bytes) in [(1, 4_096), (2, 1 << 20), (3, LARGE)] {
+    for (name, bytes) in [(1, 4_096), (2, 1 << 20), (3, LARGE), (4, LARGE + 4_096)] {
         let content = node.disk.content(&format!("wal/spare-{name:016x}")).unwrap();
         assert!(content.len() as u64 == bytes && content.iter().all(|byte| *byte == 0), "{bytes} bytes");
     }

@@ -266,3 +266,25 @@ impl File for RealFile {
         now(self.write_blocks_now(position, parts).map_err(|e| named(e, "write", &self.path)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_the_same_where_the_file_system_writes_none_past_its_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let open = || fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        let parts = [Bytes::from(vec![1; 5_000]), Bytes::from(vec![2; 3_192])];
+        let plain = RealFile { file: open(), path: path.clone(), direct: OnceLock::from(None) };
+        plain.write_blocks_now(4_096, &parts).unwrap();
+        assert_eq!(plain.read_now(4_096, 9_999).unwrap(), parts.concat());
+        // Some systems let it be opened, and refuse the write: an odd position stands for that, where it is one.
+        let Ok(direct) = past_the_cache(&open()) else { return };
+        let refuses = RealFile { file: open(), path, direct: OnceLock::from(Some(direct)) };
+        if let Err(refused) = refuses.write_direct(1, &parts) {
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "what makes it write the old way");
+        }
+    }
+}

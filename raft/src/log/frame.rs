@@ -30,8 +30,6 @@ pub(super) const VERSION: u16 = 1;
 const SEAL: u16 = 1;
 /// No frame has so many bytes, and no directory so many flushes: beyond it sums could overflow.
 const END: u64 = 1 << 48;
-/// Parts from here on go to the disk as they are; smaller neighbours are gathered.
-const GATHER_BELOW: usize = 16 << 10;
 
 /// The seed of a file's CRCs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +85,8 @@ pub(super) fn size(count: usize, body: u64) -> u64 {
 /// Encodes a frame. No pieces make a seal.
 pub(super) fn encode(seed: Seed, sync_seq: u64, before: u32, pieces: &[Piece<'_>]) -> Encoded {
     let body: u64 = pieces.iter().map(|p| p.len).sum();
-    let small: usize = pieces.iter().flat_map(|p| p.parts).map(Bytes::len).filter(|len| *len < GATHER_BELOW).sum();
     let front = HEADER + pieces.len() * ITEM + 4;
-    let mut gather = Gather::with_capacity(front + small + FOOTER + 4096);
-    let head = &mut gather.open;
+    let mut head = BytesMut::with_capacity(front);
     head.put_u32_le(MAGIC);
     head.put_u16_le(VERSION);
     head.put_u16_le(if pieces.is_empty() { SEAL } else { 0 });
@@ -105,19 +101,20 @@ pub(super) fn encode(seed: Seed, sync_seq: u64, before: u32, pieces: &[Piece<'_>
         at += piece.len;
         let crc = piece.parts.iter().fold(seed.0, |crc, part| crc32c::crc32c_append(crc, part));
         put_item(
-            head,
+            &mut head,
             &Item { group: piece.group, kind: piece.kind, first: piece.first, end: piece.end, len: piece.len, crc },
         );
     }
-    let header_crc = seed.crc(head);
+    let header_crc = seed.crc(&head);
     head.put_u32_le(header_crc);
-    pieces.iter().flat_map(|p| p.parts).for_each(|part| gather.add(part));
-    let (footer, digest) = footer(seed, sync_seq, before, header_crc);
-    gather.open.extend_from_slice(&footer);
+    let (mut end, digest) = footer(seed, sync_seq, before, header_crc);
     let len = size(pieces.len(), body);
-    let padding = usize::try_from(len - at).expect("less than a page") - FOOTER;
-    gather.open.put_bytes(0, padding);
-    Encoded { parts: gather.finish(), starts, len, digest }
+    // With the padding.
+    end.resize(usize::try_from(len - at).expect("less than a page and a footer"), 0);
+    let mut parts = vec![head.freeze()];
+    parts.extend(pieces.iter().flat_map(|piece| piece.parts).cloned());
+    parts.push(end.into());
+    Encoded { parts, starts, len, digest }
 }
 
 fn put_item(into: &mut BytesMut, item: &Item) {
@@ -138,34 +135,6 @@ pub(super) fn footer(seed: Seed, sync_seq: u64, before: u32, header_crc: u32) ->
     let crc = seed.crc(&footer);
     footer.put_u32_le(crc);
     (footer, crc)
-}
-
-/// Joins small neighbours into one buffer, passes large parts through.
-struct Gather {
-    open: BytesMut,
-    parts: Vec<Bytes>,
-}
-
-impl Gather {
-    fn with_capacity(bytes: usize) -> Self {
-        Self { open: BytesMut::with_capacity(bytes), parts: Vec::new() }
-    }
-    fn add(&mut self, part: &Bytes) {
-        if part.len() < GATHER_BELOW {
-            self.open.extend_from_slice(part);
-        } else {
-            if !self.open.is_empty() {
-                self.parts.push(self.open.split().freeze());
-            }
-            self.parts.push(part.clone());
-        }
-    }
-    fn finish(mut self) -> Vec<Bytes> {
-        if !self.open.is_empty() {
-            self.parts.push(self.open.freeze());
-        }
-        self.parts
-    }
 }
 
 /// The verified front of a frame.
@@ -290,12 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_reads_back_and_shares_large_parts() {
+    fn a_frame_reads_back_and_copies_no_record() {
         let (encoded, bodies) = sample();
         let bytes = bytes_of(&encoded);
         assert_eq!(bytes.len() as u64, encoded.len);
         assert_eq!(encoded.len % ALIGN, 0);
-        assert!(encoded.parts.iter().any(|p| p.as_ptr() == bodies[1].as_ptr()), "the large part is not copied");
+        let shared = |body: &Bytes| encoded.parts.iter().any(|part| part.as_ptr() == body.as_ptr());
+        assert!(bodies.iter().all(shared), "the disk gathers them, once");
         let seed = Seed::new(SEED.0, SEED.1);
         let Front::Good(header) = parse(seed, &bytes) else { panic!("verifies") };
         assert_eq!((header.sync_seq, header.before, header.digest()), (5, 77, encoded.digest));

@@ -251,7 +251,7 @@ impl Admin {
         let cluster = &self.inner.cluster;
         let begun = Instant::now();
         loop {
-            let (_, frame) = cluster.any(Metadata { topics: topics.clone() }).await?;
+            let (_, frame) = cluster.any(Metadata { topics: topics.clone(), ..Metadata::default() }).await?;
             let Message::MetadataAnswer(answer) = frame.message else { return Err(answered("Metadata", &frame)) };
             if answer.version >= cluster.version() || begun.elapsed() >= self.inner.request_timeout {
                 let mut topics = answer.topics;

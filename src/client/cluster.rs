@@ -5,11 +5,12 @@
 //! - after a node refused a request for a partition as its leader of epoch e, the route is empty until a later epoch (or another
 //!   node of at least e) is known: nothing new goes to the old node ([`Cluster::refused`]);
 //! - of a topic that is gone nothing is known any more, and no node that lags behind brings it back;
-//! - one refresh is under way at a time; who asks for one gets one that began after the question.
+//! - one refresh is under way at a time ([`super::refresher`]); who asks for one gets one that began after the question.
 
 use super::{
     error::{LookupError, RequestError},
-    pool::{Live, Pool, lock, unexpected},
+    pool::{Live, Pool, lock},
+    refresher::{NEWS_WAIT, refresher},
     stats::Counters,
 };
 use crate::{
@@ -20,13 +21,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -34,15 +35,13 @@ use tokio::{
 const HEDGE_AFTER: Duration = Duration::from_millis(200);
 /// Longest wait for the metadata of a node that has just made a change.
 const LEARN_MAX: Duration = Duration::from_secs(1);
-/// Pauses between refreshes that learn nothing.
-const PACE_MIN: Duration = Duration::from_millis(20);
-const PACE_MAX: Duration = Duration::from_millis(250);
+/// Pauses between tries.
+pub(super) const PACE_MIN: Duration = Duration::from_millis(20);
+pub(super) const PACE_MAX: Duration = Duration::from_millis(250);
 /// After this time a refused route is tried again, should no other become known: the way out if an epoch was misjudged.
 const FENCE_MAX: Duration = Duration::from_secs(3);
 /// So long a partition without a leader is taken for offline after an answer said so; whoever waits for it asks again sooner.
 const OFFLINE_FRESH: Duration = Duration::from_secs(1);
-/// Metadata that nothing made the client ask for are asked for after this time: partitions may have been added.
-const AGE_MAX: Duration = Duration::from_secs(60);
 /// How long a topic that nobody knows is asked for again: a node that lags may not have heard of it yet.
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_millis(600);
 
@@ -106,6 +105,8 @@ struct State {
     nodes: BTreeMap<NodeId, String>,
     topics: BTreeMap<TopicName, Arc<Topic>>,
     interest: BTreeSet<TopicName>,
+    /// By which number each node has told its last news.
+    heard: BTreeMap<NodeId, u64>,
     routes: BTreeMap<TopicPartition, Known>,
 }
 
@@ -130,9 +131,13 @@ pub(super) struct Cluster {
     counters: Arc<Counters>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
-    asked: AtomicU64,
-    answered: watch::Sender<(u64, Option<RequestError>)>,
+    pub(super) asked: AtomicU64,
+    pub(super) answered: watch::Sender<(u64, Option<RequestError>)>,
     wake: mpsc::Sender<()>,
+    /// So long somebody wants news.
+    pub(super) wanted_until: Mutex<Option<Instant>>,
+    /// Somebody waits for an answer, whether there are news or not.
+    pub(super) hurried: Notify,
 }
 
 impl Cluster {
@@ -154,6 +159,8 @@ impl Cluster {
             asked: AtomicU64::new(0),
             answered: watch::Sender::new((0, None)),
             wake,
+            wanted_until: Mutex::default(),
+            hurried: Notify::new(),
         });
         let refresher = refresher(Arc::downgrade(&cluster), asked_again);
         (cluster, refresher)
@@ -209,18 +216,26 @@ impl Cluster {
         }
     }
 
-    /// Makes sure that a refresh comes.
+    /// Makes sure that news come for a while when there are any. Whoever still needs some then asks again.
     pub(super) fn ask(&self) {
         self.asked.fetch_add(1, Relaxed);
-        // Full = one is already due.
+        *lock(&self.wanted_until) = Some(Instant::now() + NEWS_WAIT);
+        // Full = a refresh is already due.
         let _ = self.wake.try_send(());
+    }
+
+    /// Makes sure that an answer comes.
+    fn hurry(&self) -> u64 {
+        let ticket = self.asked.fetch_add(1, Relaxed) + 1;
+        self.hurried.notify_one();
+        let _ = self.wake.try_send(());
+        ticket
     }
 
     /// Waits for a refresh that begins after this call.
     pub(super) async fn refresh(&self) -> Result<(), RequestError> {
         let mut answered = self.answered.subscribe();
-        let ticket = self.asked.fetch_add(1, Relaxed) + 1;
-        let _ = self.wake.try_send(());
+        let ticket = self.hurry();
         match answered.wait_for(|(done, _)| *done >= ticket).await {
             Ok(outcome) => outcome.1.clone().map_or(Ok(()), Err),
             Err(_) => Err(RequestError::Closed),
@@ -270,7 +285,7 @@ impl Cluster {
     /// Keeps up with a topic from now on.
     pub(super) fn interested(&self, name: &TopicName) {
         if lock(&self.state).interest.insert(name.clone()) {
-            self.ask();
+            self.hurry();
         }
     }
 
@@ -290,8 +305,7 @@ impl Cluster {
         let begun = Instant::now();
         let mut pause = PACE_MIN;
         loop {
-            let asked = self.hedged(&message).await;
-            let error = match asked {
+            let error = match self.hedged(self.targets(), |_| message.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -348,7 +362,7 @@ impl Cluster {
     /// Takes the metadata of a node that has what was changed there: from then on what is older is known as such.
     async fn learn_from(&self, live: &Live) {
         let topics: Vec<_> = lock(&self.state).interest.iter().cloned().collect();
-        let asked = live.call(Metadata { topics: Some(topics.clone()) }, LEARN_MAX).await;
+        let asked = live.call(Metadata { topics: Some(topics.clone()), ..Metadata::default() }, LEARN_MAX).await;
         // The change is made whatever comes of this.
         if let Ok(crate::wire::Frame { message: Message::MetadataAnswer(answer), .. }) = asked {
             self.merge(answer, &topics);
@@ -361,21 +375,28 @@ impl Cluster {
     }
 
     /// Asks nodes one after the other without waiting for the slow ones.
-    async fn hedged(&self, message: &Message) -> Result<(NodeId, crate::wire::Frame), RequestError> {
-        let ask = |to: Target| async move {
+    pub(super) async fn hedged(
+        &self,
+        targets: Vec<Target>,
+        message: impl Fn(&Target) -> Message,
+    ) -> Result<(NodeId, crate::wire::Frame), RequestError> {
+        let ask = |to: Target, message: Message| async move {
             let live = match &to {
                 Target::Node(node) => self.pool.connection(*node).await?,
                 Target::Address(address) => self.pool.bootstrap(address).await?,
             };
-            let answer = live.call(message.clone(), self.request_timeout).await?;
+            let answer = live.call(message, self.request_timeout).await?;
             Ok::<_, RequestError>((live.node(), answer))
         };
-        let mut targets = self.targets().into_iter();
+        let mut targets = targets.into_iter();
         let mut asked = FuturesUnordered::new();
         let mut last = None;
         loop {
             match targets.next() {
-                Some(target) => asked.push(ask(target)),
+                Some(target) => {
+                    let message = message(&target);
+                    asked.push(ask(target, message));
+                }
                 None if asked.is_empty() => {
                     return Err(last.unwrap_or_else(|| super::pool::unreachable(&NodeId(0), "no node is known")));
                 }
@@ -394,7 +415,7 @@ impl Cluster {
         }
     }
 
-    fn targets(&self) -> Vec<Target> {
+    pub(super) fn targets(&self) -> Vec<Target> {
         let mut nodes = self.pool.nodes();
         // Another node each time, so that one that lags or hangs is not asked for ever.
         let turn = usize::try_from(self.asked.load(Relaxed)).unwrap_or(0);
@@ -407,17 +428,22 @@ impl Cluster {
         if known { bootstrap.collect() } else { nodes.into_iter().chain(bootstrap).collect() }
     }
 
-    async fn fetch_metadata(&self) -> Result<bool, RequestError> {
-        let topics: Vec<_> = lock(&self.state).interest.iter().cloned().collect();
-        let (node, answer) = self.hedged(&Metadata { topics: Some(topics.clone()) }.into()).await?;
-        match answer.message {
-            Message::MetadataAnswer(answer) => Ok(self.merge(answer, &topics)),
-            other => Err(unexpected(&format!("node {node}"), "Metadata", &other)),
-        }
+    /// The topics to keep up with, and by which number each node told its last news.
+    pub(super) fn heard(&self) -> (Vec<TopicName>, BTreeMap<NodeId, u64>) {
+        let state = lock(&self.state);
+        (state.interest.iter().cloned().collect(), state.heard.clone())
+    }
+
+    /// Takes what a node told; gives whether any of it was news.
+    pub(super) fn hear(&self, from: NodeId, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
+        let number = answer.news;
+        let news = self.merge(answer, asked);
+        lock(&self.state).heard.insert(from, number);
+        news
     }
 
     /// Takes what is news; gives whether anything was.
-    pub(super) fn merge(&self, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
+    fn merge(&self, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
         Counters::one(&self.counters.metadata_answers);
         let mut leaders = 0;
         let (news, nodes) = {
@@ -490,26 +516,7 @@ impl Cluster {
     }
 }
 
-enum Target {
+pub(super) enum Target {
     Node(NodeId),
     Address(String),
-}
-
-async fn refresher(cluster: Weak<Cluster>, mut asked: mpsc::Receiver<()>) {
-    let mut pace = PACE_MIN;
-    let mut rested = Instant::now();
-    while !matches!(tokio::time::timeout(AGE_MAX, asked.recv()).await, Ok(None)) {
-        let Some(cluster) = cluster.upgrade() else { return };
-        if rested.elapsed() > PACE_MAX {
-            pace = PACE_MIN;
-        }
-        let ticket = cluster.asked.load(Relaxed);
-        let fetched = cluster.fetch_metadata().await;
-        let news = matches!(fetched, Ok(true));
-        cluster.answered.send_replace((ticket, fetched.err()));
-        drop(cluster);
-        pace = if news { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
-        tokio::time::sleep(pace).await;
-        rested = Instant::now();
-    }
 }

@@ -26,6 +26,7 @@ mod pool;
 pub mod producer;
 mod quic;
 mod record;
+mod refresher;
 mod stats;
 
 pub use admin::{Admin, AdminError, GroupDetails, GroupLag, GroupListing, NewTopic};

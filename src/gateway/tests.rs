@@ -633,6 +633,33 @@ async fn the_cluster_is_described() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn metadata_wait_for_news() {
+    local(async {
+        let world = world().await;
+        let mut client = world.client().await;
+        let wait_ms = 5_000;
+        let told = async |client: &mut Client, after| {
+            let begun = Instant::now();
+            let asked = wire::Metadata { topics: None, wait_ms, after };
+            let Message::MetadataAnswer(answer) = client.ask(asked, None).await.message else { panic!("no metadata") };
+            (answer.news, answer.topics[0].partitions[1].leader_epoch, begun.elapsed().as_millis())
+        };
+        let (news, epoch, waited) = told(&mut client, 0).await;
+        assert_eq!((epoch, waited), (1, 0), "all is news at first");
+        assert_eq!(told(&mut client, news).await, (news, 1, u128::from(wait_ms)), "there was nothing to tell");
+        let (later, ()) = futures_util::join!(told(&mut client, news), async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            set_role(&world.keepers[1], 2, true);
+        });
+        assert_eq!((later.1, later.2), (2, 3_000));
+        assert_ne!(later.0, news);
+        let (again, _, waited) = told(&mut client, news).await;
+        assert_eq!((again, waited), (later.0, 0), "who has not heard it waits for nothing");
+    })
+    .await;
+}
+
 fn listener(kind: ListenerKind, ip: [u8; 4]) -> Listener {
     Listener { kind, bind: (ip, 0).into(), advertised: None, anonymous: false, client_certificates: false }
 }

@@ -27,6 +27,9 @@ const COMMAND_WAIT: Duration = Duration::from_secs(8);
 #[cfg(test)]
 const _: () = assert!(COMMAND_WAIT.as_secs() + 1 < crate::client::REQUEST_TIMEOUT.as_secs());
 
+/// Longest wait for news of the metadata.
+const NEWS_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// How long a list of groups waits for homes that elect, and how often it looks.
 const HOMES_WAIT: Duration = Duration::from_secs(3);
 const HOMES_AGAIN: Duration = Duration::from_millis(100);
@@ -35,7 +38,10 @@ impl Ground {
     /// Answers a request that is neither for a partition's log nor for a session. Dropping the future gives it up.
     pub async fn ask(self, request: Message) -> Result<Message, Refused> {
         Ok(match request {
-            Message::Metadata(wanted) => self.metadata(&wanted)?.into(),
+            Message::Metadata(wanted) => {
+                self.news_after(&wanted).await;
+                self.metadata(&wanted)?.into()
+            }
             Message::InitProducer(_) => {
                 let producer = self.controller.take_producer(COMMAND_WAIT).await.map_err(|e| e.refused())?;
                 wire::ProducerReady { producer, epoch: 0 }.into()
@@ -66,7 +72,34 @@ impl Ground {
         self.controller.execute(command, COMMAND_WAIT).await.map_err(|error| error.refused())
     }
 
+    /// Changes that this node has heard of.
+    fn news(&self) -> u64 {
+        *self.controller.leaders().changed().borrow() + *self.controller.changed().borrow()
+    }
+
+    /// Waits for something that the client was not told yet, as long as it wants to.
+    async fn news_after(&self, wanted: &wire::Metadata) {
+        if wanted.wait_ms == 0 {
+            return;
+        }
+        let (mut leaders, mut metadata) = (self.controller.leaders().changed(), self.controller.changed());
+        let news = async {
+            while self.news() == wanted.after {
+                tokio::select! {
+                    biased;
+                    gone = leaders.changed() => if gone.is_err() { return },
+                    gone = metadata.changed() => if gone.is_err() { return },
+                }
+            }
+        };
+        let wait = Duration::from_millis(wanted.wait_ms.into()).min(NEWS_WAIT_MAX);
+        // Without news the answer is what it was.
+        let _ = tokio::time::timeout(wait, news).await;
+    }
+
     fn metadata(&self, wanted: &wire::Metadata) -> Result<wire::MetadataAnswer, Refused> {
+        // Before what is told: what changes in between is told twice rather than never.
+        let news = self.news();
         let metadata = self.controller.metadata();
         if metadata.version == 0 {
             return Err(Refused::new(Code::NotReady, "this node has not joined its cluster yet: try again"));
@@ -82,7 +115,7 @@ impl Ground {
                 names.into_iter().filter_map(|name| metadata.topics.get_key_value(name)).map(topic).collect()
             }
         };
-        Ok(wire::MetadataAnswer { version: metadata.version, nodes: nodes.collect(), topics })
+        Ok(wire::MetadataAnswer { version: metadata.version, nodes: nodes.collect(), topics, news })
     }
 
     fn alive(&self) -> BTreeSet<NodeId> {

@@ -59,11 +59,12 @@ pub(crate) fn samples() -> Vec<Message> {
         refused().into(),
         Hello { version_min: 1, version_max: 2, client: "test".into() }.into(),
         Welcome { version: 1, node: NodeId(2), cluster_id: 1 << 60, batch_bytes_max: 1 << 20 }.into(),
-        Metadata { topics: Some(vec![name()]) }.into(),
+        Metadata { topics: Some(vec![name()]), wait_ms: 750, after: 12 }.into(),
         MetadataAnswer {
             version: 12,
             nodes: vec![NodeAddress { node: NodeId(1), address: "host:7420".into() }],
             topics: vec![topic],
+            news: 40,
         }
         .into(),
         Produce { topic: TOPIC, partition: 3, ack: AckLevel::Leader, timeout_ms: 500 }.into(),

@@ -129,7 +129,7 @@ async fn malformed(raw: &Raw) -> usize {
             tried += 1;
         }
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        send.write_all(&Frame::new(9, wire::Metadata { topics: None }).encode_head()).await.unwrap();
+        send.write_all(&Frame::new(9, wire::Metadata::default()).encode_head()).await.unwrap();
         let mut answer = [0; HEADER_LEN];
         receive
             .read_exact(&mut answer)
@@ -322,10 +322,9 @@ async fn everything(raw: &Raw, cluster: &Cluster, id: TopicId) -> usize {
     batches(&mut cluster.wire(1).await, id).await;
     // A connection that does not begin with Hello, and one that speaks no version that the node does.
     let versions = wire::Hello { version_min: 7, version_max: 9, client: "test".into() };
-    for (first, code) in [
-        (Message::from(wire::Metadata { topics: None }), Code::BadRequest),
-        (versions.into(), Code::UnsupportedVersion),
-    ] {
+    for (first, code) in
+        [(Message::from(wire::Metadata::default()), Code::BadRequest), (versions.into(), Code::UnsupportedVersion)]
+    {
         let connection = raw.endpoint.connect(raw.address, "127.0.0.1").unwrap().await.unwrap();
         let connection = wire::quic::QuicConnection::new(connection);
         let mut link = wire::Connection::open(&connection).await.unwrap();

@@ -97,7 +97,7 @@ fn overload_is_refused_by_name_and_leaves_no_trace() {
         while Instant::now() < until {
             // Whoever does not produce is served all the while.
             let begun = Instant::now();
-            let answer = other.ask(Frame::new(1, Metadata { topics: None })).await;
+            let answer = other.ask(Frame::new(1, Metadata::default())).await;
             assert!(matches!(answer.message, Message::MetadataAnswer(_)), "{answer:?}");
             (asked, slowest) = (asked + 1, slowest.max(begun.elapsed()));
             peak = peak.max(support::rss_kib(pid));

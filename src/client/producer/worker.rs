@@ -32,7 +32,7 @@ use tokio::{
     time::Instant,
 };
 
-/// A request without an answer for this long makes the client ask others who leads.
+/// A node without an answer for this long makes the client ask others who leads.
 const SUSPECT_AFTER: Duration = Duration::from_millis(250);
 /// First and longest pause before a node is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -170,11 +170,18 @@ impl Worker {
             self.look_again_at = Some(now + PAUSE_MIN);
             return self.inner.cluster.ask();
         };
-        let live = tokio::select! {
-            biased;
-            live = self.inner.cluster.connection(route.node) => live,
-            // The route may have changed: look again before more time goes into this node.
-            _ = changes.changed() => return self.lot.wake.notify_one(),
+        let cluster = &self.inner.cluster;
+        let live = {
+            let mut dialled = std::pin::pin!(cluster.connection(route.node));
+            loop {
+                tokio::select! {
+                    biased;
+                    live = &mut dialled => break live,
+                    // The route may have changed: look again before more time goes into this node.
+                    _ = changes.changed() => return self.lot.wake.notify_one(),
+                    () = tokio::time::sleep(SUSPECT_AFTER) => cluster.ask(),
+                }
+            }
         };
         match live {
             Err(error) => {

@@ -37,6 +37,12 @@ async fn serve_link(world: World, node: NodeId, connection: Arc<MemoryConnection
                 let (fetched, body) = fetched(&world, node, fetch).await;
                 Some((fetched.into(), body))
             }
+            Message::Metadata(metadata) => {
+                let mut moved = world.moved.subscribe();
+                let news = moved.wait_for(|_| lock(&world.state).news() != metadata.after);
+                let _ = tokio::time::timeout(Duration::from_millis(metadata.wait_ms.into()), news).await;
+                Some((world.with(|state| state.metadata(metadata.topics.as_deref())).into(), Vec::new()))
+            }
             Message::Heartbeat(heartbeat) => Some((heartbeat_answer(&world, node, &heartbeat).await, Vec::new())),
             message => Some((answer(&world, node, message), Vec::new())),
         };
@@ -55,7 +61,6 @@ async fn serve_link(world: World, node: NodeId, connection: Arc<MemoryConnection
 fn answer(world: &World, node: NodeId, message: Message) -> Message {
     world.with(|state| match message {
         Message::Hello(_) => Welcome { version: 1, node, cluster_id: 1, batch_bytes_max: 1 << 20 }.into(),
-        Message::Metadata(metadata) => state.metadata(metadata.topics.as_deref()).into(),
         Message::InitProducer(_) => {
             state.next_producer += 1;
             ProducerReady { producer: ProducerId(state.next_producer), epoch: 0 }.into()

@@ -149,7 +149,13 @@ impl State {
                 })
                 .collect(),
         });
-        MetadataAnswer { version: self.metadata_version, nodes: self.addresses(), topics: topics.collect() }
+        let topics = topics.collect();
+        MetadataAnswer { version: self.metadata_version, nodes: self.addresses(), topics, news: self.news() }
+    }
+
+    /// Another number whenever the metadata, a leader or its silence changed.
+    pub(super) fn news(&self) -> u64 {
+        self.metadata_version + self.parts.values().map(|part| part.epoch).sum::<u64>() + self.silent.len() as u64
     }
 
     fn addresses(&self) -> Vec<NodeAddress> {

@@ -142,8 +142,65 @@ async fn a_node_that_falls_silent_is_left_when_another_leads() {
     for receipt in receipts {
         receipt.await.unwrap();
     }
-    assert!(elected.elapsed() < Duration::from_millis(600), "{:?}", elected.elapsed());
+    assert!(elected.elapsed() < NEWS, "{:?}", elected.elapsed());
     assert_eq!(world.with(|state| state.values(&topic, 0)), numbers(0..10));
+}
+
+/// The news of a leader, the dial and the batch are a few times the way between client and node; and a pause between two requests.
+const NEWS: Duration = Duration::from_millis(12 + 20);
+
+/// However long an election takes, its outcome is known at once, and nobody asks again and again for that.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_known_as_soon_as_there_is_one() {
+    for wait in (300..4_000).step_by(97).map(Duration::from_millis) {
+        let world = World::new(3);
+        let topic = world.topic("t", 1);
+        let client = world.client().await;
+        let producer = small(&client);
+        for receipt in send(&producer, &topic, 0..3).await {
+            receipt.await.unwrap();
+        }
+        let before = client.stats().metadata_answers;
+        world.silence(1);
+        let receipts = send(&producer, &topic, 3..10).await;
+        let campaign = Duration::from_millis(60);
+        tokio::time::sleep(wait - campaign).await;
+        // A later term without a leader is news, and helps nobody.
+        world.with(|state| state.lead(&topic, 0, 1));
+        tokio::time::sleep(campaign).await;
+        world.with(|state| state.lead(&topic, 0, 3));
+        let elected = Instant::now();
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+        // A node that does not answer has 200 ms before the others are asked too: at first none is known to.
+        let hedged = if wait < Duration::from_millis(500) { Duration::from_millis(200) } else { Duration::ZERO };
+        assert!(elected.elapsed() < NEWS + hedged, "after {wait:?}: {:?}", elected.elapsed());
+        let asked = u128::from(client.stats().metadata_answers - before);
+        assert!(asked <= 4 + wait.as_millis() / 700, "after {wait:?}: {asked} answers");
+    }
+}
+
+/// Nothing is in flight that could miss its answer.
+#[tokio::test(start_paused = true)]
+async fn who_dials_a_node_that_is_gone_hears_who_leads_instead() {
+    let world = World::new(3);
+    let topic = world.topic("t", 1);
+    let client = world.client().await;
+    let producer = small(&client);
+    for receipt in send(&producer, &topic, 0..3).await {
+        receipt.await.unwrap();
+    }
+    world.silence(1);
+    world.cut(1);
+    world.with(|state| state.lead(&topic, 0, 2));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    for receipt in send(&producer, &topic, 3..10).await {
+        receipt.await.unwrap();
+    }
+    // Long before the dial is given up.
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

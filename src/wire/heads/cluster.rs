@@ -41,6 +41,12 @@ pub struct Metadata {
     /// Which topics; all when absent.
     #[serde(rename = "t", default)]
     pub topics: Option<Vec<TopicName>>,
+    /// So long the answer may wait for news, milliseconds.
+    #[serde(rename = "w", default)]
+    pub wait_ms: u32,
+    /// What the asked node's last answer gave as `news`; with another number it answers at once.
+    #[serde(rename = "a", default)]
+    pub after: u64,
 }
 
 /// Answer to [`Metadata`].
@@ -55,6 +61,9 @@ pub struct MetadataAnswer {
     /// The topics asked for that exist.
     #[serde(rename = "t", default)]
     pub topics: Vec<TopicMetadata>,
+    /// Another number after each change that this node hears of, be it of the metadata or of who leads.
+    #[serde(rename = "c", default)]
+    pub news: u64,
 }
 
 /// Where clients reach a node.

@@ -30,10 +30,6 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What only rules of virtual time judge (the checker's family `wakes`): between a commit and a wake-up a thread may be
-/// preempted for any time, and these would be half of what a node writes.
-const OF_VIRTUAL_TIME: [&str; 3] = ["parked", "unparked", "fired"];
-
 /// Takes a fact, with the label of the node's life whose task said it.
 type Sink = Rc<dyn Fn(u64, Fact)>;
 
@@ -141,16 +137,13 @@ struct Recorder(Mutex<(File, String)>);
 
 impl<S: Subscriber> Layer<S> for Recorder {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut fields = Written { text: String::with_capacity(160), is_of_virtual_time: false };
+        let mut fields = Written(String::with_capacity(160));
         event.record(&mut fields);
-        if fields.is_of_virtual_time {
-            return;
-        }
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, line) = &mut *shared;
         line.clear();
         // Under the lock: lines stand in the order of their times.
-        let _ = writeln!(line, "{{\"at\":{}{}}}", machine_us(), fields.text);
+        let _ = writeln!(line, "{{\"at\":{}{}}}", machine_us(), fields.0);
         if let Err(error) = file.write_all(line.as_bytes()) {
             // A history that lacks facts accuses the innocent.
             eprintln!("a fact could not be written: {error}");
@@ -160,14 +153,11 @@ impl<S: Subscriber> Layer<S> for Recorder {
 }
 
 /// Fields as JSON, each behind a comma.
-struct Written {
-    text: String,
-    is_of_virtual_time: bool,
-}
+struct Written(String);
 
 impl Written {
     fn put(&mut self, field: &Field, value: impl fmt::Display) {
-        let _ = write!(self.text, ",\"{}\":{value}", field.name());
+        let _ = write!(self.0, ",\"{}\":{value}", field.name());
     }
 }
 
@@ -179,7 +169,6 @@ impl Visit for Written {
         self.put(field, value);
     }
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.is_of_virtual_time |= field.name() == "fact" && OF_VIRTUAL_TIME.contains(&value);
         self.put(field, Value::from(value));
     }
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

@@ -43,7 +43,7 @@
 //! | | topic made twice | its creation was acknowledged while it was there |
 //! | | topic of nobody | it is there and nobody ever asked for it |
 //! | | partitions differ | at the end a topic has fewer partitions than were acknowledged, or a number that nobody asked for |
-//! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached (real nodes do not say when) |
+//! | `wakes` | woken late | a waiter was not woken in the virtual instant in which its mark was reached; of a real node: while its replica told of two more turns |
 //! | `credit` | credit overdrawn | more was sent to a subscription than was granted |
 //!
 //! Elle's other cycles need transactions; where each operation touches one partition once, an order of offsets that contradicts

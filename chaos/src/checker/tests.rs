@@ -419,7 +419,15 @@ fn whoever_waits_is_woken_at_once() {
     assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 5)), (9, mark(6, 20))]), ["woken late"]);
     let unparked = saw(1, Fact::Unparked { group: 1024, token: 7 });
     assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 5)), (9, unparked.clone())]), ["woken late"]);
-    assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 6)), (9, unparked)]), NONE);
+    assert_eq!(at(vec![(1, mark(5, 10)), (2, parked(7, false, 6)), (9, unparked.clone())]), NONE);
+    let real = |events: Vec<(u64, What)>| at([vec![(0, What::RealTime)], events].concat());
+    assert_eq!(real(vec![(1, mark(1, 10)), (2, parked(7, true, 11)), (3, mark(2, 20)), (90, fired(7))]), NONE);
+    let again = vec![(1, mark(5, 10)), (2, parked(7, false, 5)), (3, mark(6, 20))];
+    assert_eq!(real([again.clone(), vec![(90, fired(7))]].concat()), NONE, "it came in the turn of these marks");
+    assert_eq!(real([again.clone(), vec![(90, mark(7, 30)), (91, fired(7))]].concat()), ["woken late"]);
+    assert_eq!(real([again, vec![(90, unparked)]].concat()), NONE, "it may have gone in the turn in which it was due");
+    let never = vec![(1, mark(1, 10)), (2, parked(7, true, 11)), (3, mark(2, 20)), (4, mark(3, 30)), (5, mark(4, 40))];
+    assert_eq!(real(never), ["woken late"]);
 }
 
 #[test]

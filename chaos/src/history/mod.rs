@@ -220,6 +220,8 @@ pub enum What {
         /// `(offset, value)`.
         records: Vec<(u64, Value)>,
     },
+    /// Nodes speak at times of a real machine: what one of them does in one turn may take any time.
+    RealTime,
     /// Somebody changed a node's files behind its back: what it had promised of them counts no more. `process` is the node.
     Tampered,
     /// The run's topic was made.

@@ -75,6 +75,7 @@ impl Facts {
         facts.iter_mut().for_each(|event| event.at = event.at.saturating_sub(begun));
         history.events.append(&mut facts);
         history.events.sort_by_key(|event| event.at);
+        history.events.insert(0, Event { at: 0, process: 0, what: What::RealTime });
         Ok(count)
     }
 }
@@ -136,7 +137,7 @@ mod tests {
         let (_dir, facts) = run([&boundary(900, 1, 5), LED, &killed]);
         let (history, count) = merged(&facts).unwrap();
         let told: Vec<_> = history.events.iter().map(|event| (event.at, event.process)).collect();
-        assert_eq!((told, count), (vec![(0, 1), (0, 1), (5, 2), (6, 1), (8, 1)], 3));
+        assert_eq!((told, count), (vec![(0, 0), (0, 1), (0, 1), (5, 2), (6, 1), (8, 1)], 3));
         let lives = history.events.iter().filter_map(|event| match event.what {
             What::Saw { life, .. } => Some(life),
             _ => None,

@@ -28,11 +28,11 @@ pub(super) fn marks(shared: &Shared, marks: &Marks) {
 #[inline]
 pub(super) fn parked(shared: &Shared, wake_at: WakeAt, token: u64) {
     let (group, partition) = (shared.group.0, shared.partition.partition);
-    let (by_bytes, at) = match wake_at {
+    let (by_bytes, mark) = match wake_at {
         WakeAt::Bytes(at) => (true, at),
         WakeAt::Offset(at) => (false, at),
     };
-    tracing::trace!(target: TARGET, fact = "parked", group, partition, token, by_bytes, at);
+    tracing::trace!(target: TARGET, fact = "parked", group, partition, token, by_bytes, mark);
 }
 
 /// A waiter went by itself.

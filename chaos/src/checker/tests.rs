@@ -405,7 +405,7 @@ fn no_partition_has_two_owners() {
 
 #[test]
 fn whoever_waits_is_woken_at_once() {
-    let parked = |token, by_bytes, at| saw(1, Fact::Parked { group: 1024, partition: 0, token, by_bytes, at });
+    let parked = |token, by_bytes, mark| saw(1, Fact::Parked { group: 1024, partition: 0, token, by_bytes, mark });
     let fired = |token| saw(1, Fact::Fired { group: 1024, token, ready: true });
     let at = |events: Vec<(u64, What)>| {
         let mut history = History::default();

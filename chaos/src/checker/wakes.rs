@@ -47,9 +47,9 @@ pub(super) fn check(events: &[Event], found: &mut Vec<Anomaly>) {
                 replica.advance(event.at, *bytes, *high_watermark);
                 replica.forgotten(event.at, is_real)
             }
-            Fact::Parked { group, partition, token, by_bytes, at } => {
+            Fact::Parked { group, partition, token, by_bytes, mark } => {
                 let replica = replicas.entry((*life, *group)).or_default();
-                replica.park(event.at, *token, *partition, usize::from(!*by_bytes), *at);
+                replica.park(event.at, *token, *partition, usize::from(!*by_bytes), *mark);
                 None
             }
             Fact::Fired { group, token, .. } | Fact::Unparked { group, token } => {

@@ -34,7 +34,7 @@ pub enum Fact {
         /// It waits for bytes; else for an offset.
         by_bytes: bool,
         /// The mark at which it wants to be woken.
-        at: u64,
+        mark: u64,
     },
     /// A waiter went by itself.
     Unparked {

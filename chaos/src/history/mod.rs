@@ -286,3 +286,20 @@ impl History {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_reads_back() {
+        let parked = Fact::Parked { group: 1024, partition: 0, token: 7, by_bytes: true, mark: 11 };
+        let mut history = History::default();
+        history.push(5, 2, What::Saw { life: 3, fact: parked });
+        history.push(6, 2, What::RealTime);
+        let mut text = Vec::new();
+        history.write(&mut text).unwrap();
+        let events = text.split_inclusive(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line).unwrap());
+        assert_eq!(events.collect::<Vec<Event>>(), history.events, "no name stands twice in a line");
+    }
+}

@@ -52,7 +52,7 @@ fn seen(n: u64, partition: u32, offset: u64) -> Vec<What> {
     let applied =
         |life| saw(life, Fact::Applied { group: raft, replica: life, index: offset, term: 2, digest: offset });
     let (parked, fired) = (
-        Fact::Parked { group: raft, partition, token: n, by_bytes: false, at: high_watermark + 1 },
+        Fact::Parked { group: raft, partition, token: n, by_bytes: false, mark: high_watermark + 1 },
         Fact::Unparked { group: raft, token: n },
     );
     let facts = [

@@ -20,12 +20,33 @@ use highwater::{
     types::{Generation, GroupName, MemberId, NameError, NodeId, ProducerId, TopicId, TopicName, TopicPartition},
     wire::{Code, FrameError, Kind, LinkClosed, Refused, quic::NEEDS_CERTIFICATE},
 };
-use highwater_raft::{GroupId, ReplicaId};
-use std::{fmt, fmt::Write as _, time::Duration};
+use highwater_raft::{
+    self as raft, GroupId, ReplicaId, group, log, machine,
+    transport::{self, Lane, quic, rpc, tls},
+};
+use std::{fmt, fmt::Write as _, io, time::Duration};
 
 #[test]
 fn texts() {
     let mut out = String::new();
+    say(&mut out, "raft: open a log", opening_a_log());
+    say(&mut out, "raft: create a log", creating_a_log());
+    say(&mut out, "raft: read a log", reading_a_log());
+    say(&mut out, "raft: open a group", opening_a_group());
+    say(&mut out, "raft: barrier", at_a_barrier());
+    say(&mut out, "raft: change members", changing_members());
+    say(&mut out, "raft: transfer", transferring());
+    say(&mut out, "raft: request", requests_of_a_host());
+    say(
+        &mut out,
+        "raft: machines",
+        [machine::Damaged { what: "partition checkpoint", why: "it ends in a field".into() }],
+    );
+    say(&mut out, "raft: send", sends_of_a_network());
+    say(&mut out, "raft: call", calls());
+    say(&mut out, "raft: trust", trust());
+    say(&mut out, "raft: identity", identities());
+    say(&mut out, "raft: start a network", starting_a_network());
     say(&mut out, "names", names());
     say(&mut out, "batches", batches());
     say(&mut out, "records", records());
@@ -75,6 +96,154 @@ fn topic() -> TopicName {
 
 fn refused() -> Refused {
     Refused::new(Code::NotLeader, "node 2 leads")
+}
+
+fn failed() -> io::Error {
+    io::Error::other("Input/output error")
+}
+
+fn opening_a_log() -> Vec<log::OpenError> {
+    use log::OpenError;
+    vec![
+        OpenError::Io(failed()),
+        OpenError::Damaged { file: "directory".into(), why: "its checksum does not match".into() },
+        OpenError::Version { file: "wal/7".into(), found: 9, known: 1 },
+    ]
+}
+
+fn creating_a_log() -> Vec<log::CreateError> {
+    use log::CreateError;
+    let group = GroupId(1_024);
+    vec![
+        CreateError::Exists { group, existing: ReplicaId(65_536), wanted: ReplicaId(65_537) },
+        CreateError::Dead { group, replica: ReplicaId(65_536) },
+        CreateError::Io(failed()),
+    ]
+}
+
+fn reading_a_log() -> Vec<log::ReadError> {
+    use log::ReadError;
+    vec![ReadError::BelowStart { start: 300 }, ReadError::Damaged { first: 7, end: 90 }, ReadError::Io(failed())]
+}
+
+fn opening_a_group() -> Vec<group::OpenError> {
+    use group::OpenError;
+    let (group, replica) = (GroupId(1_024), ReplicaId(65_536));
+    vec![
+        OpenError::AlreadyOpen { group, replica },
+        OpenError::Log { group, source: log::CreateError::Dead { group, replica } },
+        OpenError::Start { group, why: "partition checkpoint: it ends in a field".into() },
+    ]
+}
+
+/// Who leads.
+fn hint() -> Option<(ReplicaId, raft::NodeId)> {
+    Some((ReplicaId(65_536), raft::NodeId(2)))
+}
+
+fn stopped() -> String {
+    "replica has stopped".into()
+}
+
+fn at_a_barrier() -> Vec<group::BarrierError> {
+    use group::BarrierError;
+    vec![
+        BarrierError::NotLeader { hint: hint() },
+        BarrierError::NotLeader { hint: None },
+        BarrierError::NoQuorum { after: Duration::from_millis(900) },
+        BarrierError::Gone { why: stopped() },
+    ]
+}
+
+fn changing_members() -> Vec<group::ChangeError> {
+    use group::ChangeError;
+    vec![
+        ChangeError::NotLeader { hint: hint() },
+        ChangeError::InProgress,
+        ChangeError::Impossible { why: "Learner 65537 not found".into() },
+        ChangeError::TimedOut { after: Duration::from_secs(10) },
+        ChangeError::Gone { why: stopped() },
+    ]
+}
+
+fn transferring() -> Vec<group::TransferError> {
+    use group::TransferError;
+    let to = ReplicaId(65_537);
+    vec![
+        TransferError::NotLeader { hint: hint() },
+        TransferError::NotVoter { to },
+        TransferError::NotReady { to, why: "node 3 is suspected".into() },
+        TransferError::TimedOut { to, after: Duration::from_secs(1) },
+        TransferError::Gone { why: stopped() },
+    ]
+}
+
+fn requests_of_a_host() -> Vec<group::RequestError> {
+    let node = raft::NodeId(2);
+    vec![
+        group::RequestError::Unreachable { node },
+        group::RequestError::TimedOut { node, after: Duration::from_secs(5) },
+        group::RequestError::Lost { node, why: "node 2 dropped the request".into() },
+    ]
+}
+
+fn sends_of_a_network() -> Vec<transport::SendError> {
+    use transport::SendError;
+    let node = raft::NodeId(2);
+    vec![
+        SendError::UnknownPeer { node },
+        SendError::NotConnected { node },
+        SendError::Full { node, waiting: 8_000_000, limit: 8_388_608 },
+        SendError::TooLarge { node, bytes: 20_000_000, limit: 16_777_216 },
+    ]
+}
+
+fn calls() -> Vec<rpc::CallError> {
+    use rpc::CallError;
+    let node = raft::NodeId(2);
+    vec![
+        CallError::NotSent(transport::SendError::NotConnected { node }),
+        CallError::Down { node, lane: Lane::Data },
+        CallError::TimedOut { node, after: Duration::from_secs(5) },
+        CallError::Dropped { node },
+        CallError::NotServed { node, service: 9 },
+    ]
+}
+
+fn trust() -> Vec<tls::NotTrusted> {
+    use tls::NotTrusted;
+    let whose = || "node 2".to_owned();
+    vec![
+        NotTrusted::OtherCa { whose: whose() },
+        NotTrusted::Expired { whose: whose(), seconds_ago: 90 },
+        NotTrusted::NotYetValid { whose: whose(), seconds_ahead: 90 },
+        NotTrusted::OtherCluster { expected: "orders".into(), actual: "billing".into() },
+        NotTrusted::OtherNode { expected: raft::NodeId(2), actual: raft::NodeId(3) },
+        NotTrusted::NoNode,
+        NotTrusted::Other { whose: whose(), why: "invalid peer certificate: Revoked".into() },
+    ]
+}
+
+fn identities() -> Vec<tls::IdentityError> {
+    use tls::IdentityError;
+    vec![
+        IdentityError::ClusterName { name: "Köln".into() },
+        IdentityError::Pem { what: "private key", why: "no items found".into() },
+        IdentityError::Key(rustls::Error::General("keys may not be consistent".into())),
+        IdentityError::Own(tls::NotTrusted::Expired { whose: "node 1".into(), seconds_ago: 90 }),
+        IdentityError::Tls("no cipher suite is left".into()),
+    ]
+}
+
+fn starting_a_network() -> Vec<quic::StartError> {
+    use quic::StartError;
+    vec![
+        StartError::Identity(tls::IdentityError::Pem { what: "private key", why: "no items found".into() }),
+        StartError::Bind { address: ([127, 0, 0, 1], 7421).into(), error: io::ErrorKind::AddrInUse.into() },
+        StartError::Mtu { mtu: 1_000, why: "QUIC needs 1200" },
+        StartError::Tls("no initial cipher suite found".into()),
+        StartError::Thread(failed()),
+    ]
 }
 
 fn names() -> Vec<NameError> {
@@ -269,7 +438,10 @@ fn at_controller() -> Vec<ExecuteError> {
 fn at_node() -> Vec<NodeError> {
     vec![
         NodeError::Directory("creating /data: permission denied".into()),
-        NodeError::Storage(std::io::Error::other("writing wal/7: no space left on device")),
+        NodeError::Log(log::OpenError::Version { file: "wal/7".into(), found: 9, known: 1 }),
+        NodeError::Replica(group::OpenError::Start { group: GroupId(7), why: "the disk is slow".into() }),
+        NodeError::Network(quic::StartError::Mtu { mtu: 9_000, why: "more is lost silently" }),
+        NodeError::Storage(io::Error::other("writing wal/7: no space left on device")),
         NodeError::Identity("the certificate is for node 2, not for node 1".into()),
         NodeError::Listen { what: "listener 127.0.0.1:7420".into(), why: "address in use".into() },
         NodeError::OtherConfig { node: NodeId(2), sections: "[raft]" },

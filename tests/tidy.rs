@@ -49,7 +49,7 @@ const LAYERS: &[(&str, &str)] = &[
 /// Parts of the command line that start nodes or make their files.
 const CLI_WITH_NODE: &[&str] = &["serve", "dev", "cert", "config"];
 /// Who may use highwater-raft.
-const USE_RAFT: &[&str] = &["replica", "controller", "partition", "group", "peer", "node", "testing"];
+const USE_RAFT: &[&str] = &["advice", "replica", "controller", "partition", "group", "peer", "node", "testing"];
 /// What every layer may take from it: the seams and the ids.
 const RAFT_SEAMS: &[&str] = &["env", "observe", "sabotage", "NodeId", "GroupId", "ReplicaId", "BootId", "DirectoryId"];
 /// What machines may take from it.
@@ -59,9 +59,8 @@ const REPLICATED: &[&str] = &["controller", "partition", "group"];
 
 /// Where public errors give advice. `cli` and `chaos` are in it although they use anyhow, and `testing` although it has none.
 const GIVE_ADVICE: &[&str] = &["src", "raft/src", "chaos/src"];
-/// Folders of these that are exempt, and why.
-const WITHOUT_ADVICE: &[(&str, &str)] =
-    &[("raft/src/", "it is below `advice`: the broker's errors say what its errors say, and what to do")];
+/// Where errors of highwater-raft get theirs: the crate stands below the trait.
+const ADVICE_FOR_RAFT: &str = "src/advice/raft.rs";
 /// Whoever judges, and what is judged: neither knows the broker.
 const JUDGES: &[&str] = &["chaos/src/checker", "chaos/src/history"];
 
@@ -100,9 +99,7 @@ fn machines_are_pure() {
 #[test]
 fn every_error_gives_advice() {
     let all: Vec<_> = GIVE_ADVICE.iter().flat_map(|folder| sources(folder)).collect();
-    let mut found = advice_violations(&all);
-    found.extend(needless_exemptions(&all));
-    report(found);
+    report(advice_violations(&all));
 }
 
 #[test]
@@ -348,10 +345,10 @@ fn machine_violations(source: &Source) -> Vec<String> {
 }
 
 fn advice_violations(all: &[Source]) -> Vec<String> {
-    let mut advised: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    let mut advised: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut found = vec![];
     for source in all {
-        for (start, name) in source.items("Advice for ") {
+        for (start, path) in source.named("Advice for ") {
             let block = braced(&source.code[start..]);
             let mut missing: Vec<_> =
                 ["fn reaction", "fn advice"].into_iter().filter(|part| !block.contains(part)).collect();
@@ -359,37 +356,38 @@ fn advice_violations(all: &[Source]) -> Vec<String> {
                 missing.push("a match without `_ =>`: name every variant");
             }
             advised
-                .entry((source.module(), name))
+                .entry(advised_by(source, &path))
                 .or_default()
                 .extend(missing.iter().map(|m| format!("{}:{}: {m}", source.path, source.line(start))));
         }
     }
-    for source in all.iter().filter(|source| gives_advice(source)) {
+    for source in all {
+        let (homes, wanted) = match source.raft_module() {
+            Some(module) => (vec![of_raft(module)], format!("`impl Advice for {module}::…` in {ADVICE_FOR_RAFT}")),
+            None => (vec![source.module().to_owned(), "advice".into()], "`impl Advice` (src/advice/mod.rs)".into()),
+        };
         for (start, name, _) in errors(source) {
-            let advice = advised.remove(&(source.module(), name.clone()));
-            match advice.or_else(|| advised.remove(&("advice", name.clone()))) {
+            match homes.iter().find_map(|home| advised.remove(&(home.clone(), name.clone()))) {
                 Some(problems) => found.extend(problems),
-                None => found.push(format!(
-                    "{}:{}: `{name}` needs `impl Advice` (src/advice.rs)",
-                    source.path,
-                    source.line(start)
-                )),
+                None => {
+                    found.push(format!("{}:{}: `{name}` needs {wanted}", source.path, source.line(start)));
+                }
             }
         }
     }
     found
 }
 
-fn gives_advice(source: &Source) -> bool {
-    !WITHOUT_ADVICE.iter().any(|(folder, _)| source.path.starts_with(folder))
+/// Module and name of the error that an `impl Advice for path` is for. Several modules of highwater-raft have errors of one
+/// name: theirs are told apart by the path.
+fn advised_by(source: &Source, path: &str) -> (String, String) {
+    let (module, name) = (path.split("::").next().unwrap_or_default(), path.rsplit("::").next().unwrap_or_default());
+    let home = if source.path == ADVICE_FOR_RAFT { of_raft(module) } else { source.module().to_owned() };
+    (home, name.to_owned())
 }
 
-/// Exemptions of folders without an error.
-fn needless_exemptions(all: &[Source]) -> Vec<String> {
-    let has_errors =
-        |folder: &str| all.iter().any(|source| source.path.starts_with(folder) && !errors(source).is_empty());
-    let needless = WITHOUT_ADVICE.iter().filter(|(folder, _)| !has_errors(folder));
-    needless.map(|(folder, why)| format!("{folder}: has no errors; take it out of WITHOUT_ADVICE ({why})")).collect()
+fn of_raft(module: &str) -> String {
+    format!("highwater_raft::{module}")
 }
 
 /// Public errors, derived or by hand: where each is, its name, and whether it is an enum.
@@ -411,7 +409,7 @@ fn errors(source: &Source) -> Vec<(usize, String, bool)> {
 
 fn snapshot_violations(all: &[Source], shown: &str) -> Vec<String> {
     let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for source in all.iter().filter(|source| gives_advice(source)) {
+    for source in all {
         for (start, name, is_enum) in errors(source) {
             let examples = match is_enum {
                 true => variants(braced(&source.code[start..])).iter().map(|one| format!("{name}::{one}")).collect(),
@@ -434,9 +432,15 @@ fn examples_of(example: &str, shown: &str) -> usize {
     let made = |at: usize| {
         let behind = &shown[at + example.len()..];
         let whole = !shown[..at].ends_with(is_word) && !behind.starts_with(is_word);
-        whole && (example.contains("::") || behind.trim_start().starts_with(['{', '(']))
+        // A variant of the same name is none.
+        let of_enum = shown[..at].strip_suffix("::").is_some_and(ends_with_a_type);
+        whole && (example.contains("::") || !of_enum && behind.trim_start().starts_with(['{', '(']))
     };
     shown.match_indices(example).filter(|(at, _)| made(*at)).count()
+}
+
+fn ends_with_a_type(path: &str) -> bool {
+    path.rsplit(|c| !is_word(c)).next().is_some_and(|last| last.starts_with(char::is_uppercase))
 }
 
 fn has_wildcard(code: &str) -> bool {
@@ -591,6 +595,8 @@ fn the_rules_find_what_is_planted() {
         ("src/cli/topic.rs", "pub enum LostError { A }"),
         ("src/testing/link.rs", "pub enum LostError { A }"),
         ("chaos/src/soak.rs", "pub enum LostError { A }"),
+        ("raft/src/log/error.rs", "pub enum OpenError { A }"),
+        ("raft/src/machine.rs", "#[derive(Error)] pub struct Damaged(pub u32);"),
         ("chaos/src/checker/order.rs", "use highwater::types::Position;"),
         ("chaos/src/history/fact.rs", "fn f(_: highwater_raft::GroupId) {}"),
         ("chaos/src/checker/mod.rs", "use crate::{history::Event, sim::World};"),
@@ -619,7 +625,7 @@ fn the_rules_find_what_is_planted() {
             "src/partition/machine.rs",
             "use crate::{batch::Batch, partition::spec::Spec}; use highwater_raft::machine::Machine; // now",
         ),
-        ("raft/src/log/error.rs", "pub enum OpenError { A }"),
+        ("src/advice/raft.rs", "use highwater_raft::{log, transport::quic};"),
         ("chaos/src/checker/order.rs", "use crate::history::{Event, Value}; // highwater::types\nuse super::Rising;"),
         (
             "src/batch/error.rs",
@@ -635,12 +641,22 @@ fn the_rules_find_what_is_planted() {
     let shown = "vec![group::Refusal::A, Refusal::Both, Refusal::B { at: 1 }]";
     let found = snapshot_violations(&refusals, shown);
     assert_eq!(found, ["src/group/a.rs:1, src/partition/a.rs:1: give tests/advice.rs an example of `Refusal::A`"]);
-    let quiet = [Source::new("raft/src/log/error.rs", "pub enum OpenError { A }")];
-    assert_eq!((snapshot_violations(&quiet, "").len(), needless_exemptions(&quiet).len()), (0, 0));
-    assert_eq!(needless_exemptions(&[]).len(), WITHOUT_ADVICE.len());
+    let opens =
+        ["log", "group"].map(|module| Source::new(&format!("raft/src/{module}/a.rs"), "pub enum OpenError { A }"));
+    let advised = |paths: &[&str]| {
+        let block = "{ fn reaction(&self) { match self { Self::A => 1 } } fn advice(&self) {} }";
+        let given: String = paths.iter().map(|path| format!("impl Advice for {path} {block}\n")).collect();
+        advice_violations(&[&opens[..], &[Source::new(ADVICE_FOR_RAFT, &given)]].concat())
+    };
+    assert_eq!(advised(&["log::OpenError", "group::OpenError"]).len(), 0);
+    let found = advised(&["log::OpenError"]);
+    assert_eq!(found, ["raft/src/group/a.rs:1: `OpenError` needs `impl Advice for group::…` in src/advice/raft.rs"]);
+    assert_eq!(advised(&["OpenError", "transport::OpenError"]).len(), 2);
+    assert_eq!(snapshot_violations(&opens, "log::OpenError::A").len(), 1);
     let full = [Source::new("src/runtime/a.rs", "#[derive(Error)] pub struct Full(pub u32);")];
     assert_eq!(snapshot_violations(&full, "use Full; Full(3)").len(), 0);
     assert_eq!(snapshot_violations(&full, "use Full; Fuller(3)").len(), 1);
+    assert_eq!(snapshot_violations(&full, "use Full; Why::Full(3)").len(), 1);
     let config = fields("pub struct A {\n    pub kept: u64,\n    pub lost: u64,\n}\npub struct B(pub u32);", None);
     let reader =
         [Source::new("src/node/a.rs", "fn f(a: A) { a.kept; a.losted }"), Source::new("src/config/b.rs", "a.lost")];

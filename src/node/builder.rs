@@ -121,9 +121,7 @@ impl Builder {
                 Arc::new(RealDisk::new(&config.node.data_dir).map_err(|error| NodeError::Directory(error.to_string()))?)
             }
         };
-        let directory = Directory::open(disk, log_options(&config), env.clone())
-            .await
-            .map_err(|error| NodeError::Directory(error.to_string()))?;
+        let directory = Directory::open(disk, log_options(&config), env.clone()).await.map_err(NodeError::Log)?;
         let (network, quic) = match network {
             Some(network) => (network, None),
             None if config.listeners.0.is_empty() && config.cluster.is_only(node) => {
@@ -294,11 +292,7 @@ async fn dial(
     let (peer, control) = config.advertised_to_peers();
     let mut options = quic::Options::new(identity, boot, config.node.peer_bind, config.node.control_bind);
     options.advertised = Some((peer.to_string(), control.to_string()));
-    let failed = |error| match error {
-        quic::StartError::Identity(error) => NodeError::Identity(error.to_string()),
-        error => NodeError::Listen { what: "replication".into(), why: error.to_string() },
-    };
-    QuicNetwork::start(options, env.clone()).await.map_err(failed)
+    QuicNetwork::start(options, env.clone()).await.map_err(NodeError::Network)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NodeError> {

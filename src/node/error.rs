@@ -4,6 +4,7 @@ use crate::{
     advice::{Advice, Reaction},
     types::NodeId,
 };
+use highwater_raft::{group, log, transport::quic};
 use std::io;
 
 /// A node cannot go on.
@@ -12,12 +13,21 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error("the data directory: {0}")]
     Directory(String),
+    /// Its log does not open.
+    #[error(transparent)]
+    Log(log::OpenError),
+    /// A replica does not open.
+    #[error(transparent)]
+    Replica(group::OpenError),
     /// A write or sync failed: what is acknowledged could be lost, so nothing goes on.
     #[error("storage failed: {0}")]
     Storage(io::Error),
     /// Certificates or key do not make this node of this cluster.
     #[error("the node's certificates: {0}")]
     Identity(String),
+    /// There are no connections to other nodes.
+    #[error("replication: {0}")]
+    Network(quic::StartError),
     /// An address cannot be listened on.
     #[error("{what}: {why}")]
     Listen {
@@ -56,7 +66,11 @@ pub enum NodeError {
 impl Advice for NodeError {
     fn reaction(&self) -> Reaction {
         match self {
-            Self::Directory(_)
+            Self::Log(error) => error.reaction(),
+            Self::Network(error) => error.reaction(),
+            // While it runs the node tries again by itself: for whoever gets this it has ended.
+            Self::Replica(_)
+            | Self::Directory(_)
             | Self::Storage(_)
             | Self::Identity(_)
             | Self::Listen { .. }
@@ -72,6 +86,9 @@ impl Advice for NodeError {
             Self::Directory(_) => {
                 "check `node.data_dir`: it must exist or be creatable, be writable, and be used by one node only".into()
             }
+            Self::Log(error) => error.advice(),
+            Self::Replica(error) => error.advice(),
+            Self::Network(error) => error.advice(),
             Self::Storage(_) => "check the disk, then start the node again: it keeps all that it acknowledged".into(),
             Self::Identity(_) => {
                 "check that the files of [tls] are there and readable, and were made by `highwater cert` for \

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use highwater_raft::{
     GroupId, ReplicaId,
-    group::{self, Group, Host},
+    group::{Group, Host},
     log::{self, Directory, Health},
     transport::detector::Life,
 };
@@ -224,7 +224,7 @@ impl Hosting {
         let mut opening = self.opening();
         let fallen = opening.remove(&group).flatten();
         let opened = opened.map_err(|e| NodeError::Threads(e.to_string()))?;
-        let hosted = opened.map_err(|error: group::OpenError| NodeError::Directory(error.to_string()))?;
+        let hosted = opened.map_err(NodeError::Replica)?;
         let raft = hosted.raft.clone();
         self.0.hosted.lock().unwrap_or_else(PoisonError::into_inner).insert(group, hosted);
         fallen.into_iter().for_each(|fallen| self.has_failed(fallen));
@@ -463,7 +463,7 @@ impl Hosting {
         voters: &BTreeMap<ReplicaId, NodeId>,
     ) -> Result<bool, NodeError> {
         let voters = voters.iter().map(|(replica, node)| (*replica, (*node).into())).collect();
-        self.0.host.found(group, replica, &voters).await.map_err(|error| NodeError::Directory(error.to_string()))
+        self.0.host.found(group, replica, &voters).await.map_err(NodeError::Replica)
     }
 
     async fn remove(&self, groups: &[GroupId]) -> Result<(), NodeError> {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[derive(Clone)]
 pub(crate) struct Source {
     /// From the top of the repository, with `/`.
     pub(crate) path: String,
@@ -31,8 +32,12 @@ impl Source {
 
     /// The module of the root crate that the file belongs to.
     pub(crate) fn module(&self) -> &str {
-        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inner.split('/').next().map_or("", |part| part.trim_end_matches(".rs"))
+        first(self.path.strip_prefix("src/").unwrap_or(&self.path))
+    }
+
+    /// The module of highwater-raft that the file belongs to.
+    pub(crate) fn raft_module(&self) -> Option<&str> {
+        self.path.strip_prefix("raft/src/").map(first)
     }
 
     /// The part of the module: `src/cli/dev.rs` and `src/cli/dev/x.rs` are `dev`.
@@ -84,12 +89,20 @@ impl Source {
 
     /// Where `keyword` stands, and the name behind it.
     pub(crate) fn items(&self, keyword: &str) -> Vec<(usize, String)> {
-        let name = |at: usize| {
-            self.code[at + keyword.len()..].chars().take_while(|c| is_word(*c) || *c == ':').collect::<String>()
-        };
         let last = |path: String| path.rsplit("::").next().unwrap_or_default().to_owned();
-        self.code.match_indices(keyword).map(|(at, _)| (at, last(name(at)))).collect()
+        self.named(keyword).into_iter().map(|(at, path)| (at, last(path))).collect()
     }
+
+    /// Where `keyword` stands, and the whole path behind it.
+    pub(crate) fn named(&self, keyword: &str) -> Vec<(usize, String)> {
+        let path =
+            |at: usize| self.code[at + keyword.len()..].chars().take_while(|c| is_word(*c) || *c == ':').collect();
+        self.code.match_indices(keyword).map(|(at, _)| (at, path(at))).collect()
+    }
+}
+
+fn first(path: &str) -> &str {
+    path.split('/').next().map_or("", |part| part.trim_end_matches(".rs"))
 }
 
 /// Whether what follows stands in the braces of `path::{…}`.

@@ -10,9 +10,7 @@ pub enum OpenError {
     #[error("data directory: {0}")]
     Io(#[from] io::Error),
     /// Something that all groups depend on cannot be read: the directory's identity or its whole write-ahead log.
-    #[error(
-        "{file} is damaged: {why}; the directory cannot be used (its replicas come back under new ids on an empty one)"
-    )]
+    #[error("data directory: {file} is damaged: {why}")]
     Damaged {
         /// Which file.
         file: String,
@@ -20,7 +18,7 @@ pub enum OpenError {
         why: String,
     },
     /// Written by a later release.
-    #[error("{file} has format version {found}, this release reads up to {known}")]
+    #[error("data directory: {file} has format version {found}, this release reads up to {known}")]
     Version {
         /// Which file.
         file: String,
@@ -35,7 +33,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// A living replica of the group is here already.
-    #[error("group {group} is hosted here as replica {existing}; remove it before creating replica {wanted}")]
+    #[error("group {group} is hosted here as replica {existing}, and replica {wanted} was to come")]
     Exists {
         /// The group.
         group: GroupId,
@@ -45,7 +43,7 @@ pub enum CreateError {
         wanted: ReplicaId,
     },
     /// Replica ids are used once.
-    #[error("replica {replica} of group {group} had its life here and is faulty or gone; a new one needs a new id")]
+    #[error("replica {replica} of group {group} had its life here and is faulty or gone")]
     Dead {
         /// The group.
         group: GroupId,

@@ -109,7 +109,7 @@ pub enum StartError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// An address cannot be bound.
-    #[error("cannot listen on {address}/udp: {error}; is another node running here?")]
+    #[error("cannot listen on {address}/udp: {error}")]
     Bind {
         /// Which.
         address: SocketAddr,

@@ -59,7 +59,7 @@ pub enum IdentityError {
         name: String,
     },
     /// A file does not hold what it should.
-    #[error("the {what} is not usable PEM: {why}; make a new one with `highwater cert`")]
+    #[error("the {what} is not usable PEM: {why}")]
     Pem {
         /// Which of the three.
         what: &'static str,
@@ -67,7 +67,7 @@ pub enum IdentityError {
         why: String,
     },
     /// Certificate and private key do not belong together.
-    #[error("certificate and private key do not fit: {0}; use the two files that were made together")]
+    #[error("certificate and private key do not fit: {0}")]
     Key(rustls::Error),
     /// The node's own certificate would be refused by its peers.
     #[error("peers will refuse this node's own certificate: {0}")]

@@ -1,7 +1,11 @@
 //! What to do about an error: for the program that got it ([`Reaction`]) and for the person who reads it.
 //!
-//! Every public error enum of this crate implements [`Advice`] by a `match` that names each variant, so that a new
-//! variant does not compile before somebody has thought about both. `tests/tidy.rs` holds this.
+//! Every public error enum of the workspace implements [`Advice`] by a `match` that names each variant, so that a new
+//! variant does not compile before somebody has thought about both. `tests/tidy.rs` holds this. Those of `highwater-raft`,
+//! which stands below the trait, do so in `raft.rs`.
+
+#[cfg(feature = "node")]
+mod raft;
 
 use crate::types::{NAME_BYTES_MAX, NameError};
 

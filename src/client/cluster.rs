@@ -5,7 +5,7 @@
 //! - after a node refused a request for a partition as its leader of epoch e, the route is empty until a later epoch (or another
 //!   node of at least e) is known: nothing new goes to the old node ([`Cluster::refused`]);
 //! - of a topic that is gone nothing is known any more, and no node that lags behind brings it back;
-//! - one refresh is under way at a time ([`super::refresher`]); who asks for one gets one that began after the question.
+//! - one refresh is under way at a time ([`super::refresher`]); who waits for one gets one that began after the question.
 
 use super::{
     error::{LookupError, RequestError},
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 /// A node that did not answer a metadata request for this long gets company: the next node is asked too.
-const HEDGE_AFTER: Duration = Duration::from_millis(200);
+pub(super) const HEDGE_AFTER: Duration = Duration::from_millis(200);
 /// Longest wait for the metadata of a node that has just made a change.
 const LEARN_MAX: Duration = Duration::from_secs(1);
 /// Pauses between tries.
@@ -127,7 +127,7 @@ impl State {
 pub(super) struct Cluster {
     pub(super) pool: Pool,
     bootstrap: Vec<String>,
-    request_timeout: Duration,
+    pub(super) request_timeout: Duration,
     counters: Arc<Counters>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
@@ -305,7 +305,7 @@ impl Cluster {
         let begun = Instant::now();
         let mut pause = PACE_MIN;
         loop {
-            let error = match self.hedged(self.targets(), |_| message.clone()).await {
+            let error = match self.hedged(self.targets(), HEDGE_AFTER, |_| message.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -374,10 +374,11 @@ impl Cluster {
         lock(&self.state).version
     }
 
-    /// Asks nodes one after the other without waiting for the slow ones.
+    /// Asks nodes one after the other, each after a pause, without waiting for the slow ones.
     pub(super) async fn hedged(
         &self,
         targets: Vec<Target>,
+        pause: Duration,
         message: impl Fn(&Target) -> Message,
     ) -> Result<(NodeId, crate::wire::Frame), RequestError> {
         let ask = |to: Target, message: Message| async move {
@@ -410,7 +411,7 @@ impl Cluster {
                     Err(error @ RequestError::Refused { .. }) if error.code().is_some_and(|c| !c.is_retriable()) => return Err(error),
                     Err(error) => last = Some(error),
                 },
-                () = tokio::time::sleep(HEDGE_AFTER), if more => {}
+                () = tokio::time::sleep(pause), if more => {}
             }
         }
     }

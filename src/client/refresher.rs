@@ -1,13 +1,14 @@
 //! When metadata are asked for, whom, and how long the answer may wait.
 //!
 //! Invariants:
-//! - a node that had no news is asked to answer when it has some: nobody who waits for a leader looks again and again;
-//! - who waits for an answer rather than for news gets one that waits for nothing.
+//! - a node that had no news is asked to answer when it has some: who waits for a leader does not look again and again;
+//! - who waits for an answer rather than for news gets one that waits for nothing;
+//! - what is answered at once and is no news makes pauses longer, as if nobody waited.
 
 use super::{
-    cluster::{Cluster, PACE_MAX, PACE_MIN, Target},
+    cluster::{Cluster, HEDGE_AFTER, PACE_MAX, PACE_MIN, Target},
     error::RequestError,
-    pool::{lock, unexpected},
+    pool::{lock, unexpected, unreachable},
 };
 use crate::{
     types::NodeId,
@@ -18,7 +19,10 @@ use std::{
     sync::{Weak, atomic::Ordering::Relaxed},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 /// So long a node may wait for news before it answers: shorter than an answer about offline partitions is good for.
 pub(super) const NEWS_WAIT: Duration = Duration::from_millis(750);
@@ -30,7 +34,7 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 enum First {
     /// With what there is.
     Answer,
-    /// With what this node has not told yet, or another one if this one is slow.
+    /// With what this node has not told yet, or another one: it is asked too, as this one may lag behind or be gone by now.
     News { of: NodeId },
 }
 
@@ -39,19 +43,22 @@ impl Cluster {
     async fn fetch_metadata(&self, first: First) -> Result<(NodeId, bool), RequestError> {
         let (topics, heard) = self.heard();
         let mut targets = self.targets();
-        let wait_ms = match first {
-            First::Answer => 0,
-            First::News { of } => {
-                // The sort is stable.
-                targets.sort_by_key(|target| !matches!(target, Target::Node(node) if *node == of));
-                u32::try_from(NEWS_WAIT.as_millis()).unwrap_or(u32::MAX)
-            }
-        };
+        let (mut wait, mut pause, mut patience) = (Duration::ZERO, HEDGE_AFTER, self.request_timeout);
+        if let First::News { of } = first {
+            // Addresses are for who knows no node that answers. The sort is stable.
+            targets.retain(|target| matches!(target, Target::Node(_)));
+            targets.sort_by_key(|target| !matches!(target, Target::Node(node) if *node == of));
+            targets.truncate(2);
+            wait = NEWS_WAIT.min(self.request_timeout / 2);
+            (pause, patience) = (Duration::ZERO, wait + HEDGE_AFTER);
+        }
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let message = |to: &Target| {
             let after = if let Target::Node(node) = to { heard.get(node) } else { None };
             Metadata { topics: Some(topics.clone()), wait_ms, after: after.copied().unwrap_or(0) }.into()
         };
-        let (node, answer) = self.hedged(targets, message).await?;
+        let asked = timeout(patience, self.hedged(targets, pause, message)).await;
+        let (node, answer) = asked.map_err(|_| unreachable(&NodeId(0), "no node answers"))??;
         let Message::MetadataAnswer(answer) = answer.message else {
             return Err(unexpected(&format!("node {node}"), "Metadata", &answer.message));
         };
@@ -63,7 +70,7 @@ impl Cluster {
 pub(super) async fn refresher(cluster: Weak<Cluster>, mut asked: mpsc::Receiver<()>) {
     let (mut pace, mut first) = (PACE_MIN, First::Answer);
     let (mut rested, mut wanted) = (Instant::now(), false);
-    while wanted || !matches!(tokio::time::timeout(AGE_MAX, asked.recv()).await, Ok(None)) {
+    while wanted || !matches!(timeout(AGE_MAX, asked.recv()).await, Ok(None)) {
         let Some(cluster) = cluster.upgrade() else { return };
         let _ = asked.try_recv();
         if rested.elapsed() > PACE_MAX {
@@ -74,18 +81,20 @@ pub(super) async fn refresher(cluster: Weak<Cluster>, mut asked: mpsc::Receiver<
             first = First::Answer;
         }
         let mut ticket = cluster.asked.load(Relaxed);
-        let waited = matches!(first, First::News { .. });
+        let begun = Instant::now();
         let fetched = tokio::select! {
             biased;
             fetched = cluster.fetch_metadata(first) => fetched,
-            () = cluster.hurried.notified(), if waited => {
+            () = cluster.hurried.notified(), if matches!(first, First::News { .. }) => {
                 ticket = cluster.asked.load(Relaxed);
                 cluster.fetch_metadata(First::Answer).await
             }
         };
+        // An answer at once that is no news comes again and again, from a node that has much to tell or does not wait.
+        let is_quick = begun.elapsed() < PACE_MAX;
         let failed = match fetched {
             Ok((of, news)) => {
-                pace = if news || waited { PACE_MIN } else { (pace * 2).min(PACE_MAX) };
+                pace = if is_quick && !news { (pace * 2).min(PACE_MAX) } else { PACE_MIN };
                 first = First::News { of };
                 None
             }

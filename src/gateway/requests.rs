@@ -76,23 +76,25 @@ impl Requests {
             }
             Message::ListOffsets(list) => {
                 let listed = self.ground.list_offsets(list);
-                within(CONTROL_WAIT_MAX, permit, async move { Ok(wire::Message::from(listed.await)) })
+                within(CONTROL_WAIT_MAX, Some(permit), async move { Ok(wire::Message::from(listed.await)) })
             }
             request => {
                 let parks = match &request {
                     Message::Heartbeat(beat) => Duration::from_millis(beat.wait_ms.into()).min(HEARTBEAT_WAIT_MAX),
                     _ => Duration::ZERO,
                 };
-                within(CONTROL_WAIT_MAX + parks, permit, self.ground.clone().ask(request))
+                // Who waits for news holds nothing that commits and joins need.
+                let holds = !matches!(&request, Message::Metadata(wanted) if wanted.wait_ms > 0);
+                within(CONTROL_WAIT_MAX + parks, holds.then_some(permit), self.ground.clone().ask(request))
             }
         })
     }
 }
 
-/// An answer with a deadline. A parked request keeps its bytes of the control pool.
+/// An answer with a deadline. A request that has a permit keeps its bytes of the control pool.
 fn within(
     wait: Duration,
-    permit: BytePermit,
+    permit: Option<BytePermit>,
     answer: impl Future<Output = Result<Message, Refused>> + 'static,
 ) -> Answer {
     later(async move {

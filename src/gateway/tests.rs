@@ -638,7 +638,7 @@ async fn metadata_wait_for_news() {
     local(async {
         let world = world().await;
         let mut client = world.client().await;
-        let wait_ms = 5_000;
+        let wait_ms = 1_500;
         let told = async |client: &mut Client, after| {
             let begun = Instant::now();
             let asked = wire::Metadata { topics: None, wait_ms, after };
@@ -649,13 +649,14 @@ async fn metadata_wait_for_news() {
         assert_eq!((epoch, waited), (1, 0), "all is news at first");
         assert_eq!(told(&mut client, news).await, (news, 1, u128::from(wait_ms)), "there was nothing to tell");
         let (later, ()) = futures_util::join!(told(&mut client, news), async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(world.gateway.pools().control.taken(), 0, "what commits need");
             set_role(&world.keepers[1], 2, true);
         });
-        assert_eq!((later.1, later.2), (2, 3_000));
+        assert_eq!((later.1, later.2), (2, 1_003), "with what came in the 3 ms after");
         assert_ne!(later.0, news);
         let (again, _, waited) = told(&mut client, news).await;
-        assert_eq!((again, waited), (later.0, 0), "who has not heard it waits for nothing");
+        assert_eq!((again, waited), (later.0, 3), "who has not heard it waits for nothing");
     })
     .await;
 }

@@ -28,7 +28,9 @@ const COMMAND_WAIT: Duration = Duration::from_secs(8);
 const _: () = assert!(COMMAND_WAIT.as_secs() + 1 < crate::client::REQUEST_TIMEOUT.as_secs());
 
 /// Longest wait for news of the metadata.
-const NEWS_WAIT_MAX: Duration = Duration::from_secs(20);
+const NEWS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// News within this time are told at once.
+const NEWS_GATHER: Duration = Duration::from_millis(3);
 
 /// How long a list of groups waits for homes that elect, and how often it looks.
 const HOMES_WAIT: Duration = Duration::from_secs(3);
@@ -79,7 +81,8 @@ impl Ground {
 
     /// Waits for something that the client was not told yet, as long as it wants to.
     async fn news_after(&self, wanted: &wire::Metadata) {
-        if wanted.wait_ms == 0 {
+        // To who has heard nothing all is news; a node that knows nothing says so at once.
+        if wanted.wait_ms == 0 || wanted.after == 0 || *self.controller.changed().borrow() == 0 {
             return;
         }
         let (mut leaders, mut metadata) = (self.controller.leaders().changed(), self.controller.changed());
@@ -93,8 +96,10 @@ impl Ground {
             }
         };
         let wait = Duration::from_millis(wanted.wait_ms.into()).min(NEWS_WAIT_MAX);
-        // Without news the answer is what it was.
-        let _ = tokio::time::timeout(wait, news).await;
+        if tokio::time::timeout(wait, news).await.is_ok() {
+            // A new term is soon followed by its leader, a group by the others that its leader led.
+            tokio::time::sleep(NEWS_GATHER).await;
+        }
     }
 
     fn metadata(&self, wanted: &wire::Metadata) -> Result<wire::MetadataAnswer, Refused> {

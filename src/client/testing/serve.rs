@@ -39,8 +39,9 @@ async fn serve_link(world: World, node: NodeId, connection: Arc<MemoryConnection
             }
             Message::Metadata(metadata) => {
                 let mut moved = world.moved.subscribe();
+                let wait_ms = if lock(&world.state).hasty { 0 } else { metadata.wait_ms };
                 let news = moved.wait_for(|_| lock(&world.state).news() != metadata.after);
-                let _ = tokio::time::timeout(Duration::from_millis(metadata.wait_ms.into()), news).await;
+                let _ = tokio::time::timeout(Duration::from_millis(wait_ms.into()), news).await;
                 Some((world.with(|state| state.metadata(metadata.topics.as_deref())).into(), Vec::new()))
             }
             Message::Heartbeat(heartbeat) => Some((heartbeat_answer(&world, node, &heartbeat).await, Vec::new())),

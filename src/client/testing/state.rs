@@ -37,6 +37,8 @@ pub(in crate::client) enum Fault {
 pub(in crate::client) struct State {
     pub(in crate::client) nodes: u32,
     pub(in crate::client) silent: BTreeSet<NodeId>,
+    /// Nobody waits for news of the metadata.
+    pub(in crate::client) hasty: bool,
     pub(in crate::client) down: BTreeSet<NodeId>,
     pub(in crate::client) topics: BTreeMap<TopicName, (TopicId, u32)>,
     pub(in crate::client) settings: BTreeMap<TopicName, Vec<(String, String)>>,

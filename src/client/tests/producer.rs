@@ -160,7 +160,7 @@ async fn a_new_leader_is_known_as_soon_as_there_is_one() {
         for receipt in send(&producer, &topic, 0..3).await {
             receipt.await.unwrap();
         }
-        let before = client.stats().metadata_answers;
+        let before = client.stats();
         world.silence(1);
         let receipts = send(&producer, &topic, 3..10).await;
         let campaign = Duration::from_millis(60);
@@ -176,8 +176,33 @@ async fn a_new_leader_is_known_as_soon_as_there_is_one() {
         // A node that does not answer has 200 ms before the others are asked too: at first none is known to.
         let hedged = if wait < Duration::from_millis(500) { Duration::from_millis(200) } else { Duration::ZERO };
         assert!(elected.elapsed() < NEWS + hedged, "after {wait:?}: {:?}", elected.elapsed());
-        let asked = u128::from(client.stats().metadata_answers - before);
+        let after = client.stats();
+        // One to the node that leads now.
+        assert!(after.connections <= before.connections + 1, "after {wait:?}: {after:?}");
+        let asked = u128::from(after.metadata_answers - before.metadata_answers);
         assert!(asked <= 4 + wait.as_millis() / 700, "after {wait:?}: {asked} answers");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_do_not_wait_are_asked_by_pauses() {
+    let world = World::new(3);
+    let topic = world.topic("t", 1);
+    let client = world.client().await;
+    let producer = small(&client);
+    for receipt in send(&producer, &topic, 0..3).await {
+        receipt.await.unwrap();
+    }
+    let before = client.stats().metadata_answers;
+    world.with(|state| state.hasty = true);
+    world.silence(1);
+    let receipts = send(&producer, &topic, 3..10).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let asked = client.stats().metadata_answers - before;
+    assert!(asked <= 5_000 / 250 + 5, "{asked} answers");
+    world.with(|state| state.lead(&topic, 0, 2));
+    for receipt in receipts {
+        receipt.await.unwrap();
     }
 }
 

@@ -365,7 +365,7 @@ impl Cluster {
         let asked = live.call(Metadata { topics: Some(topics.clone()), ..Metadata::default() }, LEARN_MAX).await;
         // The change is made whatever comes of this.
         if let Ok(crate::wire::Frame { message: Message::MetadataAnswer(answer), .. }) = asked {
-            self.merge(answer, &topics);
+            self.merge(live.node(), answer, &topics);
         }
     }
 
@@ -436,19 +436,12 @@ impl Cluster {
     }
 
     /// Takes what a node told; gives whether any of it was news.
-    pub(super) fn hear(&self, from: NodeId, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
-        let number = answer.news;
-        let news = self.merge(answer, asked);
-        lock(&self.state).heard.insert(from, number);
-        news
-    }
-
-    /// Takes what is news; gives whether anything was.
-    fn merge(&self, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
+    pub(super) fn merge(&self, from: NodeId, answer: MetadataAnswer, asked: &[TopicName]) -> bool {
         Counters::one(&self.counters.metadata_answers);
         let mut leaders = 0;
         let (news, nodes) = {
             let mut state = lock(&self.state);
+            state.heard.insert(from, answer.news);
             let current = answer.version >= state.version;
             let mut news = answer.version > state.version;
             if current {

@@ -43,26 +43,32 @@ impl Cluster {
     async fn fetch_metadata(&self, first: First) -> Result<(NodeId, bool), RequestError> {
         let (topics, heard) = self.heard();
         let mut targets = self.targets();
-        let (mut wait, mut pause, mut patience) = (Duration::ZERO, HEDGE_AFTER, self.request_timeout);
+        let (mut wait, mut pause) = (Duration::ZERO, HEDGE_AFTER);
         if let First::News { of } = first {
             // Addresses are for who knows no node that answers. The sort is stable.
             targets.retain(|target| matches!(target, Target::Node(_)));
             targets.sort_by_key(|target| !matches!(target, Target::Node(node) if *node == of));
             targets.truncate(2);
-            wait = NEWS_WAIT.min(self.request_timeout / 2);
-            (pause, patience) = (Duration::ZERO, wait + HEDGE_AFTER);
+            (wait, pause) = (NEWS_WAIT.min(self.request_timeout / 2), Duration::ZERO);
         }
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let message = |to: &Target| {
             let after = if let Target::Node(node) = to { heard.get(node) } else { None };
             Metadata { topics: Some(topics.clone()), wait_ms, after: after.copied().unwrap_or(0) }.into()
         };
-        let asked = timeout(patience, self.hedged(targets, pause, message)).await;
-        let (node, answer) = asked.map_err(|_| unreachable(&NodeId(0), "no node answers"))??;
+        let asked = self.hedged(targets, pause, message);
+        let (node, answer) = match first {
+            // Calls that nobody answers end by themselves: that is how a connection is found to be broken.
+            First::Answer => asked.await?,
+            First::News { of } => {
+                let asked = timeout(wait + HEDGE_AFTER, asked).await;
+                asked.map_err(|_| unreachable(&of, "neither it nor another node answers"))??
+            }
+        };
         let Message::MetadataAnswer(answer) = answer.message else {
             return Err(unexpected(&format!("node {node}"), "Metadata", &answer.message));
         };
-        Ok((node, self.hear(node, answer, &topics)))
+        Ok((node, self.merge(node, answer, &topics)))
     }
 }
 

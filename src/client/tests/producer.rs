@@ -27,6 +27,18 @@ async fn send(producer: &Producer, topic: &TopicName, values: std::ops::Range<u3
     receipts
 }
 
+/// Three nodes, of which node 1 leads the topic's partition and has three records.
+async fn begun() -> (World, TopicName, Client, Producer) {
+    let world = World::new(3);
+    let topic = world.topic("t", 1);
+    let client = world.client().await;
+    let producer = small(&client);
+    for receipt in send(&producer, &topic, 0..3).await {
+        receipt.await.unwrap();
+    }
+    (world, topic, client, producer)
+}
+
 fn numbers(values: std::ops::Range<u32>) -> Vec<String> {
     values.map(|n| n.to_string()).collect()
 }
@@ -127,13 +139,7 @@ async fn any_mixture_of_faults() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_falls_silent_is_left_when_another_leads() {
-    let world = World::new(3);
-    let topic = world.topic("t", 1);
-    let client = world.client().await;
-    let producer = small(&client);
-    for receipt in send(&producer, &topic, 0..3).await {
-        receipt.await.unwrap();
-    }
+    let (world, topic, _client, producer) = begun().await;
     world.silence(1);
     let receipts = send(&producer, &topic, 3..10).await;
     tokio::time::sleep(Duration::from_millis(800)).await;
@@ -153,13 +159,7 @@ const NEWS: Duration = Duration::from_millis(12 + 20);
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_is_known_as_soon_as_there_is_one() {
     for wait in (300..4_000).step_by(97).map(Duration::from_millis) {
-        let world = World::new(3);
-        let topic = world.topic("t", 1);
-        let client = world.client().await;
-        let producer = small(&client);
-        for receipt in send(&producer, &topic, 0..3).await {
-            receipt.await.unwrap();
-        }
+        let (world, topic, client, producer) = begun().await;
         let before = client.stats();
         world.silence(1);
         let receipts = send(&producer, &topic, 3..10).await;
@@ -186,13 +186,7 @@ async fn a_new_leader_is_known_as_soon_as_there_is_one() {
 
 #[tokio::test(start_paused = true)]
 async fn nodes_that_do_not_wait_are_asked_by_pauses() {
-    let world = World::new(3);
-    let topic = world.topic("t", 1);
-    let client = world.client().await;
-    let producer = small(&client);
-    for receipt in send(&producer, &topic, 0..3).await {
-        receipt.await.unwrap();
-    }
+    let (world, topic, client, producer) = begun().await;
     let before = client.stats().metadata_answers;
     world.with(|state| state.hasty = true);
     world.silence(1);
@@ -206,16 +200,23 @@ async fn nodes_that_do_not_wait_are_asked_by_pauses() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_no_question_is_answered_counts_as_broken() {
+    let world = World::new(1);
+    let client = world.client().await;
+    assert_eq!(client.nodes().await.unwrap().len(), 1);
+    // Both are addresses to start from.
+    (1..=2).for_each(|node| world.silence(node));
+    for _ in 0..2 {
+        client.nodes().await.unwrap_err();
+    }
+    assert_eq!(client.stats().connections_lost, 1);
+}
+
 /// Nothing is in flight that could miss its answer.
 #[tokio::test(start_paused = true)]
 async fn who_dials_a_node_that_is_gone_hears_who_leads_instead() {
-    let world = World::new(3);
-    let topic = world.topic("t", 1);
-    let client = world.client().await;
-    let producer = small(&client);
-    for receipt in send(&producer, &topic, 0..3).await {
-        receipt.await.unwrap();
-    }
+    let (world, topic, _client, producer) = begun().await;
     world.silence(1);
     world.cut(1);
     world.with(|state| state.lead(&topic, 0, 2));
